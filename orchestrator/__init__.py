@@ -1,0 +1,1 @@
+"""Decides when: config, rounds, phases, journal, tracking, assembly, the command line."""

@@ -1,0 +1,1 @@
+"""Whether a round's new policy is kept."""

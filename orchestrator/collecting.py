@@ -1,0 +1,210 @@
+"""The collect phase: roll out, verify, judge and prefer, shard by shard.
+
+*Consumes* the round's prompt shards and the serving policy. *Produces* trajectories, verdicts, feedback
+and examples on disk, and their digests and counts. *On failure*: finished files stay and are not made
+again; a worker's error stops the round; too many bad trajectories or verdicts stop it with the counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.events import EventKind
+from orchestrator.limits import check_collection
+from orchestrator.phases import Collected, Drawn
+from orchestrator.pipeline import Pipeline, Stage, Summary
+from orchestrator.run import RoundScope, Run
+from orchestrator.run_folder import RoundFolder, ShardKind, ShardPaths
+from policies.errors import ArtifactError
+from policies.records import PolicyVersion, Sampling
+from policies.seeds import derive_seed
+from policies.shards import read_marker
+from workers.cluster import Group
+from workers.rollout.worker import ShardJob
+
+
+def collect(scope: RoundScope, drawn: Drawn) -> Collected:
+    """Bring every shard of the round from prompts to examples."""
+    run = scope.run
+    shards = [scope.folder.shard(i) for i in range(drawn.num_shards)]
+    summaries = pipeline(scope, _stages(scope), phase="collect").run(shards)
+    counts = totals(summaries)
+    check_collection(run, scope.index, counts, summaries)
+    kinds: list[ShardKind] = ["trajectories", "examples", "feedback"]
+    if run.config.verifiers:
+        kinds.append("verdicts")
+    if run.groups.judge is not None:
+        kinds += ["judge_verdicts", "comparisons"]
+    return Collected(
+        digests=digests(scope.folder, kinds),
+        num_trajectories=int(counts.get("rollout/trajectories", 0)),
+        num_examples=int(counts.get("prefer/examples", 0)),
+        counts={k: v for k, v in counts.items() if not k.startswith("prefer/dropped/")},
+        dropped={k.removeprefix("prefer/dropped/"): int(v) for k, v in counts.items() if k.startswith("prefer/dropped/")},
+    )
+
+
+def pipeline(scope: RoundScope, stages: Sequence[Stage], *, phase: str) -> Pipeline:
+    """A pipeline for this round that reports each finished stage of a shard as an event."""
+    run = scope.run
+
+    def report(shard: ShardPaths, stage: str, summary: Summary) -> None:
+        run.events.emit(
+            EventKind.SHARD_STAGE_FINISHED,
+            round_index=scope.index,
+            phase=phase,
+            shard=shard.index,
+            stage=stage,
+            tokens=summary.get("tokens", 0),
+            trajectories=summary.get("trajectories", 0),
+        )
+
+    return Pipeline(
+        cluster=run.cluster,
+        stages=stages,
+        stop=run.stop,
+        max_in_flight=run.config.cluster.max_shards_in_flight,
+        max_attempts=run.config.cluster.max_attempts,
+        timeout_seconds=run.config.cluster.shard_timeout_seconds,
+        on_stage=report,
+    )
+
+
+def _stages(scope: RoundScope) -> list[Stage]:
+    run, config = scope.run, scope.run.config
+    stages = [
+        rollout_stage(
+            run,
+            scope.policy,
+            samples=config.rollout.samples_per_prompt,
+            sampling=config.rollout.sampling,
+            prefix=f"r{scope.index}",
+        )
+    ]
+    before_prefer: list[str] = ["rollout"]
+    if config.verifiers:
+        stages.append(verify_stage(run.groups.verify))
+        before_prefer.append("verify")
+    if run.groups.judge is not None:
+        stages.append(_judge_stage(run.groups.judge, derive_seed(config.seed, "judge", scope.index)))
+        before_prefer.append("judge")
+    stages.append(_prefer_stage(scope, tuple(before_prefer)))
+    return stages
+
+
+def rollout_stage(run: Run, policy: PolicyVersion, *, samples: int, sampling: Sampling, prefix: str) -> Stage:
+    """Sample a shard with `policy`."""
+
+    def arguments(shard: ShardPaths) -> tuple[Any, ...]:
+        return (
+            ShardJob(
+                prompts_path=str(shard.prompts),
+                output_path=str(shard.of("trajectories")),
+                policy=policy,
+                samples_per_prompt=samples,
+                sampling=sampling,
+                scope=prefix,
+                seed=run.config.seed,
+            ),
+        )
+
+    return Stage(
+        name="rollout",
+        group=run.groups.rollout,
+        method="sample",
+        arguments=arguments,
+        outputs=lambda shard: [shard.of("trajectories")],
+        starts_shard=True,
+    )
+
+
+def verify_stage(group: Group) -> Stage:
+    """Run every verifier on a shard's trajectories."""
+    return Stage(
+        name="verify",
+        group=group,
+        method="verify",
+        arguments=lambda s: (str(s.of("trajectories")), str(s.prompts), str(s.of("verdicts"))),
+        outputs=lambda s: [s.of("verdicts")],
+        after=("rollout",),
+    )
+
+
+def _judge_stage(group: Group, seed: int) -> Stage:
+    return Stage(
+        name="judge",
+        group=group,
+        method="judge",
+        arguments=lambda s: (str(s.of("trajectories")), str(s.prompts), str(s.of("judge_verdicts")), str(s.of("comparisons")), seed),
+        outputs=lambda s: [s.of("judge_verdicts"), s.of("comparisons")],
+        after=("rollout",),
+    )
+
+
+def _prefer_stage(scope: RoundScope, after: tuple[str, ...]) -> Stage:
+    run = scope.run
+    with_verifiers, with_judges = bool(run.config.verifiers), run.groups.judge is not None
+
+    def arguments(s: ShardPaths) -> tuple[Any, ...]:
+        verdicts = str(s.of("verdicts")) if with_verifiers else None
+        judgements = (str(s.of("judge_verdicts")), str(s.of("comparisons"))) if with_judges else None
+        return (
+            str(s.of("trajectories")),
+            str(s.prompts),
+            verdicts,
+            judgements,
+            str(s.of("examples")),
+            run.config.seed,
+            f"r{scope.index}",
+            str(s.of("feedback")),
+        )
+
+    return Stage(
+        name="prefer",
+        group=run.groups.verify,
+        method="prefer",
+        arguments=arguments,
+        outputs=lambda s: [s.of("examples"), s.of("feedback")],
+        after=after,
+    )
+
+
+def totals(summaries: Mapping[str, Sequence[Summary]]) -> dict[str, float]:
+    """Sum every number of every stage's summaries, named `<stage>/<path>`; clocks are left out."""
+    total: dict[str, float] = {}
+    for stage, rows in summaries.items():
+        for row in rows:
+            for name, value in _numbers(row, stage):
+                total[name] = total.get(name, 0.0) + value
+    return dict(sorted(total.items()))
+
+
+def _numbers(value: Mapping[str, Any], prefix: str) -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            found += _numbers(item, f"{prefix}/{key}")
+        elif isinstance(item, (int, float)) and "seconds" not in key:
+            found.append((f"{prefix}/{key}", float(item)))
+    return found
+
+
+def digests(folder: RoundFolder, kinds: Sequence[ShardKind]) -> dict[str, str]:
+    """One content digest per kind of file, over all shards in order."""
+    found = {}
+    for kind in kinds:
+        digest = hashlib.sha256()
+        for path in folder.shards(kind):
+            digest.update(_content_digest(path).encode())
+        found[kind] = digest.hexdigest()
+    return found
+
+
+def _content_digest(path: Path) -> str:
+    marker = read_marker(path)
+    if marker is None:
+        raise ArtifactError(f"{path} was never finished although its stage ended. Fix: `pawl resume` makes it again")
+    return marker.content_digest

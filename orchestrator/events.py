@@ -1,0 +1,108 @@
+"""What happens in a run, as it happens: written to `events.jsonl` and handed to observers (progress, tests).
+
+Events carry clocks and are for people; decisions are made from the journal alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from policies.records import Json, Record
+
+logger = logging.getLogger(__name__)
+
+
+class EventKind(str, Enum):
+    """Everything that is worth a line."""
+
+    RUN_STARTED = "run_started"
+    """Also after a resume; detail: `resumed`, `rounds`."""
+    WORKERS_STARTING = "workers_starting"
+    WORKERS_READY = "workers_ready"
+    """detail: seconds."""
+    PHASE_STARTED = "phase_started"
+    """detail of collect/evaluate: `shards` to do, `shards_total`."""
+    PHASE_FINISHED = "phase_finished"
+    """detail: `seconds`, and short numbers for the INFO line."""
+    SHARD_STAGE_FINISHED = "shard_stage_finished"
+    """detail: `shard`, `stage` (rollout, verify, judge, prefer, grade), `tokens`, `trajectories`."""
+    TRAINING_STEP = "training_step"
+    """detail: `step`, `steps`."""
+    ROUND_FINISHED = "round_finished"
+    """detail: the `RoundResult` as JSON, and `seconds` by phase."""
+    WARNING = "warning"
+    """detail: `message`."""
+    RUN_FINISHED = "run_finished"
+    RUN_FAILED = "run_failed"
+    """detail: `error`, `message`."""
+    RUN_INTERRUPTED = "run_interrupted"
+
+
+class Event(Record):
+    """One thing that happened. Example: `Event(at="2026-11-21T09:00:00Z", kind="phase_started", round=1, phase="train")`."""
+
+    at: str
+    kind: EventKind
+    round: int | None = None
+    phase: str | None = None
+    detail: dict[str, Json] = Field(default_factory=dict)
+
+
+Observer = Callable[[Event], None]
+
+
+class EventLog:
+    """Appends events to the run folder and hands them to observers, in order."""
+
+    def __init__(self, path: Path, observers: Sequence[Observer] = ()) -> None:
+        self.path = path
+        self.observers = list(observers)
+        self.reported_rounds: set[int] = set()
+        self._seconds: dict[int, dict[str, float]] = {}
+        for event in read_events(path):
+            self._remember(event)
+
+    def emit(self, kind: EventKind, *, round_index: int | None = None, phase: str | None = None, **detail: Any) -> None:
+        """Record one event. A progress event of a shard or step is not written, only observed."""
+        event = Event(at=datetime.now(UTC).isoformat(), kind=kind, round=round_index, phase=phase, detail=detail)
+        if kind not in (EventKind.SHARD_STAGE_FINISHED, EventKind.TRAINING_STEP):
+            with self.path.open("a", encoding="utf-8") as handle:
+                handle.write(event.model_dump_json() + "\n")
+            self._remember(event)
+        for observer in self.observers:
+            observer(event)
+
+    def phase_seconds(self, round_index: int) -> dict[str, float]:
+        """Wall seconds of each phase of a round; a phase that was done twice counts twice."""
+        return dict(self._seconds.get(round_index, {}))
+
+    def _remember(self, event: Event) -> None:
+        if event.round is None:
+            return
+        if event.kind is EventKind.ROUND_FINISHED:
+            self.reported_rounds.add(event.round)
+        seconds = event.detail.get("seconds")
+        if event.kind is EventKind.PHASE_FINISHED and event.phase is not None and isinstance(seconds, (int, float)):
+            of_round = self._seconds.setdefault(event.round, {})
+            of_round[event.phase] = of_round.get(event.phase, 0.0) + float(seconds)
+
+    def warn(self, message: str, *, round_index: int | None = None) -> None:
+        logger.warning(message)
+        self.emit(EventKind.WARNING, round_index=round_index, message=message)
+
+
+def read_events(path: Path) -> list[Event]:
+    """All whole events of a run; a line that is being written is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+    return [Event.model_validate(json.loads(line)) for line in lines if line]

@@ -1,0 +1,31 @@
+"""Every family of components, in the order of a round: what `pawl components` and the contract suites walk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.acceptance.rule import ACCEPTANCE
+from orchestrator.prompts.source import PROMPT_SOURCES
+from policies.component import Family
+from policies.loss import LOSSES
+from policies.preference import PREFERENCES
+from policies.reference import REFERENCES
+from workers.rollout.engine import ENGINES
+from workers.rollout.strategy import STRATEGIES
+from workers.training.engine import TRAINING_ENGINES
+from workers.verify.judge import BACKENDS, JUDGES
+from workers.verify.verifier import VERIFIERS
+
+FAMILIES: tuple[Family[Any], ...] = (
+    PROMPT_SOURCES,
+    ENGINES,
+    STRATEGIES,
+    VERIFIERS,
+    JUDGES,
+    BACKENDS,
+    PREFERENCES,
+    LOSSES,
+    REFERENCES,
+    TRAINING_ENGINES,
+    ACCEPTANCE,
+)

@@ -1,0 +1,42 @@
+"""The rounds of a run: draw, collect, train, publish, sync, evaluate, accept; again until done."""
+
+from __future__ import annotations
+
+from orchestrator.accepting import accept, finish_unchanged, measure_untrained
+from orchestrator.collecting import collect
+from orchestrator.drawing import draw
+from orchestrator.evaluating import evaluate
+from orchestrator.limits import reason_to_stop
+from orchestrator.phases import Collected, Drawn, Evaluated, Phase, Published, Synced, Trained
+from orchestrator.publishing import publish, sync
+from orchestrator.recording import record_round
+from orchestrator.run import RoundScope, Run
+from orchestrator.scope import phase
+from orchestrator.updating import update
+from policies.records import RoundResult
+
+
+def run_rounds(run: Run) -> str:
+    """Improve the policy round by round, from wherever the journal left off; returns why it ended."""
+    while (index := run.journal.next_round()) <= run.config.rounds:
+        result = run_round(RoundScope(run, index, run.policy()))
+        record_round(run, result)
+        if stop := reason_to_stop(run.journal.results(), run.config.limits):
+            return stop
+    return f"all {run.config.rounds} rounds are done"
+
+
+def run_round(scope: RoundScope) -> RoundResult:
+    """One round. Round 0 only measures the policy as it came."""
+    drawn = phase(scope, Phase.DRAW, Drawn, draw)
+    if scope.index == 0:
+        measured = phase(scope, Phase.EVALUATE, Evaluated, lambda s: evaluate(s, s.policy))
+        return phase(scope, Phase.ACCEPT, RoundResult, lambda s: measure_untrained(s, measured))
+    collected = phase(scope, Phase.COLLECT, Collected, lambda s: collect(s, drawn))
+    trained = phase(scope, Phase.TRAIN, Trained, lambda s: update(s, collected))
+    if trained.outcome is None:
+        return phase(scope, Phase.ACCEPT, RoundResult, lambda s: finish_unchanged(s, collected, trained))
+    candidate = phase(scope, Phase.PUBLISH, Published, publish).version
+    phase(scope, Phase.SYNC, Synced, lambda s: sync(s, candidate))
+    measured = phase(scope, Phase.EVALUATE, Evaluated, lambda s: evaluate(s, candidate))
+    return phase(scope, Phase.ACCEPT, RoundResult, lambda s: accept(s, collected, trained, candidate, measured))

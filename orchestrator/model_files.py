@@ -1,0 +1,67 @@
+"""Where the starting model's files are: a directory, the cached demo model, or a download from the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orchestrator.config import PolicySettings
+from policies.errors import InputError, explain
+from policies.records import PolicyVersion
+from policies.shards import file_sha256
+from policies.store import digest_of, weight_files
+
+DEMO_MODEL = "smollm2-135m-instruct"
+
+
+def cache_dir() -> Path:
+    """Pawl's cache: `$PAWL_CACHE`, else `~/.cache/pawl`."""
+    return Path(os.environ.get("PAWL_CACHE", Path.home() / ".cache" / "pawl"))
+
+
+def resolve_model(policy: PolicySettings, *, download: bool = True) -> Path:
+    """Return the local directory of the starting model, with safetensors weights in it.
+
+    Args:
+        policy: names the model.
+        download: fetch a hub model that is not cached; off, such a model is reported as missing.
+
+    Raises:
+        InputError: there is no such model, or it has no safetensors weights.
+    """
+    cached = cache_dir() / "models" / policy.model
+    candidates = [Path(policy.model).expanduser(), cached]
+    for path in candidates:
+        if path.is_dir():
+            weight_files(path)
+            return path.resolve()
+    if policy.model == DEMO_MODEL:
+        raise InputError(explain("the demo model is not in the cache", value=str(cached), where="policy.model", fix="run `bash scripts/install`, which fetches and converts it once"))
+    if policy.model.startswith((".", "/", "~")) or policy.model.count("/") != 1:
+        raise InputError(explain("no such model directory", value=policy.model, where="policy.model", fix=f"give a directory with config.json and safetensors, a hub id like Qwen/Qwen2.5-0.5B-Instruct, or {DEMO_MODEL}"))
+    return _from_hub(policy, download=download)
+
+
+def _from_hub(policy: PolicySettings, *, download: bool) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise InputError(explain("a hub model needs the huggingface_hub package", value=policy.model, where="policy.model", fix="install pawl-lm[cpu] or [gpu], or give a local directory")) from error
+    try:
+        path = snapshot_download(
+            policy.model,
+            revision=policy.revision,
+            local_files_only=not download,
+            allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"],
+        )
+    except Exception as error:  # the hub client raises a dozen kinds, all meaning "not to be had"
+        raise InputError(explain(f"the model cannot be had from the hub: {type(error).__name__}: {str(error).splitlines()[0]}", value=policy.model, where="policy.model", fix="check the id and the network, or give a local directory")) from error
+    weight_files(Path(path))
+    return Path(path)
+
+
+def model_as_version(model: str) -> PolicyVersion:
+    """A model that is not a version of the run (a judge's), with the digest of its weights."""
+    path = resolve_model(PolicySettings(model=model))
+    files = {p.name: file_sha256(p) for p in weight_files(path)}
+    return PolicyVersion(number=0, round=0, parent=None, path=str(path), digest=digest_of(files))

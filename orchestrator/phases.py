@@ -1,0 +1,78 @@
+"""The named states of a round and what each leaves in the journal.
+
+Every phase record is complete, small, and free of clocks: the journal of an interrupted run equals that
+of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from pydantic import Field
+
+from policies.records import PolicyVersion, Record
+from policies.reference import ReferencePlan
+from workers.training.engine import UpdateOutcome
+
+
+class Phase(str, Enum):
+    """States of a round, in order."""
+
+    DRAW = "draw"
+    COLLECT = "collect"
+    TRAIN = "train"
+    PUBLISH = "publish"
+    SYNC = "sync"
+    EVALUATE = "evaluate"
+    ACCEPT = "accept"
+
+
+class Drawn(Record):
+    """The prompts of a round. Example: `Drawn(num_prompts=48, num_shards=3, digest="9f..")`."""
+
+    num_prompts: int
+    num_shards: int
+    digest: str
+
+
+class Collected(Record):
+    """The examples of a round, and what the shards counted on the way."""
+
+    digests: dict[str, str]
+    """Content digest of each kind of file, over all shards in order."""
+    num_trajectories: int
+    num_examples: int
+    counts: dict[str, float]
+    """Sums over shards, by metric-like name (`rollout/tokens`, `verify/numeric_match/scored`, ...)."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+
+
+class Trained(Record):
+    """An update, or the reason why there was none."""
+
+    reference: ReferencePlan
+    logprobs: str
+    outcome: UpdateOutcome | None
+    skipped_because: str = ""
+
+
+class Published(Record):
+    """The new version."""
+
+    version: PolicyVersion
+
+
+class Synced(Record):
+    """What the samplers answered after the swap."""
+
+    version: int
+    digest: str
+    workers: int
+
+
+class Evaluated(Record):
+    """The held-out measurement of one version."""
+
+    version: int
+    digests: dict[str, str]
+    metrics: dict[str, float]

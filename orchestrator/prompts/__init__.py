@@ -1,0 +1,1 @@
+"""Prompt sources and the draw of a round."""

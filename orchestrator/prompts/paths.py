@@ -1,0 +1,31 @@
+"""Files that a prompt source names; relative paths were resolved against the config file by its loader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from policies.errors import InputError, explain
+
+
+def listed(paths: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One path or several, as several."""
+    return (paths,) if isinstance(paths, str) else paths
+
+
+def existing_file(name: str) -> Path:
+    """The path, if a file is there.
+
+    Raises:
+        InputError: there is none, or it is a folder, or it is empty.
+    """
+    path = Path(name)
+    problem = ""
+    if path.is_dir():
+        problem = "the prompt file is a folder"
+    elif not path.is_file():
+        problem = "there is no such prompt file"
+    elif path.stat().st_size == 0:
+        problem = "the prompt file is empty"
+    if problem:
+        raise InputError(explain(problem, value=name, where="prompts.*.path", fix="name a file that holds prompts"))
+    return path

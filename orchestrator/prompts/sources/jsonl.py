@@ -1,0 +1,93 @@
+"""Prompts from JSON Lines files: one object per line, UTF-8."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from orchestrator.prompts.paths import existing_file, listed
+from orchestrator.prompts.rows import Row, RowConfig, RowError, RowSource
+from policies.errors import InputError
+
+MAX_LINE_BYTES = 16 * 2**20
+
+
+class JsonlSource(RowSource):
+    """Reads the files in the order given. Blank lines are skipped; CR, LF and CRLF end a line."""
+
+    class Config(RowConfig):
+        """Settings of `jsonl`."""
+
+        path: str | tuple[str, ...]
+        """File, or files; relative to the config file."""
+
+    config: Config
+
+    def rows(self) -> Iterator[Row | RowError]:
+        for name in listed(self.config.path):
+            path = existing_file(name)
+            with path.open("rb") as handle:
+                yield from _read(handle, path)
+
+    def origin(self) -> str:
+        return ", ".join(listed(self.config.path))
+
+
+def _read(handle: BinaryIO, path: Path) -> Iterator[Row | RowError]:
+    _check_start(handle.read(4), path)
+    handle.seek(0)
+    number = 0
+    while block := handle.readline(MAX_LINE_BYTES + 1):
+        if len(block) > MAX_LINE_BYTES:
+            yield RowError(f"{path}:{number + 1}: the line is longer than {MAX_LINE_BYTES // 2**20} MiB")
+            return
+        # A bare CR cannot stand in JSON text, so it can only be a line end (or a part of CRLF).
+        for line in block.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):
+            number += 1
+            if line.strip():
+                yield _parse(line, f"{path}:{number}")
+
+
+def _check_start(start: bytes, path: Path) -> None:
+    kinds = {
+        b"\x1f\x8b": "compressed with gzip; decompress it",
+        b"\x28\xb5\x2f\xfd": "compressed with zstd; decompress it",
+        b"PAR1": "a Parquet file; use type: parquet",
+        b"\xff\xfe": "UTF-16 (byte order mark at byte 0); save it as UTF-8",
+        b"\xfe\xff": "UTF-16 (byte order mark at byte 0); save it as UTF-8",
+        b"\xef\xbb\xbf": "UTF-8 with a byte order mark at byte 0; save it as UTF-8 without one",
+    }
+    for magic, what in kinds.items():
+        if start.startswith(magic):
+            raise InputError(f"{path} is {what}")
+
+
+def _parse(line: bytes, where: str) -> Row | RowError:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return RowError(f"{where}: not UTF-8 at byte {error.start} of the line: {error.reason}")
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        return RowError(f"{where}: not JSON at column {error.colno}: {error.msg}")
+    except RecursionError:
+        return RowError(f"{where}: nested too deep")
+    except ValueError as error:
+        return RowError(f"{where}: {error}")
+    if not isinstance(value, dict):
+        return RowError(f"{where}: expected an object, got {type(value).__name__}")
+    return Row(where, value)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value

@@ -1,0 +1,36 @@
+"""The publish and sync phases: the candidate becomes a version, and the samplers serve it.
+
+*Consumes* the candidate folder. *Produces* a version in the store, and the samplers' own word on what they
+serve. *On failure*: publishing is a rename and a manifest, and completes on resume; a sampler that answers
+with another version or digest stops the round.
+"""
+
+from __future__ import annotations
+
+from orchestrator.phases import Published, Synced
+from orchestrator.run import RoundScope
+from orchestrator.waiting import wait_for_result
+from policies.errors import RolloutError
+from policies.records import PolicyVersion
+
+
+def publish(scope: RoundScope) -> Published:
+    """Move the candidate into the store as the version of this round."""
+    version = scope.run.store.publish(
+        scope.folder.candidate, number=scope.index, round_index=scope.index, parent=scope.policy.number
+    )
+    return Published(version=version)
+
+
+def sync(scope: RoundScope, version: PolicyVersion) -> Synced:
+    """Let every rollout worker load `version`, and check what each says it serves."""
+    run, group = scope.run, scope.run.groups.rollout
+    calls = [group.submit("load_policy", version, worker=i, label=f"version {version.number}") for i in range(group.size)]
+    for index, call in enumerate(calls):
+        answer = wait_for_result(run.cluster, call, run.config.cluster.sync_timeout_seconds, stop=run.stop)
+        if answer != {"version": version.number, "digest": version.digest}:
+            raise RolloutError(
+                f"rollout worker {index} serves {answer} after it was told to load version {version.number} "
+                f"({version.digest[:12]}): its samples would be recorded under the wrong policy. Fix: `pawl resume`; report this if it comes back"
+            )
+    return Synced(version=version.number, digest=version.digest, workers=group.size)

@@ -1,0 +1,72 @@
+"""A run with everything it needs, put together once: what the phases are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from orchestrator.acceptance.rule import AcceptanceRule
+from orchestrator.config import RunConfig
+from orchestrator.events import EventLog
+from orchestrator.journal import Journal
+from orchestrator.run_folder import RoundFolder, RunFolder
+from orchestrator.stopping import StopRequest
+from orchestrator.tracking import Tracker
+from policies.records import PolicyVersion, Prompt, Record
+from policies.reference import ReferenceSchedule
+from policies.store import PolicyStore
+from workers.cluster import Cluster, Group
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The worker groups. `judge` is None without judges; `grade` is `verify` unless evaluation has its own verifiers."""
+
+    rollout: Group
+    verify: Group
+    grade: Group
+    judge: Group | None
+    train: Group
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment while it runs."""
+
+    config: RunConfig
+    folder: RunFolder
+    journal: Journal
+    events: EventLog
+    store: PolicyStore
+    cluster: Cluster
+    groups: Groups
+    tracker: Tracker
+    stop: StopRequest
+    references: ReferenceSchedule
+    acceptance: AcceptanceRule
+    train_prompts: list[Prompt]
+    held_out_prompts: list[Prompt]
+
+    def served(self) -> list[int]:
+        """The version accepted at the end of each finished round, round 0 first."""
+        return [result.after for result in self.journal.results()]
+
+    def policy(self) -> PolicyVersion:
+        """The version that serves now."""
+        served = self.served()
+        return self.store.get(served[-1] if served else 0)
+
+
+@dataclass(frozen=True)
+class RoundScope:
+    """One round of a run: where its files are and which policy it starts from."""
+
+    run: Run
+    index: int
+    policy: PolicyVersion
+
+    @property
+    def folder(self) -> RoundFolder:
+        return self.run.folder.round(self.index)

@@ -1,0 +1,192 @@
+"""The spool: everything that is to be tracked, as JSON lines on disk before anything is sent.
+
+The driver only ever appends to this file, so it never waits for a server. `<run>/tracking/` holds
+
+    spool.jsonl    one line per call of the driver; written and fsynced before the call returns
+    offset.json    how far the lines have been sent; a lost one only means that they are sent again
+    runs.json      the ids that the server gave to our runs
+    lock           held by the one process that sends
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from policies.errors import TrackingError
+from policies.records import PolicyVersion, Record, RoundResult
+from policies.shards import write_json
+
+EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class TrackingRefused(TrackingError):
+    """The tracking server answered that it will never take this; sending it again is of no use."""
+
+
+class TrackedRun(Record):
+    """What is known of a run when it starts.
+
+    Example: `TrackedRun(run_id="9f3c..", name="quickstart-1", experiment="quickstart", params={...}, tags={...})`.
+    """
+
+    run_id: str
+    """Unique and stable over resumes: `run_id` of the run's `run.json`. Finds the run again on the server."""
+    name: str
+    experiment: str
+    params: dict[str, str] = Field(default_factory=dict)
+    tags: dict[str, str] = Field(default_factory=dict)
+    resumed: bool = False
+
+
+class StartLine(Record):
+    """The driver started or resumed."""
+
+    op: Literal["start"] = "start"
+    at: int
+    """Milliseconds since 1970; a line sent twice carries the same time, so the server sees one value."""
+    run: TrackedRun
+
+
+class RoundLine(Record):
+    """A round finished. Samples and examples are read from its folder when the line is sent."""
+
+    op: Literal["round"] = "round"
+    at: int
+    result: RoundResult
+    seconds: dict[str, float]
+    folder: str
+    """Round folder, relative to the run folder."""
+    curves: tuple[str, ...] = ()
+    """Metrics that this round also has step by step: its own run shows the curve in place of the total."""
+    policy: PolicyVersion | None = None
+    """The version to register, if the run registers its policies and this round made one."""
+
+
+class StepsLine(Record):
+    """Curves of an update: one row per optimizer step."""
+
+    op: Literal["steps"] = "steps"
+    at: int
+    round: int
+    rows: tuple[dict[str, float | None], ...]
+
+
+class ArtifactLine(Record):
+    """A file for the run. `path` is relative to the run folder where it lies inside."""
+
+    op: Literal["artifact"] = "artifact"
+    at: int
+    path: str
+    name: str
+
+
+class FinishLine(Record):
+    """The driver ended."""
+
+    op: Literal["finish"] = "finish"
+    at: int
+    status: EndStatus
+    reason: str
+
+
+Line = StartLine | RoundLine | StepsLine | ArtifactLine | FinishLine
+_LINES: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="op")])
+
+
+class Spool:
+    """The lines of one run. One writer (the driver) and one reader (the sending thread)."""
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        self.folder = folder
+        self.path = folder / "spool.jsonl"
+        self.offset_path = folder / "offset.json"
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        if writes:
+            self._drop_torn_line()
+
+    def append(self, line: Line) -> None:
+        """Make a line durable."""
+        data = line.model_dump_json().encode() + b"\n"
+        with self._lock, self.path.open("ab") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def read(self, offset: int = 0) -> Iterator[tuple[Line | None, int]]:
+        """Whole lines from `offset` on, each with the offset behind it; None for one that cannot be read."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as handle:
+            handle.seek(offset)
+            for data in handle:
+                if not data.endswith(b"\n"):
+                    return
+                offset += len(data)
+                try:
+                    yield _LINES.validate_json(data), offset
+                except ValidationError:
+                    yield None, offset
+
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def offset(self) -> int:
+        """How far the lines have been sent; 0 when that is not known."""
+        try:
+            value: Any = json.loads(self.offset_path.read_text(encoding="utf-8"))["offset"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return 0
+        return value if isinstance(value, int) and 0 <= value <= self.size() else 0
+
+    def save_offset(self, offset: int) -> None:
+        write_json(self.offset_path, {"offset": offset})
+
+    def left(self) -> int:
+        """Lines that have not been sent."""
+        return sum(1 for _ in self.read(self.offset()))
+
+    def _drop_torn_line(self) -> None:
+        """Remove a last line that was cut off while it was written: its call never returned."""
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with self.path.open("r+b") as handle:
+                handle.truncate(whole)
+                os.fsync(handle.fileno())
+
+
+class SendLock:
+    """Held by the one process that sends a run's lines; given back by the system when it dies."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "lock"
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock, or say that another process has it."""
+        if self._descriptor is not None:
+            return True
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

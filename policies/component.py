@@ -1,0 +1,232 @@
+"""Components: a class with a nested `Config`, found by the `type` key of a config, in one file each.
+
+`type: math_answer` under `verifiers:` means `workers/verify/verifiers/math_answer.py`. There is no
+registry to edit. A user's own component is `package.module:Class`, `./file.py:name`, or an installed
+entry point of the family's group. Importing a component's module must import nothing heavy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from policies.errors import ConfigurationError
+
+C = TypeVar("C", bound="Component")
+
+
+class Settings(BaseModel):
+    """Base of every config model: frozen, unknown keys refused, field docstrings kept for the schema."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class Component:
+    """Base of everything that a config names by `type`."""
+
+    class Config(Settings):
+        """Settings of one component."""
+
+        component: ClassVar[type[Component]]
+        type: str
+        """Name of the component: a file of the family's folder, `package.module:Class` or `./file.py:name`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "Config" not in cls.__dict__:
+            base = cast(Any, cls.Config)
+            cls.Config = type("Config", (base,), {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.Config", "__doc__": base.__doc__})  # type: ignore[misc]
+        cls.Config.component = cls
+
+
+class ComponentConfigError(ValueError):
+    """A component's own settings are wrong; carries pydantic's errors so that the full path can be shown."""
+
+    def __init__(self, owner: type[Component], error: ValidationError) -> None:
+        super().__init__(str(error))
+        self.owner = owner
+        self.error = error
+
+
+def load_module(reference: str) -> ModuleType:
+    """Import `package.module`, or a Python file given by path, under a name derived from the path."""
+    if not reference.endswith(".py"):
+        return importlib.import_module(reference)
+    path = Path(reference).resolve()
+    if not path.is_file():
+        raise ConfigurationError(f"no such file: {path}")
+    name = f"pawl_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def load_object(reference: str) -> Any:
+    """Return the object named by `package.module:name` or `path/file.py:name`.
+
+    Raises:
+        ConfigurationError: the module or file cannot be imported, or has no such name.
+    """
+    module_name, _, attribute = reference.rpartition(":")
+    try:
+        module = load_module(module_name)
+    except ConfigurationError:
+        raise
+    except Exception as error:  # whatever a user's module does at import is reported, not propagated
+        raise ConfigurationError(
+            f"cannot import {module_name!r} of {reference!r}: {type(error).__name__}: {error}"
+        ) from error
+    if not hasattr(module, attribute):
+        raise ConfigurationError(f"{module_name!r} has no {attribute!r} (in {reference!r})")
+    return getattr(module, attribute)
+
+
+class Family(Generic[C]):
+    """All components of one kind: where they live, what they inherit, how a plain function is wrapped."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        package: str,
+        base: type[C],
+        wrap_function: Callable[[str], dict[str, Any]] | None = None,
+    ) -> None:
+        """Describe a family.
+
+        Args:
+            name: singular, as messages say it, e.g. `verifier`; the entry point group is `pawl.<name>s`.
+            package: folder whose files are the shipped members.
+            base: class that every member inherits.
+            wrap_function: config for a plain function given as a reference, where the family takes one.
+        """
+        self.name = name
+        self.package = package
+        self.base = base
+        self._wrap_function = wrap_function
+
+    @property
+    def group(self) -> str:
+        return f"pawl.{self.name.replace(' ', '_')}s"
+
+    def members(self) -> dict[str, str]:
+        """Names of the shipped members and the installed ones, each with the reference to load it."""
+        package = importlib.import_module(self.package)
+        names = {m.name: f"{self.package}.{m.name}" for m in pkgutil.iter_modules(package.__path__)}
+        names.update({point.name: point.value for point in entry_points(group=self.group)})
+        return dict(sorted(names.items()))
+
+    def resolve(self, name: str) -> type[C]:
+        """Return the component class called `name`.
+
+        Raises:
+            ConfigurationError: there is none; the message lists the known names.
+        """
+        if ":" in name:
+            found = load_object(name)
+            return self._checked(found, name)
+        members = self.members()
+        if name not in members:
+            close = difflib.get_close_matches(name, members, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigurationError(
+                f"unknown {self.name} {name!r}{hint} Known: {', '.join(members)}. Your own: 'package.module:Class' or './file.py:name'."
+            )
+        reference = members[name]
+        if ":" in reference:
+            return self._checked(load_object(reference), name)
+        module = importlib.import_module(reference)
+        for candidate in vars(module).values():
+            if (
+                inspect.isclass(candidate)
+                and issubclass(candidate, self.base)
+                and candidate.__module__ == module.__name__
+            ):
+                return cast(type[C], candidate)
+        raise ConfigurationError(f"{reference} defines no {self.name} (a subclass of {self.base.__name__})")
+
+    def _checked(self, found: Any, name: str) -> type[C]:
+        if inspect.isclass(found) and issubclass(found, self.base):
+            return found
+        raise ConfigurationError(f"{name!r} is not a {self.name}: it must inherit {self.base.__name__}")
+
+    def parse(self, value: Any) -> Component.Config:
+        """Turn `{type: ..., ...}`, or a bare name, into the settings object of the component it names."""
+        if isinstance(value, Component.Config):
+            return value
+        if isinstance(value, str):
+            value = {"type": value}
+        if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+            raise ValueError(f"a {self.name} is written {{type: NAME, ...}}; known: {', '.join(self.members())}")
+        name = value["type"]
+        if ":" in name and self._wrap_function is not None:
+            found = load_object(name)
+            if not inspect.isclass(found):
+                value = {**value, **self._wrap_function(name)}
+                name = value["type"]
+        owner = self.resolve(name)
+        try:
+            return owner.Config.model_validate(value)
+        except ValidationError as error:
+            raise ComponentConfigError(owner, error) from error
+
+    def field(self) -> FamilyField:
+        """Annotation for a config field: `engine: Annotated[Engine.Config, ENGINES.field()]`."""
+        return FamilyField(self)
+
+
+class FamilyField:
+    """Makes pydantic parse, dump and describe a field that holds the settings of any family member."""
+
+    def __init__(self, family: Family[Any]) -> None:
+        self.family = family
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        dump = core_schema.plain_serializer_function_ser_schema(_dump)
+        return core_schema.no_info_plain_validator_function(self.family.parse, serialization=dump)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        options: list[JsonSchemaValue] = []
+        for name in self.family.members():
+            described = self.family.resolve(name).Config.model_json_schema()
+            described.setdefault("properties", {})["type"] = {"const": name}
+            described["title"] = f"{self.family.name} {name}"
+            options.append(described)
+        return {"anyOf": [{"type": "string"}, *options]}
+
+
+def _dump(config: Component.Config) -> dict[str, Any]:
+    return config.model_dump(mode="json")
+
+
+def create(config: Component.Config, **runtime: Any) -> Any:
+    """Build the component that `config` describes, handing it run-time objects by keyword."""
+    owner = cast(Any, type(config).component)
+    return owner(config, **runtime)

@@ -1,0 +1,111 @@
+"""Every exception that Pawl raises on purpose, and the one place where foreign exceptions are caught.
+
+    PawlError
+    |-- ConfigurationError (ValueError)   the config is wrong: refused before anything starts (exit 2)
+    |-- InputError (ValueError)           a prompt file or a model directory is wrong (exit 2)
+    |-- RolloutError                      an engine or a strategy failed
+    |-- VerificationError                 a verifier failed; becomes an error verdict
+    |   `-- JudgeError                    a judge failed or its answer cannot be read
+    |-- TrainingError                     an update failed
+    |   `-- DivergenceError               loss, gradients or weights are not finite
+    |-- PolicyStoreError                  a policy cannot be published or does not match its manifest
+    |-- ArtifactError                     a file of the run is missing, foreign or changed
+    |-- WorkerLostError                   a worker process died; its call may or may not have run
+    |-- WaitTimeoutError                  a wait ended with nothing; the message names who waited for whom
+    |-- LimitExceededError                too many failures in one round
+    |-- ResumeError                       a run folder cannot be continued
+    `-- TrackingError                     the tracking server refused or did not answer
+
+Rule: a bad trajectory is data, a bad config is refused, a bad update stops the round.
+All of them carry one string, so they survive pickling between processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class PawlError(Exception):
+    """Base of everything that Pawl raises on purpose."""
+
+
+class ConfigurationError(PawlError, ValueError):
+    """The configuration is refused; nothing has been started or written."""
+
+
+class InputError(PawlError, ValueError):
+    """A data set or a model directory cannot be used as given."""
+
+
+class RolloutError(PawlError):
+    """An engine or a rollout strategy failed."""
+
+
+class VerificationError(PawlError):
+    """A verifier failed; the worker records it as an error verdict, never as score 0."""
+
+
+class JudgeError(VerificationError):
+    """A judge failed, timed out, or gave an answer that cannot be read."""
+
+
+class TrainingError(PawlError):
+    """A policy update failed."""
+
+
+class DivergenceError(TrainingError):
+    """A loss, a gradient or a weight became NaN or infinite."""
+
+
+class PolicyStoreError(PawlError):
+    """A policy version cannot be published, found, or does not match its manifest."""
+
+
+class ArtifactError(PawlError):
+    """A file of the run is missing, truncated, foreign or changed since it was written."""
+
+
+class WorkerLostError(PawlError):
+    """A worker process died; whether its last call took effect is unknown."""
+
+
+class WaitTimeoutError(PawlError):
+    """A bounded wait ended without an answer."""
+
+
+class LimitExceededError(PawlError):
+    """More failures than the configured limits allow."""
+
+
+class ResumeError(PawlError):
+    """A run folder cannot be continued as it stands."""
+
+
+class TrackingError(PawlError):
+    """The tracking store refused a write or did not answer in time."""
+
+
+def explain(what: str, *, value: object, where: str, fix: str) -> str:
+    """Return a message in four parts: what is wrong, the value, where it is set, what to do.
+
+    Example:
+        >>> explain("beta must be above 0", value=-1, where="training.loss.beta", fix="use 0.1")
+        'beta must be above 0 (got -1). Set by: training.loss.beta. Fix: use 0.1'
+    """
+    return f"{what} (got {value!r}). Set by: {where}. Fix: {fix}"
+
+
+@contextmanager
+def boundary(error_class: type[PawlError], what: str) -> Iterator[None]:
+    """Turn whatever escapes foreign code into `error_class`; our own errors pass unchanged.
+
+    This is the only sanctioned broad `except` around plug-in code. `SystemExit` counts as a failure
+    of the plug-in, `KeyboardInterrupt` does not.
+    """
+    try:
+        yield
+    except PawlError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise error_class(f"{what}: {type(error).__name__}: {error}") from error

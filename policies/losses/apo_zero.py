@@ -1,0 +1,23 @@
+"""APO-zero: raise the chosen, lower the rejected; for chosen answers better than the policy's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from policies.loss import PairLoss, PairTensors, TrlLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class APOZero(PairLoss):
+    """(1 - sigmoid(beta a)) + sigmoid(beta b), arXiv 2408.06266 eq. 7."""
+
+    def per_pair(self, pairs: PairTensors) -> Tensor:
+        beta = self.config.beta
+        # sigmoid(-x) is 1 - sigmoid(x) without cancellation
+        loss = (-beta * pairs.chosen_logratios).sigmoid() + (beta * pairs.rejected_logratios).sigmoid()
+        return cast("Tensor", loss)
+
+    def trl(self) -> TrlLoss:
+        return TrlLoss("apo_zero")

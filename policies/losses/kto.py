@@ -1,0 +1,38 @@
+"""KTO: prospect-theoretic value of single completions against a KL reference point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from pydantic import Field
+
+from policies.loss import TrlLoss, UnpairedLoss, UnpairedTensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class KTO(UnpairedLoss):
+    """1 - sigmoid(beta (r - z0)) if desirable, else 1 - sigmoid(beta (z0 - r)), arXiv 2402.01306 eq. 7."""
+
+    class Config(UnpairedLoss.Config):
+        """Settings of KTO."""
+
+        kl_share: float = Field(default=1.0, gt=0, le=1)
+        """Share of each microbatch's rows with a mismatched partner, from which z0 is estimated; fewer are faster and noisier."""
+
+    config: Config
+
+    @property
+    def kl_share(self) -> float:
+        return self.config.kl_share
+
+    def per_example(self, examples: UnpairedTensors) -> Tensor:
+        import torch
+
+        # z0 is a constant of the batch: no gradient flows into the mismatched rows
+        distance = self.config.beta * (examples.logratios - examples.kl.detach())
+        return cast("Tensor", torch.where(examples.desirable, -distance, distance).sigmoid())
+
+    def trl(self) -> TrlLoss:
+        return TrlLoss("kto")

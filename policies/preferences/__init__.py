@@ -1,0 +1,1 @@
+"""Preference builders, one file each."""

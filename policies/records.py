@@ -1,0 +1,356 @@
+"""The records that travel through a round, in travel order; frozen and complete at birth.
+
+A stage never edits what it received: it wraps it or refers to it by id. Token ids, never re-tokenised
+text, are what moves from the sampler to the trainer, and every mask comes from who wrote the token.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+Json = JsonValue
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Record(BaseModel):
+    """Base of all records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Record):
+    """One chat message. Example: `Message(role="user", content="What is 7 times 8?")`."""
+
+    role: str
+    content: str
+
+
+class Prompt(Record):
+    """A task for the policy. Made by a prompt source.
+
+    Example: `Prompt(id="7x8", messages=(Message(role="user", content="What is 7 times 8?"),), answer=56)`.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    answer: Json = None
+    """Ground truth for verifiers; any JSON."""
+    metadata: dict[str, Json] = Field(default_factory=dict)
+    tools: tuple[dict[str, Any], ...] = ()
+    """JSON schemas of the tools offered, in the chat template's form."""
+
+
+class Sampling(Record):
+    """How completions are drawn. Example: `Sampling(temperature=0.9, max_tokens=48)`."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    max_tokens: int = 256
+    """Tokens per policy turn."""
+    stop: tuple[str, ...] = ()
+
+
+class StopReason(str, Enum):
+    """Why a turn ended."""
+
+    STOP = "stop"
+    """The policy wrote a terminator or a stop string."""
+    LENGTH = "length"
+    """The token budget ran out: the terminator is missing."""
+    OBSERVATION = "observation"
+    """Not written by the policy."""
+
+
+class Turn(Record):
+    """A run of tokens with one author.
+
+    Example: `Turn(role="policy", token_ids=(3, 9), text="56", logprobs=(-0.1, -0.7), stop_reason="stop")`.
+    """
+
+    role: Literal["policy", "observation"]
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[float, ...] = ()
+    """Log-prob of each sampled token under the behaviour policy, before temperature; empty for observations. [T]"""
+    stop_reason: StopReason
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        expected = len(self.token_ids) if self.role == "policy" else 0
+        if len(self.logprobs) != expected:
+            raise ValueError(f"{self.role} turn of {len(self.token_ids)} tokens has {len(self.logprobs)} log-probs, expected {expected}")
+        return self
+
+
+class Branch(Record):
+    """Where a trajectory left its parent in a tree. Example: `Branch(parent="r1.7x8.0", at_token=12)`."""
+
+    parent: str
+    at_token: int
+
+
+class TrajectoryStatus(str, Enum):
+    """How an attempt ended."""
+
+    COMPLETE = "complete"
+    TRUNCATED = "truncated"
+    ERROR = "error"
+
+
+class Trajectory(Record):
+    """One sampled attempt at one prompt, with its tokens. Made by a rollout strategy.
+
+    Example: `Trajectory(id="r1.7x8.0", prompt_id="7x8", sample_index=0, policy_version=0,
+    policy_digest="9f..", prompt_token_ids=(1, 5), turns=(Turn(...),), status="complete", sampling=Sampling())`.
+    """
+
+    id: str
+    prompt_id: str
+    sample_index: int
+    policy_version: int
+    policy_digest: str
+    prompt_token_ids: tuple[int, ...]
+    turns: tuple[Turn, ...]
+    status: TrajectoryStatus
+    sampling: Sampling
+    branch: Branch | None = None
+    error: str | None = None
+    """What went wrong, when status is `error`."""
+
+    @property
+    def completion(self) -> str:
+        """Text of the last policy turn: what outcome verifiers grade."""
+        return next((t.text for t in reversed(self.turns) if t.role == "policy"), "")
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Prompt and all turns. [T]"""
+        return self.prompt_token_ids + tuple(i for t in self.turns for i in t.token_ids)
+
+    @property
+    def loss_mask(self) -> tuple[int, ...]:
+        """1 on tokens that the policy wrote, 0 on prompt and observations. [T]"""
+        mask = [0] * len(self.prompt_token_ids)
+        for turn in self.turns:
+            mask.extend([1 if turn.role == "policy" else 0] * len(turn.token_ids))
+        return tuple(mask)
+
+    @property
+    def logprobs(self) -> tuple[float, ...]:
+        """Behaviour log-probs aligned with `token_ids`; 0.0 where the mask is 0. [T]"""
+        values = [0.0] * len(self.prompt_token_ids)
+        for turn in self.turns:
+            values.extend(turn.logprobs if turn.role == "policy" else [0.0] * len(turn.token_ids))
+        return tuple(values)
+
+    @property
+    def num_policy_tokens(self) -> int:
+        return sum(len(t.token_ids) for t in self.turns if t.role == "policy")
+
+
+class Span(Record):
+    """Part of a trajectory that a verdict is about. Example: `Span(turn=0, start=0, end=12)` (tokens)."""
+
+    turn: int
+    start: int
+    end: int
+
+
+class VerdictStatus(str, Enum):
+    """What a verifier said."""
+
+    SCORED = "scored"
+    ABSTAINED = "abstained"
+    ERROR = "error"
+
+
+class Verdict(Record):
+    """One opinion of one verifier or judge: a score, an abstention, or an error; never two of them.
+
+    Example: `Verdict(source="numeric_match", trajectory_id="r1.7x8.0", status="scored", score=1.0)`.
+    """
+
+    source: str
+    trajectory_id: str
+    status: VerdictStatus
+    score: Probability | None = None
+    error: str | None = None
+    span: Span | None = None
+    confidence: Probability = 1.0
+    rationale: str = ""
+    seconds: float = 0.0
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.score is not None) != (self.status is VerdictStatus.SCORED):
+            raise ValueError("a verdict has a score exactly when its status is 'scored'")
+        if (self.error is not None) != (self.status is VerdictStatus.ERROR):
+            raise ValueError("a verdict has an error exactly when its status is 'error'")
+        return self
+
+
+class Comparison(Record):
+    """A pairwise judge on two trajectories of one prompt, asked in both orders.
+
+    Example: `Comparison(source="pairwise", first="r1.7x8.0", second="r1.7x8.1", probability=0.5,
+    first_shown_first=1.0, first_shown_second=0.0, agreed=False)`: the judge preferred whatever came first.
+    """
+
+    source: str
+    first: str
+    second: str
+    probability: Probability | None
+    """That `first` is better: mean of the two orders; None when an order failed."""
+    first_shown_first: Probability | None
+    first_shown_second: Probability | None
+    agreed: bool
+    """Both orders prefer the same side (ties agree with ties only)."""
+    error: str | None = None
+    rationale: str = ""
+    seconds: float = 0.0
+
+
+class Feedback(Record):
+    """What the verdicts on one trajectory add up to. Made by aggregation; knows nothing of pairs.
+
+    Example: `Feedback(trajectory_id="r1.7x8.0", score=1.0, desirable=True, verdicts=(Verdict(...),))`.
+    """
+
+    trajectory_id: str
+    score: float | None
+    desirable: bool | None
+    unusable_because: str | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    step_scores: tuple[float, ...] = ()
+
+
+class ScoredGroup(Record):
+    """A prompt with all its judged attempts: what preference builders read.
+
+    `feedback[i]` belongs to `trajectories[i]`.
+    """
+
+    prompt: Prompt
+    trajectories: tuple[Trajectory, ...]
+    feedback: tuple[Feedback, ...]
+    comparisons: tuple[Comparison, ...] = ()
+
+
+class TokenSequence(Record):
+    """Tokens of one trajectory ready for a loss.
+
+    Example: `TokenSequence(trajectory_id="r1.7x8.0", policy_version=0, token_ids=(1, 5, 9), loss_mask=(0, 0, 1),
+    logprobs=(0.0, 0.0, -0.3))`.
+    """
+
+    trajectory_id: str
+    policy_version: int
+    token_ids: tuple[int, ...]
+    loss_mask: tuple[int, ...]
+    """1 where the policy wrote the token. [T]"""
+    logprobs: tuple[float, ...]
+    """Behaviour log-probs; 0.0 where the mask is 0. [T]"""
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        if not len(self.token_ids) == len(self.loss_mask) == len(self.logprobs):
+            raise ValueError("token_ids, loss_mask and logprobs must have one length")
+        return self
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> Self:
+        """The whole trajectory, scored where the policy wrote."""
+        return cls(
+            trajectory_id=trajectory.id,
+            policy_version=trajectory.policy_version,
+            token_ids=trajectory.token_ids,
+            loss_mask=trajectory.loss_mask,
+            logprobs=trajectory.logprobs,
+        )
+
+
+class PreferencePair(Record):
+    """Chosen over rejected, for the same prompt tokens. Made by a preference builder.
+
+    Example: `PreferencePair(id="r1.7x8.0>r1.7x8.3", prompt_id="7x8", chosen=..., rejected=..., margin=1.0)`.
+    """
+
+    id: str
+    prompt_id: str
+    chosen: TokenSequence
+    rejected: TokenSequence
+    margin: float
+    """Score of chosen minus score of rejected."""
+    weight: float = 1.0
+    soft_label: Probability = 1.0
+    """Probability that chosen is really better."""
+
+
+class UnpairedExample(Record):
+    """One trajectory with a desirable bit (KTO family). Example: `UnpairedExample(id="r1.7x8.0", ...)`."""
+
+    id: str
+    prompt_id: str
+    sequence: TokenSequence
+    desirable: bool
+    score: float
+    weight: float = 1.0
+
+
+class SupervisedExample(Record):
+    """One trajectory to imitate. Example: `SupervisedExample(id="r1.7x8.0", prompt_id="7x8", sequence=...)`."""
+
+    id: str
+    prompt_id: str
+    sequence: TokenSequence
+    weight: float = 1.0
+
+
+Example = PreferencePair | UnpairedExample | SupervisedExample
+ExampleKind = Literal["pair", "unpaired", "supervised"]
+
+
+class PolicyVersion(Record):
+    """Published weights. Example: `PolicyVersion(number=1, round=1, parent=0, path="runs/x/policies/0001", digest="9f..")`."""
+
+    number: int
+    round: int
+    parent: int | None
+    path: str
+    digest: str
+    """sha256 over the names and contents of the weight files."""
+
+
+class RoundStatus(str, Enum):
+    """What became of a round."""
+
+    UNTRAINED = "untrained"
+    """Round 0: the policy as it came, measured."""
+    IMPROVED = "improved"
+    """The new policy was accepted and the held-out score rose."""
+    KEPT = "kept"
+    """The new policy was accepted although the held-out score did not rise."""
+    SKIPPED = "skipped"
+    """Too few examples: no update."""
+    REJECTED = "rejected"
+    """The new policy was rolled back."""
+
+
+class RoundResult(Record):
+    """A finished round, as the journal keeps it: no clock in it, so that two runs can be compared.
+
+    Example: `RoundResult(round=1, status="improved", before=0, after=1, reference="version 0", metrics={"eval/pass@1": 0.39})`.
+    """
+
+    round: int
+    status: RoundStatus
+    before: int
+    after: int
+    reference: str
+    reason: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict)

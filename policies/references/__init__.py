@@ -1,0 +1,1 @@
+"""Reference schedules, one file each."""

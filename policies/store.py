@@ -1,0 +1,146 @@
+"""The policy store: published weights, write-once, each with a manifest that names parent, round and digests.
+
+Layout: `<run>/policies/0003/{*.safetensors, config.json, tokenizer files, manifest.json}`. Version 0 is
+the model the run started from: only its manifest lives here, its files stay where they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from pydantic import Field
+
+from policies.errors import InputError, PolicyStoreError
+from policies.records import PolicyVersion, Record
+from policies.shards import file_sha256, fsync_directory, write_json
+
+MANIFEST = "manifest.json"
+
+
+class Manifest(Record):
+    """What a published version is. Example: `Manifest(number=1, round=1, parent=0, files={"model.safetensors": "9f.."}, ...)`."""
+
+    number: int
+    round: int
+    parent: int | None
+    files: dict[str, str]
+    """Name and sha256 of every weight file."""
+    digest: str
+    path: str
+    """Where the files are; for versions above 0 the folder of this manifest."""
+    source: dict[str, str] = Field(default_factory=dict)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a model directory, sorted.
+
+    Raises:
+        InputError: there are none (only pickled weights, or no model at all).
+    """
+    if not path.is_dir():
+        raise InputError(f"no model directory at {path}. Set by: policy.model. Fix: give a local directory with safetensors weights, or a hub id that can be downloaded")
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        pickled = [p.name for p in path.glob("*.bin")]
+        found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
+        raise InputError(f"{path} has {found}. Set by: policy.model. Fix: save the model as safetensors (pickle is not loaded)")
+    return files
+
+
+def digest_of(files: dict[str, str]) -> str:
+    """One digest over names and sha256 of weight files."""
+    text = "\n".join(f"{name} {sha}" for name, sha in sorted(files.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_weights(version: PolicyVersion) -> None:
+    """Read the weight files of `version` and compare them with its digest.
+
+    Raises:
+        PolicyStoreError: a file is missing, truncated or changed.
+    """
+    files = {p.name: file_sha256(p) for p in sorted(Path(version.path).glob("*.safetensors"))}
+    if digest_of(files) != version.digest:
+        raise PolicyStoreError(
+            f"policy version {version.number} at {version.path} does not match its digest {version.digest[:12]}: "
+            f"its files changed since it was published. Fix: restore them, or delete the folder and resume to train the round again"
+        )
+
+
+class PolicyStore:
+    """Versions of one run, by number."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def directory(self, number: int) -> Path:
+        return self.root / f"{number:04d}"
+
+    def adopt_initial(self, model_dir: Path) -> PolicyVersion:
+        """Record the starting model as version 0, without copying it."""
+        existing = self._manifest(0)
+        files = {p.name: file_sha256(p) for p in weight_files(model_dir)}
+        digest = digest_of(files)
+        if existing is not None:
+            if existing.digest != digest:
+                raise PolicyStoreError(f"the starting model at {model_dir} changed since the run began ({existing.digest[:12]} -> {digest[:12]}). Fix: restore it, or start a new run")
+            return self.get(0)
+        self._write_manifest(Manifest(number=0, round=0, parent=None, files=files, digest=digest, path=str(model_dir)))
+        return self.get(0)
+
+    def publish(self, candidate: Path, *, number: int, round_index: int, parent: int) -> PolicyVersion:
+        """Move a finished candidate folder into the store and return its version.
+
+        Doing it again for a version that was published already returns that version.
+        """
+        target = self.directory(number)
+        if self._manifest(number) is not None:
+            return self.get(number)
+        if target.exists():  # moved but not yet marked: the manifest below completes it
+            candidate = target
+        files = {p.name: file_sha256(p) for p in weight_files(candidate)}
+        for path in candidate.iterdir():
+            if path.is_file():
+                with path.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        if candidate != target:
+            self.root.mkdir(parents=True, exist_ok=True)
+            os.rename(candidate, target)
+            fsync_directory(self.root)
+        self._write_manifest(
+            Manifest(number=number, round=round_index, parent=parent, files=files, digest=digest_of(files), path=str(target))
+        )
+        return self.get(number)
+
+    def get(self, number: int) -> PolicyVersion:
+        """The version called `number`.
+
+        Raises:
+            PolicyStoreError: it was never published.
+        """
+        manifest = self._manifest(number)
+        if manifest is None:
+            raise PolicyStoreError(f"policy version {number} was never published in {self.root}")
+        path = manifest.path if number == 0 else str(self.directory(number))
+        return PolicyVersion(number=number, round=manifest.round, parent=manifest.parent, path=path, digest=manifest.digest)
+
+    def discard_unpublished(self) -> list[Path]:
+        """Remove folders without a manifest: a publish that was cut off before its files were marked."""
+        gone = [p for p in sorted(self.root.glob("[0-9]*")) if not (p / MANIFEST).exists()]
+        for path in gone:
+            shutil.rmtree(path)
+        return gone
+
+    def _manifest(self, number: int) -> Manifest | None:
+        try:
+            return Manifest.model_validate_json((self.directory(number) / MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise PolicyStoreError(f"manifest of policy version {number} cannot be read: {error}") from error
+
+    def _write_manifest(self, manifest: Manifest) -> None:
+        write_json(self.directory(manifest.number) / MANIFEST, manifest.model_dump(mode="json"))

@@ -1,0 +1,123 @@
+"""The shape of the code: one arrow, third parties behind walls, budgets, and what may wait."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("policies", "workers", "orchestrator")
+ALLOWED = {
+    "policies": {"policies"},
+    "workers": {"policies", "workers"},
+    "orchestrator": {"policies", "workers", "orchestrator"},
+}
+WALLS = {
+    "ray": {"workers/pool.py"},
+    "vllm": {"workers/rollout/engines/vllm.py"},
+    "mlflow": {"orchestrator/tracking.py"},
+    "trl": {"workers/training/engines/trl.py"},
+    "httpx": {"workers/verify/backends/openai.py"},
+    "math_verify": {"workers/verify/verifiers/math_answer.py"},
+}
+HEAVY = ("ray", "vllm", "torch", "mlflow", "trl", "transformers", "datasets", "reasoning_gym", "peft")
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py"}
+
+
+def _sources(*tops: str) -> list[Path]:
+    return [p for top in tops for p in sorted((ROOT / top).rglob("*.py"))]
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_follow_the_arrow_orchestrator_workers_policies(package: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in _sources(package)
+        for name in _imports(path)
+        if name.split(".")[0] in PACKAGES and name.split(".")[0] not in ALLOWED[package]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("library", "homes"), WALLS.items())
+def test_each_third_party_stands_behind_one_module(library: str, homes: set[str]) -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for path in _sources(*PACKAGES)
+        if any(name.split(".")[0] == library for name in _imports(path))
+    }
+    assert found == homes, f"{library} belongs in {homes}"
+
+
+def test_config_and_every_component_import_nothing_heavy() -> None:
+    script = (
+        "import sys, pkgutil, importlib\n"
+        "import orchestrator.config, orchestrator.cli, orchestrator.launch\n"
+        "from orchestrator.families import FAMILIES\n"
+        "for family in FAMILIES:\n"
+        "    for name in family.members(): family.resolve(name)\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", _sources(*PACKAGES, "tests", "scripts", "benchmarks"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_stay_within_their_budgets(path: Path) -> None:
+    assert path.name not in FORBIDDEN_NAMES, "name the file after what is in it"
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines <= MAX_FILE_LINES, f"{lines} lines: split it by what it does"
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", _sources(*PACKAGES, "scripts", "benchmarks"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(_tree(path)), "a module opens with a sentence"
+
+
+@pytest.mark.parametrize("path", _sources("tests"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_test_can_fail(path: Path) -> None:
+    checks = ("assert", "raises(", "warns(", "check_", "expect")
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            body = ast.unparse(node)
+            assert any(word in body for word in checks), f"{node.name} asserts nothing"
+
+
+def test_committed_text_names_no_machine_and_no_secret() -> None:
+    needles = ["/".join(("", "work", "main")), "/".join(("", "opt", "pypi")), "/".join(("", "opt", "wheels"))]
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.splitlines()
+    found = []
+    for name in listed:
+        path = ROOT / name
+        if path.is_file() and path.stat().st_size < 2_000_000:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            found += [f"{name}: {needle}" for needle in needles if needle in text]
+    assert found == []

@@ -1,0 +1,1 @@
+"""What runs inside an actor: rollout, verify, train. It does not know rounds."""

@@ -1,0 +1,91 @@
+"""A cluster inside the driver: each call runs when it is submitted. Ships for tests and debugging."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from policies.errors import PawlError
+from workers.cluster import Call, Group, Resources
+
+
+@dataclass(eq=False)
+class InlineCall:
+    """A call that has already run."""
+
+    label: str
+    value: Any = None
+    error: PawlError | None = None
+
+
+class InlineGroup:
+    """Plain objects; calls take turns among them."""
+
+    def __init__(self, name: str, workers: list[Any]) -> None:
+        self.name = name
+        self._workers = workers
+        self._next = 0
+
+    @property
+    def size(self) -> int:
+        return len(self._workers)
+
+    def submit(self, method: str, *args: Any, worker: int | None = None, label: str = "") -> InlineCall:
+        if worker is None:
+            worker = self._next
+            self._next = (self._next + 1) % len(self._workers)
+        call = InlineCall(f"{self.name} {worker}: {method} {label}".strip())
+        try:
+            call.value = getattr(self._workers[worker], method)(*args)
+        except PawlError as error:
+            call.error = error
+        return call
+
+    def pids(self) -> list[int]:
+        return [os.getpid()] * self.size
+
+    def close(self) -> None:
+        for worker in self._workers:
+            close = getattr(worker, "close", None)
+            if close is not None:
+                close()
+
+
+class InlineCluster:
+    """No processes, no parallelism, the same contract as the Ray cluster."""
+
+    def __init__(self) -> None:
+        self._groups: list[InlineGroup] = []
+
+    def start_group(
+        self,
+        name: str,
+        factory: Callable[..., Any],
+        kwargs: dict[str, Any],
+        *,
+        size: int,
+        resources: Resources,
+        timeout_seconds: float,
+    ) -> InlineGroup:
+        group = InlineGroup(name, [factory(**kwargs) for _ in range(size)])
+        self._groups.append(group)
+        return group
+
+    def wait_ready(self, groups: Sequence[Group], timeout_seconds: float) -> None:
+        """Nothing to wait for: workers are built when the group is started."""
+
+    def wait_any(self, calls: Sequence[Call], timeout_seconds: float) -> list[Call]:
+        return list(calls)
+
+    def result(self, call: Call, timeout_seconds: float) -> Any:
+        assert isinstance(call, InlineCall)
+        if call.error is not None:
+            raise call.error
+        return call.value
+
+    def close(self) -> None:
+        for group in self._groups:
+            group.close()
+        self._groups.clear()

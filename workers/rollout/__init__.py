@@ -1,0 +1,1 @@
+"""Sampling: engines, strategies and the worker that runs them."""

@@ -1,0 +1,58 @@
+"""The rollout engine seam: token ids in, token ids and log-probs out, weights swapped in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from policies.component import Component, Family
+from policies.records import Message, PolicyVersion, Sampling, StopReason
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One completion to sample."""
+
+    prompt_token_ids: tuple[int, ...]
+    sampling: Sampling
+    seed: int
+    """Derived from run, round, prompt and sample; engines that cannot seed one request ignore it."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One sampled completion, terminator included when the model wrote it."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]  # [T] raw log-prob of each sampled token, before temperature
+    text: str
+    stop_reason: StopReason
+
+
+class RolloutEngine(Component):
+    """Samples completions from one policy version at a time. Lives as long as the run.
+
+    Constructor: `(config, *, policy: PolicyVersion, dtype: str, seed: int)` loads `policy` and is ready.
+    """
+
+    serving: PolicyVersion
+    """The version whose weights answer now."""
+
+    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> tuple[int, ...]:
+        """Token ids of the chat prompt, generation prompt included, by the model's own chat template."""
+        raise NotImplementedError
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """Sample one completion per request; the answers come in the order of the requests."""
+        raise NotImplementedError
+
+    def load_policy(self, policy: PolicyVersion) -> None:
+        """Serve `policy` from now on: weights swapped in place, caches of the old weights dropped.
+
+        Raises:
+            PolicyStoreError: the files at `policy.path` do not have the digest of `policy`.
+        """
+        raise NotImplementedError
+
+
+ENGINES = Family("rollout engine", package="workers.rollout.engines", base=RolloutEngine)

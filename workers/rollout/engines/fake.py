@@ -1,0 +1,88 @@
+"""A scripted engine: no model, no torch, the same tokens for the same seed on every machine.
+
+It is shipped for tests, for trying a config, and as the smallest example of an engine. It speaks bytes:
+token ids are UTF-8 bytes, 256 is the terminator. What it knows is one number, `skill`, read from
+`fake_policy.json` beside the weights: the share of arithmetic questions that it answers rightly. The
+fake training engine raises it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from pydantic import Field
+
+from policies.component import Component
+from policies.errors import RolloutError
+from policies.records import Message, PolicyVersion, StopReason
+from policies.seeds import derive_rng
+from policies.store import check_weights
+from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
+
+TERMINATOR = 256
+_QUESTION = re.compile(r"(-?\d+)\s*(times|plus|minus|\*|\+|-)\s*(-?\d+)")
+
+
+class FakeEngine(RolloutEngine):
+    """Answers arithmetic questions rightly with probability `skill`, else off by a little."""
+
+    class Config(Component.Config):
+        """Settings of the script."""
+
+        seconds_per_call: float = Field(default=0.0, ge=0)
+        """Sleep in each call, to look like work."""
+        fail_prompts_matching: str | None = None
+        """Regular expression: generating for a prompt that it matches raises, as a broken engine would."""
+
+    def __init__(self, config: Component.Config, *, policy: PolicyVersion, dtype: str = "float32", seed: int = 0) -> None:
+        self.config = cast(FakeEngine.Config, config)
+        self.seed = seed
+        self.load_policy(policy)
+
+    def load_policy(self, policy: PolicyVersion) -> None:
+        check_weights(policy)
+        path = Path(policy.path) / "fake_policy.json"
+        if not path.is_file():
+            raise RolloutError(f"the fake engine serves fake policies only: {path} does not exist. Fix: make one with policies.fake_model.write_fake_model, or use another rollout.engine")
+        self.skill = float(json.loads(path.read_text(encoding="utf-8"))["skill"])
+        self.serving = policy
+
+    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> tuple[int, ...]:
+        text = "".join(f"<{m.role}>{m.content}</{m.role}>" for m in messages) + "<assistant>"
+        return tuple(text.encode())
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        if self.config.seconds_per_call:
+            time.sleep(self.config.seconds_per_call)
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: GenerationRequest) -> Generation:
+        prompt = bytes(request.prompt_token_ids).decode(errors="replace")
+        pattern = self.config.fail_prompts_matching
+        if pattern is not None and re.search(pattern, prompt):
+            raise RolloutError(f"the fake engine was told to fail on prompts matching {pattern!r}")
+        rng = derive_rng(self.seed, request.seed, self.serving.digest)
+        words = rng.choice(["It is ", "The answer is ", "", "That makes "])
+        text = f"{words}{self._answer(prompt, rng.random(), rng.randint(1, 9))}."
+        ids = [*text.encode(), TERMINATOR]
+        stop = StopReason.STOP
+        if len(ids) > request.sampling.max_tokens:
+            ids = ids[: request.sampling.max_tokens]
+            text = bytes(i for i in ids if i != TERMINATOR).decode(errors="replace")
+            stop = StopReason.LENGTH
+        logprobs = tuple(-round(rng.random(), 6) for _ in ids)
+        return Generation(token_ids=tuple(ids), logprobs=logprobs, text=text, stop_reason=stop)
+
+    def _answer(self, prompt: str, luck: float, error: int) -> int:
+        questions = _QUESTION.findall(prompt)
+        if not questions:
+            return error
+        left, operation, right = questions[-1]
+        a, b = int(left), int(right)
+        results = {"times": a * b, "*": a * b, "plus": a + b, "+": a + b, "minus": a - b, "-": a - b}
+        return results[operation] + (0 if luck < self.skill else error)

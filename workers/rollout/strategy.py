@@ -1,0 +1,46 @@
+"""The rollout strategy seam: how prompts become trajectories on an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from policies.component import Component, Family
+from policies.records import Prompt, Sampling, Trajectory
+from policies.seeds import derive_seed
+from workers.rollout.engine import RolloutEngine
+
+
+@dataclass(frozen=True)
+class RolloutJob:
+    """Prompts of one shard and how to sample them."""
+
+    prompts: tuple[Prompt, ...]
+    samples_per_prompt: int
+    sampling: Sampling
+    scope: str
+    """Prefix of trajectory ids, e.g. `r3` for round 3, `e3` for its evaluation."""
+    seed: int
+
+    def trajectory_id(self, prompt: Prompt, sample_index: int) -> str:
+        return f"{self.scope}.{prompt.id}.{sample_index}"
+
+    def seed_of(self, prompt: Prompt, sample_index: int, turn: int = 0) -> int:
+        return derive_seed(self.seed, self.scope, prompt.id, sample_index, turn)
+
+
+class RolloutStrategy(Component):
+    """Turns prompts into trajectories. Stateless between jobs."""
+
+    def __init__(self, config: Component.Config) -> None:
+        self.config = config
+
+    def run(self, job: RolloutJob, engine: RolloutEngine) -> Sequence[Trajectory]:
+        """Return `samples_per_prompt` trajectories for each prompt, in prompt order.
+
+        A trajectory that goes wrong is returned with status `error`; only a failure of the engine raises.
+        """
+        raise NotImplementedError
+
+
+STRATEGIES = Family("rollout strategy", package="workers.rollout.strategies", base=RolloutStrategy)

@@ -1,0 +1,1 @@
+"""Policy updates: the training worker and its engines."""

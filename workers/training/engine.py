@@ -1,0 +1,127 @@
+"""The training engine seam: examples, a policy and a reference in; new weights and metrics out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from policies.component import Component, Family, Settings
+from policies.loss import Loss
+from policies.records import Example, PolicyVersion, Record
+from policies.reference import ReferencePlan
+
+
+class AdapterSettings(Settings):
+    """LoRA: train a low-rank adapter in each round and merge it into the weights that are published."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the update matrices."""
+    alpha: float = Field(default=32.0, gt=0)
+    """Scale: the update is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input. Above 0 the loss at step 0 is no longer ln 2."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get an adapter; the output head is never adapted."""
+
+
+class TrainingOptions(Settings):
+    """How an update runs, whatever the engine."""
+
+    learning_rate: float = Field(default=1.0e-5, gt=0)
+    """Peak step size of AdamW."""
+    batch_size: int = Field(default=8, ge=1)
+    """Pairs (or unpaired examples) per optimizer step."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Examples per forward pass; must divide batch_size; null means batch_size. Smaller needs less memory."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the round's examples."""
+    max_length: int = Field(default=2048, ge=8)
+    """Longest sequence in tokens; a longer one is dropped and counted, never cut."""
+    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps with a rising learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    optimizer: Literal["reset", "carry"] = "reset"
+    """Start each round with fresh AdamW moments, or carry them over from the last accepted round."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Autocast of the forward pass; weights, gradients and log-softmax stay in fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    min_examples: int = Field(default=1, ge=1)
+    """A round with fewer examples is skipped, with the reason recorded."""
+
+
+class UpdateJob(Record):
+    """One round's update. `logprobs` says where the reference log-probs come from."""
+
+    round: int
+    policy: PolicyVersion
+    """Where training starts: the version that sampled."""
+    reference: ReferencePlan
+    reference_versions: tuple[PolicyVersion, ...]
+    """The versions named by `reference`."""
+    logprobs: Literal["rollout", "recompute"]
+    seed: int
+    output_dir: str
+    """Where the new weights go: safetensors (fp32), config and tokenizer files. Must not exist yet."""
+    optimizer_state: str | None = None
+    """File with the optimizer state to carry over, if any."""
+    optimizer_output: str | None = None
+    """File to write the optimizer state to, if it is to be carried."""
+    log_path: str
+    """JSON lines, one per optimizer step: `{"step": 1, "train/loss": 0.69, ...}`."""
+
+
+class UpdateOutcome(Record):
+    """What an update did. Metrics are named as the tracker shows them (`train/...`, `rewards/...`)."""
+
+    num_examples: int
+    num_steps: int
+    num_tokens: int
+    """Tokens in all sequences of the update, prompts included, once per epoch."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class TrainingEngine(Component):
+    """Applies one update. Constructor: `(config, *, loss, options, adapter)`; lives as long as the run."""
+
+    def __init__(
+        self,
+        config: Component.Config,
+        *,
+        loss: Loss,
+        options: TrainingOptions,
+        adapter: AdapterSettings | None,
+    ) -> None:
+        self.config = config
+        self.loss = loss
+        self.options = options
+        self.adapter = adapter
+
+    def update(self, job: UpdateJob, examples: Sequence[Example]) -> UpdateOutcome:
+        """Train on `examples`, write the new weights to `job.output_dir`, return what happened.
+
+        Raises:
+            DivergenceError: a loss, gradient or weight is not finite; nothing is left in `output_dir`.
+            TrainingError: anything else that makes the update unusable.
+        """
+        raise NotImplementedError
+
+
+TRAINING_ENGINES = Family("training engine", package="workers.training.engines", base=TrainingEngine)
+
+
+def log_line(path: Path, values: dict[str, Any]) -> None:
+    """Append one step's values to the update's log."""
+    import json
+
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(json.dumps(values) + "\n")

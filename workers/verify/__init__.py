@@ -1,0 +1,1 @@
+"""Judging trajectories: verifiers, judges, aggregation and the workers that run them."""

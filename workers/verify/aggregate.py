@@ -1,0 +1,145 @@
+"""From many verdicts to one feedback per trajectory, and from feedback to pass@k.
+
+Pure functions: scoring knows nothing of pairing, so the same feedback serves any preference builder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from policies.component import Settings
+from policies.errors import ArtifactError
+from policies.records import (
+    Comparison,
+    Feedback,
+    Prompt,
+    ScoredGroup,
+    Trajectory,
+    TrajectoryStatus,
+    Verdict,
+    VerdictStatus,
+)
+
+
+class FeedbackSettings(Settings):
+    """How verdicts become feedback."""
+
+    desirable_at: float = Field(default=0.5, ge=0, le=1)
+    """Lowest weighted mean score at which a trajectory counts as right (desirable)."""
+    on_error: Literal["unusable", "ignore_source"] = "unusable"
+    """What one failed verdict does: leave the trajectory out, or judge it by the other sources alone."""
+
+
+def aggregate(
+    prompt: Prompt,
+    trajectories: Sequence[Trajectory],
+    verdicts: Sequence[Verdict],
+    comparisons: Sequence[Comparison],
+    settings: FeedbackSettings,
+    weights: Mapping[str, float] | None = None,
+) -> ScoredGroup:
+    """Join the verdicts on one prompt's trajectories.
+
+    Args:
+        prompt: the prompt of all trajectories.
+        trajectories: all attempts at it.
+        verdicts: opinions on them, in any order; a judge's win rate is a verdict like any other.
+        comparisons: what pairwise judges saw, passed on for preference builders.
+        settings: threshold and treatment of errors.
+        weights: share of each source in the mean; 1 where none is given.
+
+    Raises:
+        ArtifactError: a verdict is about a trajectory that is not here: the files do not belong together.
+    """
+    by_trajectory: dict[str, list[Verdict]] = {trajectory.id: [] for trajectory in trajectories}
+    for verdict in verdicts:
+        if verdict.trajectory_id not in by_trajectory:
+            raise ArtifactError(
+                f"a verdict of {verdict.source!r} is about trajectory {verdict.trajectory_id!r}, which is not among "
+                f"the trajectories of prompt {prompt.id!r}. Fix: delete the verdict file and its marker; it is then made again"
+            )
+        by_trajectory[verdict.trajectory_id].append(verdict)
+    return ScoredGroup(
+        prompt=prompt,
+        trajectories=tuple(trajectories),
+        feedback=tuple(
+            _feedback(trajectory, by_trajectory[trajectory.id], settings, weights or {})
+            for trajectory in trajectories
+        ),
+        comparisons=tuple(comparisons),
+    )
+
+
+def _feedback(
+    trajectory: Trajectory,
+    verdicts: Sequence[Verdict],
+    settings: FeedbackSettings,
+    weights: Mapping[str, float],
+) -> Feedback:
+    reason = _reason_to_leave_out(trajectory, verdicts, settings)
+    # A verdict on a span is a step score: it says nothing of the outcome.
+    score = None if reason else _weighted_mean(verdicts, weights)
+    steps = sorted(
+        (v.span.turn, v.span.start, v.score)
+        for v in verdicts
+        if v.span is not None and v.score is not None
+    )
+    return Feedback(
+        trajectory_id=trajectory.id,
+        score=score,
+        desirable=None if score is None else score >= settings.desirable_at,
+        unusable_because=reason,
+        verdicts=tuple(verdicts),
+        step_scores=tuple(score for _, _, score in steps),
+    )
+
+
+def _reason_to_leave_out(
+    trajectory: Trajectory, verdicts: Sequence[Verdict], settings: FeedbackSettings
+) -> str | None:
+    if trajectory.status is TrajectoryStatus.ERROR:
+        return "rollout_error"
+    failed = next((v.source for v in verdicts if v.status is VerdictStatus.ERROR), None)
+    is_scored = any(v.score is not None and v.span is None for v in verdicts)
+    if failed is not None and (settings.on_error == "unusable" or not is_scored):
+        return f"verifier_error:{failed}"
+    if is_scored:
+        return None
+    return "all_abstained" if verdicts else "no_verdict"
+
+
+def _weighted_mean(verdicts: Sequence[Verdict], weights: Mapping[str, float]) -> float:
+    by_source: defaultdict[str, list[float]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.score is not None and verdict.span is None:
+            by_source[verdict.source].append(verdict.score)
+    total = math.fsum(weights.get(source, 1.0) for source in by_source)
+    weighted = math.fsum(
+        weights.get(source, 1.0) * math.fsum(scores) / len(scores)
+        for source, scores in by_source.items()
+    )
+    return min(1.0, max(0.0, weighted / total))  # rounding can step over the ends by one unit
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Chance that k samples drawn without replacement hold a correct one: 1 - C(n-c, k) / C(n, k).
+
+    Chen et al. 2021 (arXiv 2107.03374), the unbiased estimator.
+
+    Example:
+        >>> pass_at_k(4, 1, 2)
+        0.5
+    """
+    if not 1 <= k <= num_samples or not 0 <= num_correct <= num_samples:
+        raise ValueError(f"pass@{k} of {num_correct} correct among {num_samples} is not defined")
+    return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
+
+
+def powers_of_two(largest: int) -> list[int]:
+    """1, 2, 4, ... up to `largest`: the k for which pass@k is reported."""
+    return [1 << i for i in range(largest.bit_length())]

@@ -1,0 +1,128 @@
+"""A model of ours as the judge: any rollout engine, in the judge worker's own process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from typing import Annotated, Self, cast
+
+from pydantic import Field, model_validator
+
+from policies.component import Component, create
+from policies.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
+from policies.records import PolicyVersion, Sampling
+from policies.seeds import derive_seed
+from workers.rollout.engine import ENGINES, GenerationRequest, RolloutEngine
+from workers.verify.judge import BackendContext, JudgeBackend, Question, Reply
+
+logger = logging.getLogger(__name__)
+
+
+class EngineBackend(JudgeBackend):
+    """Answers with a frozen version of the run's own policy, or with another model."""
+
+    class Config(Component.Config):
+        """Settings of the judge's engine."""
+
+        engine: Annotated[Component.Config, ENGINES.field()] = Field(
+            default_factory=lambda: ENGINES.parse("vllm")
+        )
+        """What serves the model: vllm, transformers, or the scripted fake."""
+        model: str = "policy"
+        """`policy`: the run's own policy, frozen; else a hub id or a directory with safetensors."""
+        version: int | None = Field(default=None, ge=0)
+        """With `model: policy`, which version judges; null takes 0, the policy as it came."""
+        dtype: str | None = None
+        """Number format of the judge's weights; null takes the policy's."""
+
+        @model_validator(mode="after")
+        def _version_of_policy(self) -> Self:
+            if self.version is not None and self.model != "policy":
+                what = "version numbers exist for the run's own policy only"
+                fix = "leave version out, or use model: policy"
+                where = "backend.version of a judge"
+                raise ConfigurationError(explain(what, value=self.version, where=where, fix=fix))
+            return self
+
+    def __init__(self, config: Component.Config, *, context: BackendContext) -> None:
+        self.config = cast(EngineBackend.Config, config)
+        self._context = context
+        self._dtype = self.config.dtype or context.dtype
+        self._engine: RolloutEngine | None = None
+        self._model: PolicyVersion | None = None
+
+    def start(self) -> None:
+        """Load the model. Warns when a policy is judged by a version of itself."""
+        if self._engine is not None:
+            return
+        if self.config.model == "policy":
+            logger.warning(
+                "the judge is the policy's own version %d: models tend to prefer text like their own",
+                self.model().number,
+            )
+        with boundary(JudgeError, f"the judge's engine {self.config.engine.type!r} could not start"):
+            self._engine = create(
+                self.config.engine, policy=self.model(), dtype=self._dtype, seed=self._context.seed
+            )
+
+    def model(self) -> PolicyVersion:
+        """The weights that judge."""
+        if self._model is None:
+            with boundary(JudgeError, f"the judge's model {self.config.model!r} cannot be had"):
+                if self.config.model == "policy":
+                    self._model = self._context.policy_version(self.config.version or 0)
+                else:
+                    self._model = self._context.model_version(self.config.model)
+        return self._model
+
+    def identity(self) -> str:
+        name = self.config.model
+        if name == "policy":
+            name = f"policy version {self.model().number}"
+        return f"{self.config.engine.type}: {name} {self.model().digest[:12]} {self._dtype}"
+
+    def ask(self, questions: Sequence[Question]) -> list[Reply]:
+        """One generate call for all; when it fails, its halves are tried, down to the questions at fault."""
+        self.start()
+        requests: dict[int, GenerationRequest] = {}
+        replies: dict[int, Reply] = {}
+        for index, question in enumerate(questions):
+            try:
+                with boundary(JudgeError, "the chat template failed"):
+                    requests[index] = self._request(question)
+            except PawlError as error:
+                replies[index] = Reply(text=None, error=str(error))
+        if requests:
+            replies.update(self._generate(requests))
+        return [replies[index] for index in range(len(questions))]
+
+    def _request(self, question: Question) -> GenerationRequest:
+        assert self._engine is not None
+        content = json.dumps([[message.role, message.content] for message in question.messages])
+        return GenerationRequest(
+            prompt_token_ids=self._engine.render(question.messages),
+            sampling=Sampling(temperature=question.temperature, max_tokens=question.max_tokens),
+            seed=derive_seed(self._context.seed, content, question.vote),
+        )
+
+    def _generate(self, requests: dict[int, GenerationRequest]) -> dict[int, Reply]:
+        assert self._engine is not None
+        started = time.perf_counter()
+        try:
+            with boundary(JudgeError, "the judge's engine failed"):
+                answers = self._engine.generate(list(requests.values()))
+                if len(answers) != len(requests):
+                    raise JudgeError(f"the judge's engine gave {len(answers)} answers to {len(requests)}")
+        except PawlError as error:
+            if len(requests) == 1:
+                return {index: Reply(text=None, error=str(error)) for index in requests}
+            items = list(requests.items())
+            middle = len(items) // 2
+            return self._generate(dict(items[:middle])) | self._generate(dict(items[middle:]))
+        seconds = (time.perf_counter() - started) / len(requests)
+        return {
+            index: Reply(text=answer.text, seconds=seconds)
+            for index, answer in zip(requests, answers, strict=True)
+        }

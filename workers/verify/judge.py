@@ -1,0 +1,146 @@
+"""The judge seams: a judge asks questions about a group of attempts, a backend answers them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from policies.component import Component, Family
+from policies.errors import JudgeError, PawlError, boundary
+from policies.records import Comparison, Message, PolicyVersion, Prompt, Trajectory, Verdict
+
+
+@dataclass(frozen=True)
+class Question:
+    """One call to a judge model."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    vote: int = 0
+    """Which of several votes on the same messages this is: makes repeated samples differ."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the judge model wrote, or why there is nothing. Exactly one of the two is set."""
+
+    text: str | None
+    error: str | None = None
+    seconds: float = 0.0
+    """Time of the call; 0.0 when a cache answered."""
+
+
+@dataclass(frozen=True)
+class BackendContext:
+    """What a backend may need of the run. Its callables must pickle: bound methods or functions."""
+
+    policy_version: Callable[[int], PolicyVersion]
+    """The run's policy by number, as the policy store knows it."""
+    model_version: Callable[[str], PolicyVersion]
+    """Any other model, by hub id or path, with the digest of its weights."""
+    dtype: str = "bfloat16"
+    """Number format of weights where a backend's config names none."""
+    seed: int = 0
+    """The run's seed."""
+
+
+class JudgeBackend(Component):
+    """Answers questions. Constructor: `(config, *, context: BackendContext)`, which starts nothing."""
+
+    def start(self) -> None:
+        """Load what answers, or check that it can be reached; called once, before the first question."""
+
+    def ask(self, questions: Sequence[Question]) -> list[Reply]:
+        """One reply per question, in order.
+
+        A question that fails is a reply with an error; this never raises for one of them.
+        """
+        raise NotImplementedError
+
+    def keep(self, question: Question, reply: Reply) -> None:
+        """Take note that `reply` could be read: only then a cache may remember it."""
+
+    def identity(self) -> str:
+        """What answers, for the cache and the run's record: model name or digest, never a key."""
+        raise NotImplementedError
+
+
+BACKENDS = Family("judge backend", package="workers.verify.backends", base=JudgeBackend)
+
+
+@dataclass(frozen=True)
+class JudgeJob:
+    """All attempts at one prompt that can be judged."""
+
+    prompt: Prompt
+    trajectories: tuple[Trajectory, ...]
+    seed: int
+
+
+@dataclass
+class Judgement:
+    """What a judge said about a group: verdicts on each attempt, comparisons, and counts."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    """Sums for the summary, such as `questions`, `errors`, `agreed`."""
+
+
+class Judge(Component):
+    """Judges whole groups, so that it can compare. Constructor: `(config, *, backend: JudgeBackend)`."""
+
+    class Config(Component.Config):
+        """Settings that every judge has."""
+
+        # A mistyped section can hold a key: messages name the field, never its content.
+        model_config = ConfigDict(hide_input_in_errors=True)
+
+        backend: Annotated[Component.Config, BACKENDS.field()]
+        """What answers: `{type: engine, ...}` for a model of ours, `{type: openai, ...}` for an endpoint."""
+        name: str | None = None
+        """Name in metrics and verdicts; the type by default. Must be unique in a run."""
+        weight: float = Field(default=1.0, gt=0)
+        """Share of this judge's score in the weighted mean over verifiers and judges."""
+        max_tokens: int = Field(default=256, gt=0)
+        """Longest answer of the judge model, in tokens."""
+
+        @property
+        def source(self) -> str:
+            return self.name or self.type
+
+    def __init__(self, config: Config, *, backend: JudgeBackend) -> None:
+        self.config = config
+        self.backend = backend
+
+    def version(self) -> str:
+        """Which prompt (or other instruction) the judge follows, for the run's record."""
+        return ""
+
+    def judge(self, jobs: Sequence[JudgeJob]) -> list[Judgement]:
+        """One judgement per job, in order; all questions of all jobs are asked together."""
+        raise NotImplementedError
+
+    def ask(self, questions: Sequence[Question]) -> list[Reply]:
+        """Ask the backend; whatever it raises becomes the error of every reply."""
+        if not questions:
+            return []
+        try:
+            with boundary(JudgeError, f"backend {self.config.backend.type!r} failed"):
+                replies = self.backend.ask(questions)
+                if len(replies) != len(questions):
+                    raise JudgeError(
+                        f"backend {self.config.backend.type!r} gave {len(replies)} replies "
+                        f"to {len(questions)} questions"
+                    )
+        except PawlError as error:
+            return [Reply(text=None, error=str(error))] * len(questions)
+        return replies
+
+
+JUDGES = Family("judge", package="workers.verify.judges", base=Judge)

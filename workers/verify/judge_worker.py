@@ -1,0 +1,230 @@
+"""The judge worker: every judge of the run over one shard, written before the worker answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from policies.component import create
+from policies.errors import ArtifactError, ConfigurationError, JudgeError, PawlError, boundary, explain
+from policies.records import (
+    Comparison,
+    Json,
+    Prompt,
+    Trajectory,
+    TrajectoryStatus,
+    Verdict,
+    VerdictStatus,
+)
+from policies.seeds import derive_seed
+from policies.shards import read_marker, read_records, write_records
+from workers.verify.judge import BackendContext, Judge, JudgeBackend, JudgeJob, Judgement
+from workers.verify.judge_cache import CachedBackend, ReplyCache, cache_scope
+from workers.verify.judge_parse import cleaned
+
+logger = logging.getLogger(__name__)
+
+MAX_SUMMARY_BYTES = 1_000
+_UNCACHED = ("name", "weight", "backend")
+"""Settings that do not change what is asked; what answers is known by its identity."""
+
+
+class JudgeWorker:
+    """Judges with their backends and one cache, for as long as the run."""
+
+    def __init__(
+        self, judges: Sequence[Judge.Config], context: BackendContext, cache_dir: str | None = None
+    ) -> None:
+        """Start what answers; returns when it can judge.
+
+        Judges with equal backend settings share one backend, so a model is loaded once.
+
+        Raises:
+            ConfigurationError: two judges have one name, or a backend's settings do not hold here.
+            JudgeError: a backend could not start.
+        """
+        names = [config.source for config in judges]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            fix = "give one of them another name"
+            raise ConfigurationError(
+                explain("two judges have one name", value=twice, where="judges", fix=fix)
+            )
+        cache = ReplyCache(Path(cache_dir) if cache_dir is not None else None)
+        backends: dict[str, JudgeBackend] = {}
+        self._judges: list[_JudgeInPlace] = []
+        for config in judges:
+            key = config.backend.model_dump_json()
+            if key not in backends:
+                backends[key] = _started(config, context)
+            self._judges.append(_JudgeInPlace(config, backends[key], cache))
+
+    def judge(
+        self,
+        trajectories_path: str,
+        prompts_path: str,
+        verdicts_path: str,
+        comparisons_path: str,
+        seed: int,
+    ) -> dict[str, Json]:
+        """Judge one shard, write its verdicts and comparisons, return a summary under 1 KB by judge.
+
+        A shard whose two files are finished is not judged again. Attempts that ended in an error get
+        abstentions and are not compared.
+        """
+        markers = [read_marker(Path(path)) for path in (verdicts_path, comparisons_path)]
+        if markers[0] is not None and markers[1] is not None:
+            return markers[0].summary
+        trajectories = read_records(Path(trajectories_path), Trajectory)
+        jobs = _jobs(trajectories, read_records(Path(prompts_path), Prompt), seed)
+        verdicts: list[Verdict] = []
+        comparisons: list[Comparison] = []
+        summary: dict[str, Json] = {}
+        for judge in self._judges:
+            started = time.perf_counter()
+            hits = judge.backend.hits
+            judgement = judge.run(jobs, trajectories)
+            verdicts += judgement.verdicts
+            comparisons += judgement.comparisons
+            summary[judge.config.source] = judge.summary(
+                judgement, seconds=time.perf_counter() - started, hits=judge.backend.hits - hits
+            )
+        summary = _fitted(summary)
+        write_records(Path(comparisons_path), Comparison, comparisons)
+        write_records(Path(verdicts_path), Verdict, verdicts, summary=summary)
+        return summary
+
+    def identities(self) -> dict[str, Json]:
+        """For the run's record: what answers each judge, and which prompt it follows."""
+        return {
+            judge.config.source: {"backend": judge.identity, "prompt": judge.judge.version()}
+            for judge in self._judges
+        }
+
+
+def _started(config: Judge.Config, context: BackendContext) -> JudgeBackend:
+    with boundary(JudgeError, f"backend {config.backend.type!r} of judge {config.source!r} could not start"):
+        backend = cast(JudgeBackend, create(config.backend, context=context))
+        backend.start()
+        return backend
+
+
+class _JudgeInPlace:
+    """One judge with its cached backend."""
+
+    def __init__(self, config: Judge.Config, backend: JudgeBackend, cache: ReplyCache) -> None:
+        self.config = config
+        self.identity = backend.identity()
+        with boundary(JudgeError, f"judge {config.source!r} could not start"):
+            version = cast(Judge, create(config, backend=backend)).version()
+            settings = config.model_dump(mode="json", exclude=set(_UNCACHED))
+            scope = cache_scope(settings, prompt_version=version, identity=self.identity)
+            self.backend = CachedBackend(backend, cache=cache, scope=scope)
+            self.judge: Judge = create(config, backend=self.backend)
+
+    def run(self, jobs: Sequence[JudgeJob], trajectories: Sequence[Trajectory]) -> Judgement:
+        """All jobs as one judgement, with a verdict on every trajectory, in the order of the shard."""
+        total = Judgement()
+        try:
+            with boundary(JudgeError, f"judge {self.config.source!r} failed"):
+                judgements = self.judge.judge(jobs)
+                self._check(jobs, judgements)
+        except PawlError as error:
+            judgements = []
+            logger.warning("judge %s failed on a shard: %s", self.config.source, error)
+            failed = [self._unscored(t, cleaned(str(error))) for job in jobs for t in job.trajectories]
+            total.counts["errors"] += len(failed)
+            total.verdicts += failed
+        by_trajectory: dict[str, list[Verdict]] = {}
+        for judgement in judgements:
+            total.counts += judgement.counts
+            total.comparisons += judgement.comparisons
+            total.verdicts += judgement.verdicts
+        for verdict in total.verdicts:
+            by_trajectory.setdefault(verdict.trajectory_id, []).append(verdict)
+        total.verdicts = [
+            verdict
+            for trajectory in trajectories
+            for verdict in by_trajectory.get(trajectory.id, [self._unscored(trajectory, None)])
+        ]
+        for verdict in total.verdicts:
+            total.counts[verdict.status.value if verdict.status is not VerdictStatus.ERROR else "failed"] += 1
+        return total
+
+    def _check(self, jobs: Sequence[JudgeJob], judgements: Sequence[Judgement]) -> None:
+        if len(judgements) != len(jobs):
+            raise JudgeError(f"it gave {len(judgements)} judgements on {len(jobs)} groups")
+        for job, judgement in zip(jobs, judgements, strict=True):
+            asked = {t.id for t in job.trajectories}
+            if {v.trajectory_id for v in judgement.verdicts} != asked:
+                raise JudgeError(f"its verdicts are not on the attempts at prompt {job.prompt.id!r}")
+
+    def _unscored(self, trajectory: Trajectory, error: str | None) -> Verdict:
+        """An error verdict, or an abstention on an attempt that was not judged."""
+        return Verdict(
+            source=self.config.source,
+            trajectory_id=trajectory.id,
+            status=VerdictStatus.ABSTAINED if error is None else VerdictStatus.ERROR,
+            error=error,
+            rationale="" if error is not None else "not judged: the attempt ended in an error",
+        )
+
+    def summary(self, judgement: Judgement, *, seconds: float, hits: int) -> dict[str, Json]:
+        """Sums and counts, and the most common errors."""
+        questions = judgement.counts["questions"]
+        found = judgement.comparisons or judgement.verdicts
+        errors = Counter(cleaned(item.error, 200) for item in found if item.error is not None)
+        return {
+            **{name: count for name, count in sorted(judgement.counts.items()) if count},
+            "cache_hits": hits,
+            "seconds": round(seconds, 3),
+            "mean_seconds": round(seconds / questions, 4) if questions else 0.0,
+            "prompt": self.judge.version(),
+            "backend": self.identity,
+            "top_errors": [[text, count] for text, count in errors.most_common(3)],
+        }
+
+
+def _jobs(trajectories: Sequence[Trajectory], prompts: Sequence[Prompt], seed: int) -> list[JudgeJob]:
+    """One job per prompt, in the order of the shard, with the attempts that can be judged."""
+    known = {prompt.id: prompt for prompt in prompts}
+    groups: dict[str, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        if trajectory.prompt_id not in known:
+            raise ArtifactError(
+                f"trajectory {trajectory.id} belongs to prompt {trajectory.prompt_id!r}, which is not in "
+                "the shard's prompts. Fix: delete the round's shards and resume; they are then made again"
+            )
+        group = groups.setdefault(trajectory.prompt_id, [])
+        if trajectory.status is not TrajectoryStatus.ERROR:
+            group.append(trajectory)
+    return [
+        JudgeJob(prompt=known[name], trajectories=tuple(group), seed=derive_seed(seed, name))
+        for name, group in groups.items()
+        if group
+    ]
+
+
+def _fitted(summary: dict[str, Json]) -> dict[str, Json]:
+    """`summary` with its texts cut until it is small enough for the driver."""
+    for errors, length in ((3, 120), (2, 60), (1, 40), (0, 24), (0, 0)):
+        cut: dict[str, Json] = {}
+        for name, values in summary.items():
+            assert isinstance(values, dict)
+            cut[name] = {key: _cut(value, errors, length) for key, value in values.items()}
+        if len(json.dumps(cut)) < MAX_SUMMARY_BYTES:
+            break
+    return cut
+
+
+def _cut(value: Json, errors: int, length: int) -> Json:
+    if isinstance(value, str):
+        return value[:length]
+    if isinstance(value, list):
+        return [_cut(item, errors, length) for item in value[:errors]]
+    return value

@@ -1,0 +1,1 @@
+"""Judges, one file each, with their prompts as text files beside them."""

@@ -1,0 +1,62 @@
+"""The verifier seam: one trajectory in, one verdict out; a failure is an error, never a score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from policies.component import Component, Family
+from policies.records import Prompt, Trajectory, Verdict, VerdictStatus
+
+
+class Verifier(Component):
+    """Scores a trajectory against its prompt. Runs in a process of its own, with a timeout."""
+
+    class Config(Component.Config):
+        """Settings that every verifier has."""
+
+        name: str | None = None
+        """Name in metrics and verdicts; the type by default. Must be unique in a run."""
+        weight: float = Field(default=1.0, gt=0)
+        """Share of this score in the weighted mean over verifiers and judges."""
+        timeout_seconds: float = Field(default=10.0, gt=0)
+        """Longest time for one trajectory; after it the process is killed and the verdict is an error."""
+
+        @property
+        def source(self) -> str:
+            return self.name or self.type
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
+        """Return the verdict on `trajectory`. Whatever this raises becomes an error verdict."""
+        raise NotImplementedError
+
+    def scored(self, trajectory: Trajectory, score: float, rationale: str = "") -> Verdict:
+        """A verdict with a score in [0, 1]."""
+        return Verdict(
+            source=self.config.source,
+            trajectory_id=trajectory.id,
+            status=VerdictStatus.SCORED,
+            score=score,
+            rationale=rationale,
+        )
+
+    def abstain(self, trajectory: Trajectory, rationale: str) -> Verdict:
+        """No opinion: the trajectory is outside what this verifier can decide."""
+        return Verdict(
+            source=self.config.source,
+            trajectory_id=trajectory.id,
+            status=VerdictStatus.ABSTAINED,
+            rationale=rationale,
+        )
+
+
+def wrap_function(reference: str) -> dict[str, Any]:
+    """Settings of the `callable` verifier for a plain function named by `reference`."""
+    return {"type": "callable", "function": reference}
+
+
+VERIFIERS = Family("verifier", package="workers.verify.verifiers", base=Verifier, wrap_function=wrap_function)

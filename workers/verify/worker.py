@@ -1,0 +1,353 @@
+"""The verify worker: judges shards, builds preference examples from them, and grades evaluations.
+
+A plain class that an actor hosts. Every method reads files, writes one finished file (see
+`policies.shards`), and returns a summary under 1 KB of sums and counts; the driver divides. A file that is
+already finished is not made again: its summary is returned.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from policies.component import create
+from policies.errors import ArtifactError, ConfigurationError, boundary, explain
+from policies.preference import PreferenceBuilder
+from policies.records import (
+    Comparison,
+    Example,
+    Feedback,
+    PreferencePair,
+    Prompt,
+    ScoredGroup,
+    SupervisedExample,
+    Trajectory,
+    TrajectoryStatus,
+    UnpairedExample,
+    Verdict,
+    VerdictStatus,
+)
+from policies.seeds import derive_rng
+from policies.shards import read_marker, read_records, write_records
+from workers.verify.aggregate import FeedbackSettings, aggregate, pass_at_k, powers_of_two
+from workers.verify.isolation import IsolatedVerifier
+from workers.verify.verifier import Verifier
+
+Summary = dict[str, Any]
+
+MAX_SUMMARY_BYTES = 1000
+NUM_TOP_ERRORS = 3
+
+
+class VerifyWorker:
+    """Holds one isolated process per verifier for as long as it lives."""
+
+    def __init__(
+        self,
+        verifiers: Sequence[Verifier.Config],
+        feedback: FeedbackSettings,
+        preferences: PreferenceBuilder.Config | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        """Take settings; processes start with the first trajectory.
+
+        Args:
+            verifiers: may be empty where judges alone decide.
+            feedback: threshold and treatment of errors.
+            preferences: needed by `prefer` only.
+            weights: share by source, judges included; verifiers' own weights where a source is left out.
+        """
+        self._feedback = feedback
+        self._weights = {v.source: v.weight for v in verifiers} | dict(weights or {})
+        self._verifiers = [IsolatedVerifier(config) for config in verifiers]
+        self._builder: PreferenceBuilder | None = create(preferences) if preferences else None
+        self._prompts: tuple[str, dict[str, Prompt]] = ("", {})
+
+    def close(self) -> None:
+        """Kill the verifiers' processes."""
+        for verifier in self._verifiers:
+            verifier.close()
+
+    def verify(self, trajectories_path: str, prompts_path: str, output_path: str) -> Summary:
+        """Let every verifier judge every trajectory that was sampled; write the verdicts.
+
+        Trajectories whose rollout failed have nothing to judge and get no verdict.
+        """
+        if (done := _summary_of(output_path)) is not None:
+            return done
+        groups = self._groups(trajectories_path, prompts_path)
+        items = [
+            (prompt, trajectory)
+            for prompt, trajectories in groups
+            for trajectory in trajectories
+            if trajectory.status is not TrajectoryStatus.ERROR
+        ]
+        running = [verifier.submit(items) for verifier in self._verifiers]
+        by_verifier = [future.result() for future in running]
+        verdicts = [verdict for of_one in zip(*by_verifier, strict=True) for verdict in of_one]
+        feedback = [f for group in self._score(groups, verdicts, ()) for f in group.feedback]
+        summary = _within_budget(
+            {
+                "trajectories": sum(len(trajectories) for _, trajectories in groups),
+                **_count_desirable(feedback),
+                "sources": {
+                    verifier.config.source: _summarise_source(of_one)
+                    for verifier, of_one in zip(self._verifiers, by_verifier, strict=True)
+                },
+            }
+        )
+        write_records(Path(output_path), Verdict, verdicts, summary=summary)
+        return summary
+
+    def prefer(
+        self,
+        trajectories_path: str,
+        prompts_path: str,
+        verdicts_path: str | None,
+        judgement_paths: tuple[str, str] | None,
+        output_path: str,
+        seed: int,
+        scope: str,
+        feedback_path: str | None = None,
+    ) -> Summary:
+        """Build the preference examples of a shard; write them, and the feedback beside them.
+
+        Args:
+            trajectories_path: the shard.
+            prompts_path: a file that holds at least its prompts.
+            verdicts_path: what `verify` wrote; None where judges alone decide.
+            judgement_paths: verdicts and comparisons of the judges, if there are any.
+            output_path: where the examples go.
+            seed: the run's seed.
+            scope: what the random choices are for, e.g. `r3`; with it and the prompt id they repeat.
+            feedback_path: where the feedback goes; `<output_path stem>.feedback.parquet` by default.
+        """
+        if self._builder is None:
+            raise ConfigurationError(
+                explain(
+                    "this worker has no preference builder",
+                    value=None,
+                    where="preferences",
+                    fix="set preferences.type, e.g. right_vs_wrong",
+                )
+            )
+        output = Path(output_path)
+        feedback_file = Path(feedback_path or output.with_name(f"{output.stem}.feedback.parquet"))
+        if (done := _summary_of(output_path)) is not None:  # it is written last
+            return done
+        groups = self._groups(trajectories_path, prompts_path)
+        verdicts = _read_all(Verdict, verdicts_path, judgement_paths and judgement_paths[0])
+        comparisons = _read_all(Comparison, judgement_paths and judgement_paths[1])
+        scored = self._score(groups, verdicts, comparisons)
+        examples: list[Example] = []
+        dropped: Counter[str] = Counter()
+        num_with_example = 0
+        for group in scored:
+            rng = derive_rng(seed, scope, "prefer", group.prompt.id)
+            with boundary(ArtifactError, f"preference builder {self._builder.config.type!r} failed"):
+                built = self._builder.build(group, rng)
+            examples.extend(built.examples)
+            dropped.update(built.dropped)
+            num_with_example += bool(built.examples)
+        feedback = [f for group in scored for f in group.feedback]
+        summary = _within_budget(
+            {
+                "prompts": len(scored),
+                "prompts_with_example": num_with_example,
+                "prompts_all_right": sum(_is_uniform(group, desirable=True) for group in scored),
+                "prompts_all_wrong": sum(_is_uniform(group, desirable=False) for group in scored),
+                "trajectories": len(feedback),
+                **_count_desirable(feedback),
+                "examples": len(examples),
+                **_summarise_examples(examples),
+                "dropped": dict(sorted(dropped.items())),
+            }
+        )
+        write_records(feedback_file, Feedback, feedback)
+        _write_examples(output, self._builder, examples, summary)
+        return summary
+
+    def grade(
+        self,
+        trajectories_path: str,
+        prompts_path: str,
+        verdicts_path: str | None,
+        judgement_path: str | None,
+        output_path: str,
+    ) -> Summary:
+        """Count what an evaluation needs; write the feedback.
+
+        Trajectories without usable feedback are left out of pass@k and counted as `unusable`; a prompt with
+        none left is missing from `prompts_graded`. `pass_at[k]` holds the sum over prompts of the unbiased
+        estimate, and how many prompts have at least k graded samples.
+        """
+        if (done := _summary_of(output_path)) is not None:
+            return done
+        groups = self._groups(trajectories_path, prompts_path)
+        scored = self._score(groups, _read_all(Verdict, verdicts_path, judgement_path), ())
+        feedback = [f for group in scored for f in group.feedback]
+        sampled = [
+            t for group in scored for t in group.trajectories if t.status is not TrajectoryStatus.ERROR
+        ]
+        turns = [turn for t in sampled for turn in t.turns if turn.role == "policy"]
+        summary = _within_budget(
+            {
+                "prompts": len(scored),
+                "prompts_graded": sum(any(_usable(group)) for group in scored),
+                "samples": len(feedback),
+                **_count_desirable(feedback),
+                "pass_at": _pass_at(scored),
+                "policy_tokens": sum(t.num_policy_tokens for t in sampled),
+                "truncated": sum(t.status is TrajectoryStatus.TRUNCATED for t in sampled),
+                "neg_logprob_sum": -math.fsum(p for turn in turns for p in turn.logprobs),
+                "logprob_tokens": sum(len(turn.logprobs) for turn in turns),
+            }
+        )
+        write_records(Path(output_path), Feedback, feedback, summary=summary)
+        return summary
+
+    def _groups(
+        self, trajectories_path: str, prompts_path: str
+    ) -> list[tuple[Prompt, list[Trajectory]]]:
+        prompts = self._read_prompts(prompts_path)
+        groups: dict[str, list[Trajectory]] = {}
+        for trajectory in read_records(Path(trajectories_path), Trajectory):
+            groups.setdefault(trajectory.prompt_id, []).append(trajectory)
+        if unknown := [prompt_id for prompt_id in groups if prompt_id not in prompts]:
+            raise ArtifactError(
+                f"{trajectories_path} holds trajectories of prompts that {prompts_path} has not: "
+                f"{', '.join(unknown[:3])}. Fix: pass the prompt file of the same round"
+            )
+        return [(prompts[prompt_id], group) for prompt_id, group in groups.items()]
+
+    def _read_prompts(self, path: str) -> dict[str, Prompt]:
+        marker = read_marker(Path(path))
+        key = f"{path} {marker.sha256 if marker else ''}"
+        if self._prompts[0] != key:  # one prompt file serves all shards of a round
+            self._prompts = (key, {p.id: p for p in read_records(Path(path), Prompt)})
+        return self._prompts[1]
+
+    def _score(
+        self,
+        groups: Sequence[tuple[Prompt, Sequence[Trajectory]]],
+        verdicts: Sequence[Verdict],
+        comparisons: Sequence[Comparison],
+    ) -> list[ScoredGroup]:
+        prompt_of = {t.id: prompt.id for prompt, trajectories in groups for t in trajectories}
+        verdicts_of: dict[str, list[Verdict]] = {prompt.id: [] for prompt, _ in groups}
+        comparisons_of: dict[str, list[Comparison]] = {prompt.id: [] for prompt, _ in groups}
+        for verdict in verdicts:
+            verdicts_of[_prompt_id(prompt_of, verdict.trajectory_id)].append(verdict)
+        for comparison in comparisons:
+            comparisons_of[_prompt_id(prompt_of, comparison.first)].append(comparison)
+        return [
+            aggregate(
+                prompt,
+                trajectories,
+                verdicts_of[prompt.id],
+                comparisons_of[prompt.id],
+                self._feedback,
+                self._weights,
+            )
+            for prompt, trajectories in groups
+        ]
+
+
+def _prompt_id(prompt_of: Mapping[str, str], trajectory_id: str) -> str:
+    if trajectory_id not in prompt_of:
+        raise ArtifactError(
+            f"a verdict or comparison is about trajectory {trajectory_id!r}, which is not in the shard. "
+            "Fix: delete the verdict files of this shard and their markers; they are then made again"
+        )
+    return prompt_of[trajectory_id]
+
+
+def _summary_of(path: str) -> Summary | None:
+    marker = read_marker(Path(path))
+    return dict(marker.summary) if marker is not None and Path(path).is_file() else None
+
+
+def _read_all(kind: type[Any], *paths: str | None) -> list[Any]:
+    return [record for path in paths if path for record in read_records(Path(path), kind)]
+
+
+def _write_examples(
+    path: Path, builder: PreferenceBuilder, examples: Sequence[Example], summary: Summary
+) -> None:
+    kinds: dict[str, type[Any]] = {
+        "pair": PreferencePair,
+        "unpaired": UnpairedExample,
+        "supervised": SupervisedExample,
+    }
+    write_records(path, kinds[builder.kind], examples, summary=summary)
+
+
+def _summarise_source(verdicts: Sequence[Verdict]) -> Summary:
+    statuses = Counter(verdict.status for verdict in verdicts)
+    errors = Counter(verdict.error for verdict in verdicts if verdict.error is not None)
+    ranked = sorted(errors.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "scored": statuses[VerdictStatus.SCORED],
+        "abstained": statuses[VerdictStatus.ABSTAINED],
+        "errors": statuses[VerdictStatus.ERROR],
+        "score_sum": math.fsum(v.score for v in verdicts if v.score is not None),
+        "seconds": round(math.fsum(v.seconds for v in verdicts), 6),
+        "top_errors": [[text, count] for text, count in ranked[:NUM_TOP_ERRORS]],
+    }
+
+
+def _count_desirable(feedback: Sequence[Feedback]) -> Summary:
+    counts = Counter(f.desirable for f in feedback)
+    return {
+        "desirable": counts[True],
+        "undesirable": counts[False],
+        "unusable": counts[None],
+        "score_sum": math.fsum(f.score for f in feedback if f.score is not None),
+    }
+
+
+def _summarise_examples(examples: Sequence[Example]) -> Summary:
+    pairs = [e for e in examples if isinstance(e, PreferencePair)]
+    unpaired = [e for e in examples if isinstance(e, UnpairedExample)]
+    return {
+        "margin_sum": math.fsum(pair.margin for pair in pairs),
+        "examples_desirable": sum(e.desirable for e in unpaired),
+        "examples_undesirable": sum(not e.desirable for e in unpaired),
+    }
+
+
+def _usable(group: ScoredGroup) -> list[bool]:
+    return [feedback.score is not None for feedback in group.feedback]
+
+
+def _is_uniform(group: ScoredGroup, *, desirable: bool) -> bool:
+    seen = [feedback.desirable for feedback in group.feedback if feedback.desirable is not None]
+    return bool(seen) and all(bit is desirable for bit in seen)
+
+
+def _pass_at(groups: Sequence[ScoredGroup]) -> dict[str, dict[str, float]]:
+    counts = [
+        (sum(_usable(group)), sum(f.desirable is True for f in group.feedback)) for group in groups
+    ]
+    largest = max((samples for samples, _ in counts), default=0)
+    result: dict[str, dict[str, float]] = {}
+    for k in powers_of_two(largest):
+        values = [pass_at_k(samples, correct, k) for samples, correct in counts if samples >= k]
+        result[str(k)] = {"sum": math.fsum(values), "prompts": len(values)}
+    return result
+
+
+def _within_budget(summary: Summary) -> Summary:
+    """Shorten error messages, then leave them out, until the summary is small enough for the driver."""
+    sources: dict[str, Summary] = summary.get("sources", {})
+    messages = {name: source["top_errors"] for name, source in sources.items()}
+    for length in (300, 160, 80, 40, 0):
+        for name, source in sources.items():
+            source["top_errors"] = [[text[:length], n] for text, n in messages[name] if length]
+        if len(json.dumps(summary)) <= MAX_SUMMARY_BYTES:
+            break
+    return summary
