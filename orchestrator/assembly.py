@@ -16,7 +16,7 @@ from orchestrator.prompts.overlap import check_overlap
 from orchestrator.run import Groups, Run
 from orchestrator.run_folder import RunFolder
 from orchestrator.stopping import StopRequest
-from orchestrator.tracking import Tracker
+from orchestrator.tracker import Tracker
 from policies.component import create
 from policies.errors import ConfigurationError, explain
 from policies.records import PolicyVersion, Prompt

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import Enum
@@ -67,18 +68,20 @@ class EventLog:
         self.observers = list(observers)
         self.reported_rounds: set[int] = set()
         self._seconds: dict[int, dict[str, float]] = {}
+        self._lock = threading.Lock()  # the tracker's thread warns too
         for event in read_events(path):
             self._remember(event)
 
     def emit(self, kind: EventKind, *, round_index: int | None = None, phase: str | None = None, **detail: Any) -> None:
         """Record one event. A progress event of a shard or step is not written, only observed."""
         event = Event(at=datetime.now(UTC).isoformat(), kind=kind, round=round_index, phase=phase, detail=detail)
-        if kind not in (EventKind.SHARD_STAGE_FINISHED, EventKind.TRAINING_STEP):
-            with self.path.open("a", encoding="utf-8") as handle:
-                handle.write(event.model_dump_json() + "\n")
-            self._remember(event)
-        for observer in self.observers:
-            observer(event)
+        with self._lock:
+            if kind not in (EventKind.SHARD_STAGE_FINISHED, EventKind.TRAINING_STEP):
+                with self.path.open("a", encoding="utf-8") as handle:
+                    handle.write(event.model_dump_json() + "\n")
+                self._remember(event)
+            for observer in self.observers:
+                observer(event)
 
     def phase_seconds(self, round_index: int) -> dict[str, float]:
         """Wall seconds of each phase of a round; a phase that was done twice counts twice."""

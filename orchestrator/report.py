@@ -6,6 +6,7 @@ Consumes: the journal, the clocks in the events, a few shards. Produces: `<run>/
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -35,6 +36,9 @@ SAMPLES = 8
 MAX_CELL = 600
 """Characters of one text in the report; the shards have the rest."""
 
+_WRITING = threading.Lock()
+"""The driver and the tracking thread both write the report."""
+
 _STYLE = """
 :root{color-scheme:light dark}
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;
@@ -62,12 +66,14 @@ def write_report(folder: RunFolder) -> tuple[Path, Path]:
     results, seconds = results_of(folder), phase_seconds(folder)
     table = _rounds_table(results, {r: sum(s.values()) for r, s in seconds.items()})
     texts = _texts(folder, results)
-    title = f"{folder.path.name}"
+    title = folder.path.name
     experiment = str((read_config(folder).get("tracking") or {}).get("experiment", ""))
     page = _page(title, experiment, results, table, texts)
     html, markdown = folder.path / "report.html", folder.path / "report.md"
-    write_atomically(html, lambda path: _write(path, page))
-    write_atomically(markdown, lambda path: _write(path, _markdown(title, experiment, table, texts)))
+    text = _markdown(title, experiment, table, texts)
+    with _WRITING:
+        write_atomically(html, lambda path: _write(path, page))
+        write_atomically(markdown, lambda path: _write(path, text))
     return html, markdown
 
 
@@ -85,7 +91,15 @@ def _rounds_table(results: Sequence[RoundResult], seconds: dict[int, float]) -> 
         version = f"{result.before} → {result.after}" if result.round else str(result.after)
         values = [_number(result.metrics.get(name)) for name in columns]
         clock = seconds.get(result.round)
-        table.append([str(result.round), result.status.value, version, *values, _number(clock and round(clock, 1))])
+        table.append(
+            [
+                str(result.round),
+                result.status.value,
+                version,
+                *values,
+                _number(clock and round(clock, 1)),
+            ]
+        )
     return table
 
 
@@ -224,7 +238,11 @@ def _markdown(
     table: Sequence[Sequence[str]],
     texts: Sequence[tuple[str, list[Row]]],
 ) -> str:
-    parts = [f"# {_plain(title)}", f"Experiment {_plain(experiment)}, {_finished(len(table) - 1)}.", "## Rounds"]
+    parts = [
+        f"# {_plain(title)}",
+        f"Experiment {_plain(experiment)}, {_finished(len(table) - 1)}.",
+        "## Rounds",
+    ]
     parts.append(_markdown_table(table[0], table[1:]))
     for heading, rows in texts:
         names = list(rows[0])

@@ -11,7 +11,7 @@ from orchestrator.events import EventLog
 from orchestrator.journal import Journal
 from orchestrator.run_folder import RoundFolder, RunFolder
 from orchestrator.stopping import StopRequest
-from orchestrator.tracking import Tracker
+from orchestrator.tracker import Tracker
 from policies.records import PolicyVersion, Prompt, Record
 from policies.reference import ReferenceSchedule
 from policies.store import PolicyStore

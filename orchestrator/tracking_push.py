@@ -1,17 +1,17 @@
 """From spooled lines to a tracking server: what lands where, and what happens while the server is away.
 
-`TrackingSink` is the seam: real MLflow behind it in `orchestrator.tracking`, a memory here for tests and
-for looking at what a run would send. Every operation may be repeated: a line counts as sent only after its
+`TrackingSink` is the seam: MLflow behind it in `orchestrator.tracking`, a memory in
+`orchestrator.tracking_memory`. Every operation may be repeated: a line counts as sent only after its
 last operation, so a crash in between sends the line again.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -80,68 +80,6 @@ class TrackingSink(Protocol):
         """Mark a run as ended."""
 
 
-@dataclass
-class MemorySink:
-    """Keeps what a server would have; can be told to fail. Shared by reconnecting senders in tests."""
-
-    runs: dict[str, str] = field(default_factory=dict)
-    """Status by run: the run's name, or `<name>/<round>`."""
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, dict[str, str]] = field(default_factory=dict)
-    points: dict[str, set[Point]] = field(default_factory=dict)
-    tables: dict[str, list[Row]] = field(default_factory=dict)
-    artifacts: dict[str, bytes] = field(default_factory=dict)
-    registered: dict[int, PolicyVersion] = field(default_factory=dict)
-    calls: list[str] = field(default_factory=list)
-    before_call: Callable[[str], None] = lambda _: None
-    """Called with the operation's name first; raise `TrackingError` or `TrackingRefused` here, or sleep."""
-    _run: str = ""
-
-    def open_run(self, run: TrackedRun, at: int) -> None:
-        self._enter("open_run")
-        self._run = run.name
-        self.runs[run.name] = "RUNNING"
-        self.params = {**run.params, **self.params}
-        self.tags[run.name] = dict(run.tags)
-
-    def open_round(self, round_index: int, tags: Mapping[str, str], start: int) -> None:
-        self._enter("open_round")
-        self.runs.setdefault(self._name(round_index), "RUNNING")
-        self.tags[self._name(round_index)] = dict(tags)
-
-    def metrics(self, round_index: int | None, points: Sequence[Point]) -> None:
-        self._enter("metrics")
-        self.points.setdefault(self._name(round_index), set()).update(points)
-
-    def table(self, round_index: int, name: str, rows: Sequence[Row]) -> None:
-        self._enter("table")
-        self.tables[f"{self._name(round_index)}/{name}"] = list(rows)
-
-    def artifact(self, path: Path, name: str) -> None:
-        self._enter("artifact")
-        self.artifacts[name] = path.read_bytes()
-
-    def register(self, round_index: int, policy: PolicyVersion) -> None:
-        self._enter("register")
-        self.registered[round_index] = policy
-
-    def close(self, round_index: int | None, status: EndStatus, at: int, reason: str = "") -> None:
-        self._enter("close")
-        self.runs[self._name(round_index)] = status
-
-    def history(self, round_index: int | None, metric: str) -> list[tuple[int, float]]:
-        """Step and value of one metric, by step."""
-        points = self.points.get(self._name(round_index), set())
-        return sorted((p.step, p.value) for p in points if p.name == metric)
-
-    def _enter(self, operation: str) -> None:
-        self.before_call(operation)
-        self.calls.append(operation)
-
-    def _name(self, round_index: int | None) -> str:
-        return self._run if round_index is None else f"{self._run}/{round_index}"
-
-
 class LineSender:
     """Sends lines in order and remembers how far it came."""
 
@@ -208,7 +146,9 @@ class LineSender:
             sink = self._connect()
             started = self._last_start() if not isinstance(line, StartLine) else line
             if started is None:
-                raise TrackingError(f"{self._spool.path} does not say which run it belongs to. Fix: resume the run")
+                raise TrackingError(
+                    f"{self._spool.path} does not say which run it belongs to. Fix: resume the run"
+                )
             sink.open_run(started.run, started.at)
             self._sink = sink
         return self._sink
@@ -239,7 +179,7 @@ class LineSender:
         own = [p for p in points if p.name not in curves]
         self._attempt("metrics of the round", lambda: sink.metrics(step, own))
         for name, rows in self._tables(RoundFolder(self._folder.path / line.folder)):
-            self._attempt(f"table {name}", lambda name=name, rows=rows: sink.table(step, name, rows()))
+            self._attempt(f"table {name}", partial(_send_table, sink, step, name, rows))
         if line.policy is not None:
             policy = line.policy
             self._attempt("policy version", lambda: sink.register(step, policy))
@@ -255,7 +195,9 @@ class LineSender:
         if limit and folder.shards("examples"):
             tables.append(("pairs.json", lambda: example_rows(folder, limit)))
         if limit and folder.evaluation.shards("trajectories"):
-            tables.append(("evaluation_samples.json", lambda: sample_rows(folder.evaluation, limit)))
+            tables.append(
+                ("evaluation_samples.json", lambda: sample_rows(folder.evaluation, limit))
+            )
         return tables
 
     def _send_finish(self, sink: TrackingSink, line: FinishLine) -> None:
@@ -282,12 +224,15 @@ class LineSender:
                 self._warn(f"tracking left out the {what}: {error}. The run folder has it")
 
 
-def _step_points(row: Mapping[str, float | None], at: int) -> list[Point]:
+def _send_table(
+    sink: TrackingSink, round_index: int, name: str, read: Callable[[], list[Row]]
+) -> None:
+    sink.table(round_index, name, read())
+
+
+def _step_points(row: Mapping[str, float], at: int) -> list[Point]:
     values, _ = clean_metrics({name: value for name, value in row.items() if name != "step"})
-    step = row.get("step")
-    if step is None or not math.isfinite(step):
-        return []
-    return [Point(name, value, int(step), at) for name, value in values.items()]
+    return [Point(name, value, int(row["step"]), at) for name, value in values.items()]
 
 
 class SendingThread:
@@ -296,7 +241,9 @@ class SendingThread:
     FIRST_DELAY = 1.0
     LONGEST_DELAY = 30.0
 
-    def __init__(self, sender: LineSender, lock: SendLock, spool: Spool, *, where: str, warn: Warn) -> None:
+    def __init__(
+        self, sender: LineSender, lock: SendLock, spool: Spool, *, where: str, warn: Warn
+    ) -> None:
         self._sender = sender
         self._lock = lock
         self._spool = spool
@@ -376,4 +323,6 @@ class SendingThread:
     def _answered(self) -> None:
         if self._away:
             self._away = False
-            self._warn(f"tracking server at {self._where} answers again; all kept metrics were sent")
+            self._warn(
+                f"tracking server at {self._where} answers again; all kept metrics were sent"
+            )

@@ -37,7 +37,7 @@ class TrackedRun(Record):
     Example: `TrackedRun(run_id="9f3c..", name="quickstart-1", experiment="quickstart", params={...}, tags={...})`.
     """
 
-    run_id: str
+    run_id: str = Field(pattern=r"^[\w.-]{1,200}$")
     """Unique and stable over resumes: `run_id` of the run's `run.json`. Finds the run again on the server."""
     name: str
     experiment: str
@@ -76,7 +76,7 @@ class StepsLine(Record):
     op: Literal["steps"] = "steps"
     at: int
     round: int
-    rows: tuple[dict[str, float | None], ...]
+    rows: tuple[dict[str, float], ...]
 
 
 class ArtifactLine(Record):

@@ -99,7 +99,9 @@ def columns_of(rows: Sequence[Row]) -> dict[str, list[str | int | float | bool |
 
 def completion_text(trajectory: Trajectory) -> str:
     """All that was said after the prompt; what the policy did not write is marked."""
-    parts = [t.text if t.role == "policy" else f"\n[observation] {t.text}\n" for t in trajectory.turns]
+    parts = [
+        t.text if t.role == "policy" else f"\n[observation] {t.text}\n" for t in trajectory.turns
+    ]
     return _cell("".join(parts))
 
 
@@ -113,7 +115,9 @@ def _answer(value: Any) -> str:
 
 def _prompt_text(prompt: Prompt | None, prompt_id: str) -> str:
     """The last message; a system line and a worked example before it are the same in every row."""
-    return _cell(prompt.messages[-1].content if prompt and prompt.messages else f"[prompt {prompt_id}]")
+    return _cell(
+        prompt.messages[-1].content if prompt and prompt.messages else f"[prompt {prompt_id}]"
+    )
 
 
 def _text_of(trajectory_id: str, texts: dict[str, str]) -> str:

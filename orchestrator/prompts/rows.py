@@ -185,7 +185,10 @@ class _Collected:
             shown = "\n  ".join(self.problems[:NUM_SHOWN])
             count = len(self.problems)
             many = f"at least {count}" if count >= MAX_PROBLEMS else str(count)
-            raise InputError(f"{many} bad rows in {origin}:\n  {shown}" + ("\n  ..." if count > NUM_SHOWN else ""))
+            raise InputError(
+                f"{many} bad rows in {origin}:\n  {shown}"
+                + ("\n  ..." if count > NUM_SHOWN else "")
+            )
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:
@@ -224,7 +227,9 @@ def _messages(values: Mapping[str, Any], config: RowConfig) -> tuple[Message, ..
 
 def _chat(value: Any, column: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
-        raise RowError(f"{column!r} must be a list of messages that is not empty, got {_shown(value)}")
+        raise RowError(
+            f"{column!r} must be a list of messages that is not empty, got {_shown(value)}"
+        )
     messages = []
     for index, item in enumerate(value):
         where = f"{column}[{index}]"
@@ -246,7 +251,9 @@ def _name(values: Mapping[str, Any], column: str | None) -> str | None:
         return None
     value = _required(values, column)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise RowError(f"{column!r} must be text or an integer that names the prompt, got {_shown(value)}")
+        raise RowError(
+            f"{column!r} must be text or an integer that names the prompt, got {_shown(value)}"
+        )
     return str(value)
 
 
@@ -305,7 +312,9 @@ def _check_unicode(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RowError(f"{what!r} holds half of a surrogate pair at character {error.start}") from error
+        raise RowError(
+            f"{what!r} holds half of a surrogate pair at character {error.start}"
+        ) from error
 
 
 def _listed(values: Mapping[str, Any]) -> str:

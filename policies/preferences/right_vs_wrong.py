@@ -53,7 +53,8 @@ class RightVsWrong(PreferenceBuilder):
             if len(built.examples) == num_wanted:
                 break
             is_used_up = (
-                uses[chosen.trajectory.id] >= most_right or uses[rejected.trajectory.id] >= most_wrong
+                uses[chosen.trajectory.id] >= most_right
+                or uses[rejected.trajectory.id] >= most_wrong
             )
             if is_used_up:
                 continue

@@ -62,7 +62,9 @@ class Thresholded(PreferenceBuilder):
                     score=candidate.score,
                 )
             )
-        kept = [e for side in sides.values() for e in _some(side, self.config.max_per_class, rng, built)]
+        kept = [
+            e for side in sides.values() for e in _some(side, self.config.max_per_class, rng, built)
+        ]
         kept = _some(kept, self.config.max_per_prompt, rng, built)
         built.examples.extend(sorted(kept, key=lambda example: order[example.id]))
         return built

@@ -61,7 +61,8 @@ def aggregate(
         if verdict.trajectory_id not in by_trajectory:
             raise ArtifactError(
                 f"a verdict of {verdict.source!r} is about trajectory {verdict.trajectory_id!r}, which is not among "
-                f"the trajectories of prompt {prompt.id!r}. Fix: delete the verdict file and its marker; it is then made again"
+                f"the trajectories of prompt {prompt.id!r}. "
+                "Fix: delete the verdict file and its marker; it is then made again"
             )
         by_trajectory[verdict.trajectory_id].append(verdict)
     return ScoredGroup(

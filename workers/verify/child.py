@@ -118,7 +118,9 @@ def _storable(text: str) -> str:
 
 def _die_with(parent: int) -> None:
     """Let the kernel kill this process when its parent's thread ends, even inside C code that holds the GIL."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux: the closed socket ends an idle child
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # not Linux: the closed socket ends an idle child
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before the call above took effect
         sys.exit(1)

@@ -133,7 +133,7 @@ class IsolatedVerifier:
         except _LostError as error:
             error_text = child.epitaph(str(error))
         else:
-            return reply.verdict.model_copy(update={"seconds": time.monotonic() - started})
+            return _received(reply.verdict, time.monotonic() - started)
         self._discard()
         return self._failed(trajectory, error_text, time.monotonic() - started)
 
@@ -142,9 +142,13 @@ class IsolatedVerifier:
             raise _LostError(f"answered request {reply.id} instead of {number}")
         verdict = reply.verdict
         if verdict.trajectory_id != trajectory.id:
-            raise _LostError(f"gave a verdict on {verdict.trajectory_id!r} instead of {trajectory.id!r}")
+            raise _LostError(
+                f"gave a verdict on {verdict.trajectory_id!r} instead of {trajectory.id!r}"
+            )
         if verdict.source != self.config.source:
-            raise _LostError(f"signed its verdict {verdict.source!r} instead of {self.config.source!r}")
+            raise _LostError(
+                f"signed its verdict {verdict.source!r} instead of {self.config.source!r}"
+            )
 
     def _failed(self, trajectory: Trajectory, text: str, seconds: float) -> Verdict:
         return Verdict(
@@ -169,7 +173,9 @@ class IsolatedVerifier:
             started = self._child.exchange(line, Started, self._start_timeout_seconds)
             failure = "" if started.ready else started.failed
         except _TimedOutError:
-            failure = self._child.epitaph(f"took more than {self._start_timeout_seconds:g} s to start")
+            failure = self._child.epitaph(
+                f"took more than {self._start_timeout_seconds:g} s to start"
+            )
         except _LostError as error:
             failure = self._child.epitaph(str(error))
         if not failure:
@@ -306,9 +312,15 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def clean_text(text: str) -> str:
     """Error text fit for files, terminals and comparison between runs: no control characters or addresses."""
-    text = _CONTROL.sub(" ", _ADDRESS.sub("0x..", text.strip()))
+    text = _CONTROL.sub(" ", _ADDRESS.sub("0x..", text)).strip()
     half = MAX_ERROR_CHARACTERS // 2
     return text if len(text) <= MAX_ERROR_CHARACTERS else f"{text[:half]} [...] {text[-half:]}"
+
+
+def _received(verdict: Verdict, seconds: float) -> Verdict:
+    error = None if verdict.error is None else clean_text(verdict.error)
+    changes = {"seconds": seconds, "error": error, "rationale": clean_text(verdict.rationale)}
+    return verdict.model_copy(update=changes)
 
 
 def _signal_name(number: int) -> str:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
-from policies.errors import ArtifactError, JudgeError
+from policies.errors import JudgeError
 from policies.records import Json
 from workers.verify.judge import JudgeBackend, Question, Reply
 
@@ -63,8 +63,11 @@ class ReplyCache:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("ab", buffering=0) as handle:
                 handle.write(line.encode())
-        except OSError as error:
-            raise ArtifactError(f"the judge cache {self._file} cannot be written: {error}") from error
+        except OSError as error:  # a cache only saves time: the run goes on without the file
+            logger.warning(
+                "judge cache %s cannot be written (%s): replies stay in memory", self._file, error
+            )
+            self._file = None
 
     def _remember(self, key: str, text: str) -> None:
         self._texts[key] = text
@@ -83,8 +86,10 @@ class ReplyCache:
                         torn += 1
                     elif entry[0] not in self._texts:
                         self._remember(*entry)
-        if torn:
-            logger.warning("judge cache %s: %d lines cannot be read; they are asked again", folder, torn)
+        if torn:  # a killed worker's last line, or one that another worker is just writing
+            logger.info(
+                "judge cache %s: %d lines cannot be read; they are asked again", folder, torn
+            )
 
 
 def _entry(line: bytes) -> tuple[str, str] | None:
@@ -123,7 +128,9 @@ class CachedBackend(JudgeBackend):
         if missing:
             replies = self._backend.ask(list(missing.values()))
             if len(replies) != len(missing):
-                raise JudgeError(f"the backend gave {len(replies)} replies to {len(missing)} questions")
+                raise JudgeError(
+                    f"the backend gave {len(replies)} replies to {len(missing)} questions"
+                )
             fresh = dict(zip(missing, replies, strict=True))
         self.hits += len(keys) - len(missing)
         answered: set[str] = set()

@@ -62,7 +62,9 @@ def _last_line_value(text: str, label: str) -> str:
             f"unreadable answer: no last line '{label.capitalize()}: ...' (refused, or cut at max_tokens?)"
         )
     if len({value.lower() for value in values}) > 1:
-        raise JudgeError(f"unreadable answer: several lines '{label.capitalize()}: ...' that differ")
+        raise JudgeError(
+            f"unreadable answer: several lines '{label.capitalize()}: ...' that differ"
+        )
     return values[-1]
 
 

@@ -72,7 +72,9 @@ class PromptTemplate:
         except (OSError, UnicodeDecodeError) as error:
             what = f"the judge prompt cannot be read: {error}"
             fix = "give the path of a UTF-8 text file"
-            raise ConfigurationError(explain(what, value=str(path), where=where, fix=fix)) from error
+            raise ConfigurationError(
+                explain(what, value=str(path), where=where, fix=fix)
+            ) from error
         template = cls(name=path.name, text=text)
         template._check(slots, where=where)
         return template
@@ -124,6 +126,7 @@ def prompt_text(prompt: Prompt) -> str:
 
 
 def answer_text(answer: Json) -> str:
+    """The ground truth as a judge sees it."""
     if answer is None:
         return "(none is known)"
     return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
@@ -184,7 +187,9 @@ class PromptedJudge(Judge):
     def version(self) -> str:
         return self.settings.template.version
 
-    def question(self, prompt: Prompt, attempts: Mapping[str, str], vote: int = 0, **plain: str) -> Question:
+    def question(
+        self, prompt: Prompt, attempts: Mapping[str, str], vote: int = 0, **plain: str
+    ) -> Question:
         """The filled prompt: task, answer and `attempts` fenced; criteria and `plain` values as they are."""
         values = {
             "prompt": fenced(prompt_text(prompt)),

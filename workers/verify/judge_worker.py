@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import cast
 
 from policies.component import create
-from policies.errors import ArtifactError, ConfigurationError, JudgeError, PawlError, boundary, explain
+from policies.errors import (
+    ArtifactError,
+    ConfigurationError,
+    JudgeError,
+    PawlError,
+    boundary,
+    explain,
+)
 from policies.records import (
     Comparison,
     Json,
@@ -108,7 +115,9 @@ class JudgeWorker:
 
 
 def _started(config: Judge.Config, context: BackendContext) -> JudgeBackend:
-    with boundary(JudgeError, f"backend {config.backend.type!r} of judge {config.source!r} could not start"):
+    with boundary(
+        JudgeError, f"backend {config.backend.type!r} of judge {config.source!r} could not start"
+    ):
         backend = cast(JudgeBackend, create(config.backend, context=context))
         backend.start()
         return backend
@@ -137,7 +146,9 @@ class _JudgeInPlace:
         except PawlError as error:
             judgements = []
             logger.warning("judge %s failed on a shard: %s", self.config.source, error)
-            failed = [self._unscored(t, cleaned(str(error))) for job in jobs for t in job.trajectories]
+            failed = [
+                self._unscored(t, cleaned(str(error))) for job in jobs for t in job.trajectories
+            ]
             total.counts["errors"] += len(failed)
             total.verdicts += failed
         by_trajectory: dict[str, list[Verdict]] = {}
@@ -153,7 +164,9 @@ class _JudgeInPlace:
             for verdict in by_trajectory.get(trajectory.id, [self._unscored(trajectory, None)])
         ]
         for verdict in total.verdicts:
-            total.counts[verdict.status.value if verdict.status is not VerdictStatus.ERROR else "failed"] += 1
+            total.counts[
+                verdict.status.value if verdict.status is not VerdictStatus.ERROR else "failed"
+            ] += 1
         return total
 
     def _check(self, jobs: Sequence[JudgeJob], judgements: Sequence[Judgement]) -> None:
@@ -162,7 +175,9 @@ class _JudgeInPlace:
         for job, judgement in zip(jobs, judgements, strict=True):
             asked = {t.id for t in job.trajectories}
             if {v.trajectory_id for v in judgement.verdicts} != asked:
-                raise JudgeError(f"its verdicts are not on the attempts at prompt {job.prompt.id!r}")
+                raise JudgeError(
+                    f"its verdicts are not on the attempts at prompt {job.prompt.id!r}"
+                )
 
     def _unscored(self, trajectory: Trajectory, error: str | None) -> Verdict:
         """An error verdict, or an abstention on an attempt that was not judged."""
@@ -190,7 +205,9 @@ class _JudgeInPlace:
         }
 
 
-def _jobs(trajectories: Sequence[Trajectory], prompts: Sequence[Prompt], seed: int) -> list[JudgeJob]:
+def _jobs(
+    trajectories: Sequence[Trajectory], prompts: Sequence[Prompt], seed: int
+) -> list[JudgeJob]:
     """One job per prompt, in the order of the shard, with the attempts that can be judged."""
     known = {prompt.id: prompt for prompt in prompts}
     groups: dict[str, list[Trajectory]] = {}
@@ -211,12 +228,14 @@ def _jobs(trajectories: Sequence[Trajectory], prompts: Sequence[Prompt], seed: i
 
 
 def _fitted(summary: dict[str, Json]) -> dict[str, Json]:
-    """`summary` with its texts cut until it is small enough for the driver."""
-    for errors, length in ((3, 120), (2, 60), (1, 40), (0, 24), (0, 0)):
-        cut: dict[str, Json] = {}
+    """`summary` with its texts cut until it is small enough for the driver; counts are never cut."""
+    cut = summary
+    for errors, length in ((3, 120), (2, 60), (1, 40), (0, 32), (0, 0)):
+        cut = {}
         for name, values in summary.items():
             assert isinstance(values, dict)
-            cut[name] = {key: _cut(value, errors, length) for key, value in values.items()}
+            kept = {key: _cut(value, errors, length) for key, value in values.items()}
+            cut[name] = {key: value for key, value in kept.items() if value not in ("", [])}
         if len(json.dumps(cut)) < MAX_SUMMARY_BYTES:
             break
     return cut

@@ -148,7 +148,9 @@ class VerifyWorker:
         num_with_example = 0
         for group in scored:
             rng = derive_rng(seed, scope, "prefer", group.prompt.id)
-            with boundary(ArtifactError, f"preference builder {self._builder.config.type!r} failed"):
+            with boundary(
+                ArtifactError, f"preference builder {self._builder.config.type!r} failed"
+            ):
                 built = self._builder.build(group, rng)
             examples.extend(built.examples)
             dropped.update(built.dropped)
@@ -191,7 +193,10 @@ class VerifyWorker:
         scored = self._score(groups, _read_all(Verdict, verdicts_path, judgement_path), ())
         feedback = [f for group in scored for f in group.feedback]
         sampled = [
-            t for group in scored for t in group.trajectories if t.status is not TrajectoryStatus.ERROR
+            t
+            for group in scored
+            for t in group.trajectories
+            if t.status is not TrajectoryStatus.ERROR
         ]
         turns = [turn for t in sampled for turn in t.turns if turn.role == "policy"]
         summary = _within_budget(

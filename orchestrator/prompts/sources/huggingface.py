@@ -63,7 +63,11 @@ class HuggingFaceSource(RowSource):
                     split=config.split,
                     cache_dir=config.cache_dir,
                 )
-        hint = "" if local.exists() else " (a hub name: offline? then download it and give its folder as path)"
+        hint = (
+            ""
+            if local.exists()
+            else " (a hub name: offline? then download it and give its folder as path)"
+        )
         with boundary(InputError, what + hint):
             return datasets.load_dataset(
                 config.path,

@@ -41,7 +41,9 @@ def _read(handle: BinaryIO, path: Path) -> Iterator[Row | RowError]:
     number = 0
     while block := handle.readline(MAX_LINE_BYTES + 1):
         if len(block) > MAX_LINE_BYTES:
-            yield RowError(f"{path}:{number + 1}: the line is longer than {MAX_LINE_BYTES // 2**20} MiB")
+            yield RowError(
+                f"{path}:{number + 1}: the line is longer than {MAX_LINE_BYTES // 2**20} MiB"
+            )
             return
         # A bare CR cannot stand in JSON text, so it can only be a line end (or a part of CRLF).
         for line in block.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):

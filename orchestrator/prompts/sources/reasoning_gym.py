@@ -41,7 +41,9 @@ class ReasoningGymSource(PromptSource):
         dataset, parameters = self._dataset()
         prompts: dict[str, Prompt] = {}
         for index in range(self.config.size):
-            with boundary(InputError, f"reasoning-gym {self.config.dataset!r} failed at task {index}"):
+            with boundary(
+                InputError, f"reasoning-gym {self.config.dataset!r} failed at task {index}"
+            ):
                 prompt = self._prompt(dataset[index], parameters)
             prompts.setdefault(prompt.id, prompt)
         if len(prompts) < self.config.size:
@@ -74,11 +76,15 @@ class ReasoningGymSource(PromptSource):
                     "reasoning-gym has no such generator",
                     value=name,
                     where="prompts.*.dataset",
-                    fix=f"did you mean {' or '.join(close)}?" if close else "see its README for the names",
+                    fix=f"did you mean {' or '.join(close)}?"
+                    if close
+                    else "see its README for the names",
                 )
             )
         parameters = {**self.config.parameters, "seed": self.config.seed, "size": self.config.size}
-        with boundary(InputError, f"reasoning-gym {name!r} refuses prompts.*.parameters {parameters}"):
+        with boundary(
+            InputError, f"reasoning-gym {name!r} refuses prompts.*.parameters {parameters}"
+        ):
             return reasoning_gym.create_dataset(name, **parameters), parameters
 
     def _prompt(self, entry: dict[str, Any], parameters: dict[str, JsonValue]) -> Prompt:

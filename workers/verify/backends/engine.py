@@ -62,7 +62,9 @@ class EngineBackend(JudgeBackend):
                 "the judge is the policy's own version %d: models tend to prefer text like their own",
                 self.model().number,
             )
-        with boundary(JudgeError, f"the judge's engine {self.config.engine.type!r} could not start"):
+        with boundary(
+            JudgeError, f"the judge's engine {self.config.engine.type!r} could not start"
+        ):
             self._engine = create(
                 self.config.engine, policy=self.model(), dtype=self._dtype, seed=self._context.seed
             )
@@ -114,7 +116,9 @@ class EngineBackend(JudgeBackend):
             with boundary(JudgeError, "the judge's engine failed"):
                 answers = self._engine.generate(list(requests.values()))
                 if len(answers) != len(requests):
-                    raise JudgeError(f"the judge's engine gave {len(answers)} answers to {len(requests)}")
+                    raise JudgeError(
+                        f"the judge's engine gave {len(answers)} answers to {len(requests)}"
+                    )
         except PawlError as error:
             if len(requests) == 1:
                 return {index: Reply(text=None, error=str(error)) for index in requests}

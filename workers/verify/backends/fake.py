@@ -29,7 +29,9 @@ class FakeBackend(JudgeBackend):
         """Settings of the script."""
 
         rule: Rule = "longer"
-        """What it prefers: the `longer` or `shorter` text, always the one shown `first` or `second` (position bias), always a `tie`, by a `coin` seeded by the question. `garbage` replies cannot be read, `error` replies with errors, `raise` raises."""
+        """What it prefers: the `longer` or `shorter` text, always the one shown `first` or `second` (position
+        bias), always a `tie`, by a `coin` seeded by the question. `garbage` replies cannot be read, `error`
+        replies with errors, `raise` raises."""
         low: float = 1.0
         """Worst rating it gives to a rubric question."""
         high: float = 10.0
@@ -76,5 +78,13 @@ class FakeBackend(JudgeBackend):
 
     def _score(self, length: int, luck: float) -> float:
         share = min(1.0, length / self.config.full_length)
-        by_rule = {"longer": share, "shorter": 1.0 - share, "first": 1.0, "second": 0.0, "coin": luck}
-        return self.config.low + by_rule.get(self.config.rule, 0.5) * (self.config.high - self.config.low)
+        by_rule = {
+            "longer": share,
+            "shorter": 1.0 - share,
+            "first": 1.0,
+            "second": 0.0,
+            "coin": luck,
+        }
+        return self.config.low + by_rule.get(self.config.rule, 0.5) * (
+            self.config.high - self.config.low
+        )

@@ -65,7 +65,9 @@ class Pairwise(PromptedJudge):
             for question in self._both_orders(job.prompt, match)
         ]
         answers = iter(self.answers(questions, read_winner))
-        return [self._judgement(job, group, answers) for job, group in zip(jobs, matches, strict=True)]
+        return [
+            self._judgement(job, group, answers) for job, group in zip(jobs, matches, strict=True)
+        ]
 
     def _matches(self, job: JudgeJob) -> list[Match]:
         texts = [viewed_text(t, self.settings.view) for t in job.trajectories]
@@ -79,7 +81,9 @@ class Pairwise(PromptedJudge):
             self.question(prompt, {"first": two, "second": one}),
         ]
 
-    def _judgement(self, job: JudgeJob, matches: Sequence[Match], answers: Iterator[Answer]) -> Judgement:
+    def _judgement(
+        self, job: JudgeJob, matches: Sequence[Match], answers: Iterator[Answer]
+    ) -> Judgement:
         judgement = Judgement()
         for match in matches:
             first, second = (job.trajectories[i].id for i in match.pair)
@@ -135,10 +139,14 @@ class Pairwise(PromptedJudge):
         rationale = "not compared with any other attempt"
         if wins:
             status, score = VerdictStatus.SCORED, sum(wins) / len(wins)
-            rationale = f"won {sum(wins):g} of {len(wins)} comparisons; {len(mine) - len(wins)} failed"
+            rationale = (
+                f"won {sum(wins):g} of {len(wins)} comparisons; {len(mine) - len(wins)} failed"
+            )
         elif mine:
             status, error = VerdictStatus.ERROR, mine[0].error or "failed"
-            rationale = f"all {len(mine)} comparisons failed; the first answer:\n{mine[0].rationale}"
+            rationale = (
+                f"all {len(mine)} comparisons failed; the first answer:\n{mine[0].rationale}"
+            )
         return Verdict(
             source=self.config.source,
             trajectory_id=trajectory.id,
@@ -156,7 +164,9 @@ def _match(pair: Pair, first: str, second: str) -> Match:
         reason = "identical completions, a tie" if first.strip() else "empty completions, a tie"
         return Match(pair, texts, settled=0.5, reason=reason)
     if not first.strip() or not second.strip():
-        return Match(pair, texts, settled=float(bool(first.strip())), reason="empty completion loses")
+        return Match(
+            pair, texts, settled=float(bool(first.strip())), reason="empty completion loses"
+        )
     return Match(pair, texts, settled=None)
 
 

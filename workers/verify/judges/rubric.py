@@ -43,7 +43,9 @@ class Rubric(PromptedJudge):
                 what = "the scale's low must be below its high"
                 value = (self.low, self.high)
                 fix = "use low: 1, high: 10"
-                raise ConfigurationError(explain(what, value=value, where=f"low, high of {where}", fix=fix))
+                raise ConfigurationError(
+                    explain(what, value=value, where=f"low, high of {where}", fix=fix)
+                )
             if self.samples > 1 and self.temperature == 0:
                 what = "several votes at temperature 0 are the same vote"
                 fix = "set temperature to 0.7, or samples to 1"

@@ -54,7 +54,9 @@ class CallableVerifier(Verifier):
         @model_validator(mode="after")
         def _rising(self) -> Self:
             if self.score_range is not None and self.score_range[0] >= self.score_range[1]:
-                raise ValueError(f"score_range must rise from low to high, got {list(self.score_range)}")
+                raise ValueError(
+                    f"score_range must rise from low to high, got {list(self.score_range)}"
+                )
             return self
 
     config: Config
@@ -119,7 +121,9 @@ class CallableVerifier(Verifier):
             return [], {name: value for name, value in offered.items() if name in parameters}
         # Ours may call its parameters anything; then their order decides.
         if self._signature == "pawl" and len(required) in (3, 4):
-            return [offered[n] for n in ("prompt", "completion", "answer", "metadata")][: len(required)], {}
+            return [offered[n] for n in ("prompt", "completion", "answer", "metadata")][
+                : len(required)
+            ], {}
         missing = [name for name in required if name not in offered]
         raise VerificationError(
             explain(
@@ -149,7 +153,12 @@ class CallableVerifier(Verifier):
                 "ground_truth": prompt.answer,
                 "extra_info": metadata,
             }
-        return {"prompt": question, "completion": completion, "answer": prompt.answer, "metadata": metadata}
+        return {
+            "prompt": question,
+            "completion": completion,
+            "answer": prompt.answer,
+            "metadata": metadata,
+        }
 
     def _verdict(self, result: Any, trajectory: Trajectory) -> Verdict:
         if self._signature == "trl":
@@ -191,7 +200,9 @@ class CallableVerifier(Verifier):
         return (value - low) / (high - low)
 
     def _refused(self, wanted: str, value: Any) -> VerificationError:
-        shown = value if isinstance(value, (float, int)) else f"{type(value).__name__} {value!r}"[:120]
+        shown = (
+            value if isinstance(value, (float, int)) else f"{type(value).__name__} {value!r}"[:120]
+        )
         return VerificationError(
             explain(
                 f"the function must return {wanted}",

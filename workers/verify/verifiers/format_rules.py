@@ -59,7 +59,9 @@ class FormatRules(Verifier):
         broken = [rule for rule, is_kept in kept.items() if not is_kept]
         share = 1 - len(broken) / len(kept)
         score = share if self.config.score == "share" else float(not broken)
-        return self.scored(trajectory, score, f"broken: {'; '.join(broken)}"[:300] if broken else "all rules kept")
+        return self.scored(
+            trajectory, score, f"broken: {'; '.join(broken)}"[:300] if broken else "all rules kept"
+        )
 
     def _kept(self, trajectory: Trajectory) -> dict[str, bool]:
         config, text = self.config, trajectory.completion
@@ -67,9 +69,13 @@ class FormatRules(Verifier):
         rules |= {f"must not match {p}": re.search(p, text) is None for p in config.must_not_match}
         rules |= {f"tag <{tag}>": _has_tag(text, tag) for tag in config.required_tags}
         if config.max_characters is not None:
-            rules[f"at most {config.max_characters} characters"] = len(text) <= config.max_characters
+            rules[f"at most {config.max_characters} characters"] = (
+                len(text) <= config.max_characters
+            )
         if config.max_tokens is not None:
-            rules[f"at most {config.max_tokens} tokens"] = trajectory.num_policy_tokens <= config.max_tokens
+            rules[f"at most {config.max_tokens} tokens"] = (
+                trajectory.num_policy_tokens <= config.max_tokens
+            )
         return rules
 
 

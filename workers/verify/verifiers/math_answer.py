@@ -76,7 +76,10 @@ class MathAnswer(Verifier):
         from math_verify import verify
         from math_verify.errors import TimeoutException
 
-        options = {"float_rounding": self.config.decimal_places, "timeout_seconds": self._step_seconds()}
+        options = {
+            "float_rounding": self.config.decimal_places,
+            "timeout_seconds": self._step_seconds(),
+        }
         try:
             return bool(verify(gold, found, raise_on_error=True, **options))
         except TimeoutException as error:  # a BaseException: no boundary would catch it
@@ -88,7 +91,9 @@ class MathAnswer(Verifier):
                     fix="raise it together with timeout_seconds; unreadable answers cost little",
                 )
             ) from error
-        except Exception:  # the two are of kinds that cannot be compared; the other readings still count
+        except (
+            Exception
+        ):  # the two are of kinds that cannot be compared; the other readings still count
             return bool(verify(gold, found, raise_on_error=False, **options))
 
     def _step_seconds(self) -> int:

@@ -98,6 +98,8 @@ class ReasoningGym(Verifier):
         index = metadata.get("source_index") if isinstance(metadata, dict) else None
         if isinstance(index, int) and 0 <= index < len(dataset):
             again: dict[str, Any] = dataset[index]
-            if again["question"] == entry.get("question") and again["answer"] == entry.get("answer"):
+            if again["question"] == entry.get("question") and again["answer"] == entry.get(
+                "answer"
+            ):
                 return again
         return entry

@@ -1,0 +1,69 @@
+"""The journal: finished phases survive, a torn last line is dropped, damage is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.journal import Journal
+from orchestrator.phases import Drawn, Phase
+from policies.errors import ResumeError
+from policies.records import RoundResult, RoundStatus
+
+DRAWN = Drawn(num_prompts=4, num_shards=2, digest="d")
+
+
+def result(index: int) -> RoundResult:
+    return RoundResult(round=index, status=RoundStatus.IMPROVED, before=0, after=index, reference="version 0")
+
+
+def test_a_finished_phase_is_found_after_reopening(tmp_path: Path) -> None:
+    Journal(tmp_path / "j").append(1, Phase.DRAW, DRAWN)
+    again = Journal(tmp_path / "j")
+    assert again.find(1, Phase.DRAW, Drawn) == DRAWN
+    assert again.find(1, Phase.TRAIN, Drawn) is None
+    assert again.find(2, Phase.DRAW, Drawn) is None
+
+
+def test_the_next_round_follows_the_last_accepted_one(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    assert journal.next_round() == 0
+    journal.append(0, Phase.ACCEPT, result(0))
+    journal.append(1, Phase.DRAW, DRAWN)
+    assert journal.next_round() == 1
+    journal.append(1, Phase.ACCEPT, result(1))
+    assert Journal(tmp_path / "j").next_round() == 2
+    assert [r.round for r in journal.results()] == [0, 1]
+
+
+def test_a_line_cut_off_by_a_crash_is_dropped_and_writing_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    Journal(path).append(1, Phase.DRAW, DRAWN)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: len(whole) // 2])
+    journal = Journal(path)
+    assert len(journal.entries) == 1
+    journal.append(1, Phase.ACCEPT, result(1))
+    assert len(Journal(path).entries) == 2
+
+
+def test_damage_in_the_middle_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = Journal(path)
+    journal.append(1, Phase.DRAW, DRAWN)
+    journal.append(1, Phase.ACCEPT, result(1))
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([b"{oops", *lines[1:]]))
+    with pytest.raises(ResumeError, match="j:1 cannot be read"):
+        Journal(path)
+
+
+def test_journals_hold_no_clock() -> None:
+    import inspect
+
+    from orchestrator import phases
+
+    source = inspect.getsource(phases)
+    assert "seconds" not in source
+    assert "time" not in source.replace("times", "")
