@@ -89,7 +89,8 @@ def show_value(path: KeyPath, value: Any) -> str:
     """A value for a message: short, and hidden when its key looks like a secret's."""
     if isinstance(value, str) and any(_SECRET.search(str(p)) for p in path[-2:]):
         return "a value that is not shown"
-    text = _CREDENTIALS.sub("://***@", repr(value))
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    text = _CREDENTIALS.sub("://***@", text)
     if isinstance(value, (dict, list)) and _SECRET.search(text):
         return "a section that is not shown" if isinstance(value, dict) else "a list that is not shown"
     return text if len(text) <= _MAX_VALUE else text[: _MAX_VALUE - 3] + "..."
@@ -166,7 +167,8 @@ def _describe(
         for part in str(cause).split(" | ") if not full else [str(cause)]:
             what, _, fix = part.partition("Fix: ")
             given = {} if isinstance(details["input"], (dict, BaseModel)) else {"value": details["input"]}
-            yield Problem(full, what, fix=fix or "correct it; `pawl schema` and `pawl components` list what is known", **given)
+            usual = "use one of them" if " Known: " in what else "correct it"
+            yield Problem(full, what, fix=fix or usual, **given)
     else:
         what = _MUST_BE.get(kind) or _lower_first(details["msg"].replace("Input should be", "must be"))
         yield Problem(full, what, value=details["input"], fix=_FIXES.get(kind, "give a value of that kind"))
@@ -180,14 +182,17 @@ def _unknown_key(root: type[BaseModel], path: KeyPath, prefix: KeyPath) -> tuple
     """What to say about a key that does not exist: a near name, or the section where it belongs."""
     model, key = model_at(root, path[:-1]), str(path[-1])
     fields = list(model.model_fields) if model else []
-    listing = f"known here: {', '.join(fields)}"
-    close = difflib.get_close_matches(key, fields, n=1) or [f for f in fields if _initials(f) == key]
+    close = difflib.get_close_matches(key, fields, n=1)
+    close = close or [f for f in fields if _initials(f) == key]
     if close:
-        return f"unknown key; did you mean {close[0]!r}?", f"rename it; {listing}"
+        return f"unknown key; did you mean {close[0]!r}?", "rename it"
     elsewhere = [] if prefix else _sections_with(root, key)
     if elsewhere:
-        return f"unknown key; did you mean {elsewhere[0]!r}?", f"move it there; {listing}"
-    return "unknown key", f"remove it; {listing}"
+        return f"unknown key; did you mean {elsewhere[0]!r}?", "move it there"
+    similar = [f for f in fields if difflib.get_close_matches(key, f.split("_"), n=1)]
+    if similar:
+        return f"unknown key; did you mean {similar[0]!r}?", "rename it"
+    return "unknown key", f"remove it; known here: {', '.join(fields)}"
 
 
 def _initials(name: str) -> str:

@@ -152,27 +152,19 @@ def driver_is_alive(folder: RunFolder) -> bool:
         return False
     except PermissionError:
         pass
-    return _same_process(pid, started)
+    return _is_same_process(pid, started)
 
 
-def _same_process(pid: int, started: object) -> bool:
-    """Whether the process is not another one under the same number. Start times are clock ticks since boot."""
-    now = process_started(pid)
-    if now is None or started is None:
-        return True
+def _is_same_process(pid: int, started: object) -> bool:
+    """Whether `pid` is not another process by now, nor one that only waits to be buried.
+
+    `started` counts clock ticks since boot, as Linux does; where there is no /proc, the number must do.
+    """
     try:
-        return abs(float(str(started)) - now) < 1.0
-    except ValueError:
-        return True
-
-
-def process_started(pid: int) -> float | None:
-    """Start of a process in clock ticks since boot, as Linux tells it; None where it does not, or it is a zombie's."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return float(fields[19])
-    except (OSError, IndexError, ValueError):
-        return None
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return not Path("/proc/self").exists()
+    return fields[0] not in "ZX" and (started is None or str(started) == fields[19])
 
 
 def _current(events: Sequence[Event]) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from enum import Enum
 
 from pydantic import Field
 
-from policies.records import PolicyVersion, Record
+from policies.records import Record
 from policies.reference import ReferencePlan
 from workers.training.engine import UpdateOutcome
 
@@ -57,9 +57,11 @@ class Trained(Record):
 
 
 class Published(Record):
-    """The new version."""
+    """The new version, without its path: journals of equal runs in different folders are equal."""
 
-    version: PolicyVersion
+    version: int
+    parent: int
+    digest: str
 
 
 class Synced(Record):

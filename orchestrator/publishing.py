@@ -19,7 +19,7 @@ def publish(scope: RoundScope) -> Published:
     version = scope.run.store.publish(
         scope.folder.candidate, number=scope.index, round_index=scope.index, parent=scope.policy.number
     )
-    return Published(version=version)
+    return Published(version=version.number, parent=scope.policy.number, digest=version.digest)
 
 
 def sync(scope: RoundScope, version: PolicyVersion) -> Synced:

@@ -131,27 +131,24 @@ class SpooledTracker:
     ) -> None:
         if result.round in self._rounds:
             return
-        self.steps(result.round, _read_steps(folder.train_log))
         self._rounds.add(result.round)
+        steps = self._new_steps(result.round, _read_steps(folder.train_log))
         self._append(
             RoundLine(
                 at=_now(),
                 result=result.model_copy(update={"metrics": self._finite(result.metrics)}),
                 seconds=self._finite(seconds),
                 folder=os.path.relpath(folder.path, self._folder.path),
+                steps=steps,
                 curves=tuple(sorted(self._curves.get(result.round, ()))),
                 policy=self._accepted(result) if self._register else None,
             )
         )
 
     def steps(self, round_index: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        known = self._steps.get(round_index, -1)
-        numbered = [r for r in rows if isinstance(r.get("step"), int) and r["step"] > known]
-        new = tuple(self._finite(row) for row in numbered)
-        if new:
-            line = StepsLine(at=_now(), round=round_index, rows=new)
-            self._append(line)
-            self._remember_steps(line)
+        new = self._new_steps(round_index, rows)
+        if new and round_index not in self._rounds:
+            self._append(StepsLine(at=_now(), round=round_index, rows=new))
 
     def artifact(self, path: Path, name: str) -> None:
         self._append(ArtifactLine(at=_now(), path=str(path.absolute()), name=name))
@@ -167,7 +164,12 @@ class SpooledTracker:
             )
 
     def _append(self, line: Line) -> None:
-        self._spool.append(line)
+        try:
+            self._spool.append(line)
+        except OSError as error:  # a run never ends on its tracking
+            self._warn(
+                f"{self._spool.path} cannot be written ({error}); tracking left out one entry"
+            )
         self._thread.poke()
 
     def _remember(self) -> None:
@@ -176,12 +178,21 @@ class SpooledTracker:
             if isinstance(line, RoundLine):
                 self._rounds.add(line.result.round)
             elif isinstance(line, StepsLine):
-                self._remember_steps(line)
+                self._new_steps(line.round, line.rows)
 
-    def _remember_steps(self, line: StepsLine) -> None:
-        last = max(int(row.get("step") or 0) for row in line.rows)
-        self._steps[line.round] = max(last, self._steps.get(line.round, -1))
-        self._curves.setdefault(line.round, set()).update(*line.rows)
+    def _new_steps(
+        self, round_index: int, rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, float], ...]:
+        """The rows whose step has not been told, remembered as told."""
+        known = self._steps.get(round_index, -1)
+        new = [
+            row for row in rows if isinstance(row.get("step"), (int, float)) and row["step"] > known
+        ]
+        kept = tuple(self._finite(row) for row in new)
+        if kept:
+            self._steps[round_index] = max(int(row["step"]) for row in new)
+            self._curves.setdefault(round_index, set()).update(*kept)
+        return kept
 
     def _finite(self, values: Mapping[str, Any]) -> dict[str, float]:
         """The values that a curve can show; what is left out is said once per name."""

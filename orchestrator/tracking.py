@@ -217,6 +217,8 @@ class MlflowSink:
                 self._ids["experiment"], start_time=start, tags=tags, run_name=name
             )
             run_id = str(made.info.run_id)
+        if key == "parent":  # rounds known so far belong to a run that is gone
+            self._ids = {name: self._ids[name] for name in ("store", "experiment")}
         self._ids[key] = run_id
         write_json(self._ids_path, self._ids)
         return run_id

@@ -132,8 +132,8 @@ class LineSender:
             self._send_round(sink, line)
         elif isinstance(line, StepsLine):
             sink.open_round(line.round, {}, line.at)
-            points = [p for row in line.rows for p in _step_points(row, line.at)]
-            self._attempt("training curves", lambda: sink.metrics(line.round, points))
+            curves = [p for row in line.rows for p in _step_points(row, line.at)]
+            self._attempt("training curves", lambda: sink.metrics(line.round, curves))
         elif isinstance(line, ArtifactLine):
             path = self._folder.path / line.path
             self._attempt(f"file {line.name}", lambda: sink.artifact(path, line.name))
@@ -177,6 +177,7 @@ class LineSender:
         sink.open_round(step, tags, line.at - int(1000 * sum(line.seconds.values())))
         self._attempt("metrics", lambda: sink.metrics(None, points))
         own = [p for p in points if p.name not in curves]
+        own += [p for row in line.steps for p in _step_points(row, line.at)]
         self._attempt("metrics of the round", lambda: sink.metrics(step, own))
         for name, rows in self._tables(RoundFolder(self._folder.path / line.folder)):
             self._attempt(f"table {name}", partial(_send_table, sink, step, name, rows))

@@ -64,6 +64,8 @@ class RoundLine(Record):
     seconds: dict[str, float]
     folder: str
     """Round folder, relative to the run folder."""
+    steps: tuple[dict[str, float], ...] = ()
+    """One row per optimizer step, as far as they were not told while the update ran."""
     curves: tuple[str, ...] = ()
     """Metrics that this round also has step by step: its own run shows the curve in place of the total."""
     policy: PolicyVersion | None = None
@@ -71,7 +73,7 @@ class RoundLine(Record):
 
 
 class StepsLine(Record):
-    """Curves of an update: one row per optimizer step."""
+    """Curves of an update that still runs: one row per optimizer step."""
 
     op: Literal["steps"] = "steps"
     at: int

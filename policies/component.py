@@ -28,6 +28,9 @@ from policies.errors import ConfigurationError
 
 C = TypeVar("C", bound="Component")
 
+_USER_MODULE = "pawl_user_"
+"""Prefix of the names that modules loaded from a path get."""
+
 
 class Settings(BaseModel):
     """Base of every config model: frozen, unknown keys refused, field docstrings kept for the schema."""
@@ -46,6 +49,11 @@ class Component:
         component: ClassVar[type[Component]]
         type: str
         """Name of the component: a file of the family's folder, `package.module:Class` or `./file.py:name`."""
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            # A class from a user's file has no module that another process could import by name:
+            # settings travel as the reference of their component and plain JSON.
+            return _rebuild, (reference_to(type(self).component), self.model_dump(mode="json"))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -71,7 +79,7 @@ def load_module(reference: str) -> ModuleType:
     path = Path(reference).resolve()
     if not path.is_file():
         raise ConfigurationError(f"no such file: {path}")
-    name = f"pawl_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{_USER_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -104,6 +112,18 @@ def load_object(reference: str) -> Any:
     if not hasattr(module, attribute):
         raise ConfigurationError(f"{module_name!r} has no {attribute!r} (in {reference!r})")
     return getattr(module, attribute)
+
+
+def reference_to(component: type[Component]) -> str:
+    """A reference that `load_object` resolves to `component` in any process that sees the same files."""
+    module = sys.modules[component.__module__]
+    home = str(module.__file__) if component.__module__.startswith(_USER_MODULE) else component.__module__
+    return f"{home}:{component.__qualname__}"
+
+
+def _rebuild(reference: str, values: dict[str, Any]) -> Component.Config:
+    owner: type[Component] = load_object(reference)
+    return owner.Config.model_validate(values)
 
 
 class Family(Generic[C]):

@@ -182,12 +182,13 @@ class _Collected:
                 "; ".join(self._duplicates[:3]),
             )
         if self.problems:
-            shown = "\n  ".join(self.problems[:NUM_SHOWN])
             count = len(self.problems)
             many = f"at least {count}" if count >= MAX_PROBLEMS else str(count)
+            more = "\n  ..." if count > NUM_SHOWN else ""
             raise InputError(
-                f"{many} bad rows in {origin}:\n  {shown}"
-                + ("\n  ..." if count > NUM_SHOWN else "")
+                f"{many} bad rows in {origin}:\n  "
+                + "\n  ".join(self.problems[:NUM_SHOWN])
+                + f"{more}\nSet by: prompts.*. Fix: correct these rows, or map other columns (prompts.*.columns)"
             )
 
 

@@ -72,7 +72,9 @@ def verdict(source: str, score: float | None, *, error: str | None = None, **mor
     status = VerdictStatus.ERROR if error else VerdictStatus.ABSTAINED
     if score is not None:
         status = VerdictStatus.SCORED
-    return Verdict(source=source, trajectory_id=ONE.id, status=status, score=score, error=error, **more)
+    return Verdict(
+        source=source, trajectory_id=ONE.id, status=status, score=score, error=error, **more
+    )
 
 
 def feedback(verdicts: Sequence[Verdict], **settings: Any) -> Feedback:
@@ -234,7 +236,9 @@ def test_errors_are_counted_and_the_summary_stays_small(
     tmp_path: Path, paths: dict[str, str]
 ) -> None:
     user = tmp_path / "user.py"
-    user.write_text("def f(completion): raise ValueError('x' * 5000 + completion)", encoding="utf-8")
+    user.write_text(
+        "def f(completion): raise ValueError('x' * 5000 + completion)", encoding="utf-8"
+    )
     configs = [{"type": "callable", "function": f"{user}:f", "name": f"v{i}"} for i in range(4)]
     worker = worker_with(*configs)
     try:
@@ -243,7 +247,13 @@ def test_errors_are_counted_and_the_summary_stays_small(
         assert summary["unusable"] == 13
         assert len(json.dumps(summary)) < 1024
         preferred = worker.prefer(
-            paths["trajectories"], paths["prompts"], paths["verdicts"], None, paths["examples"], 0, "r1"
+            paths["trajectories"],
+            paths["prompts"],
+            paths["verdicts"],
+            None,
+            paths["examples"],
+            0,
+            "r1",
         )
     finally:
         worker.close()
@@ -339,7 +349,11 @@ def test_files_that_do_not_belong_together_are_refused(
     write_records(tmp_path / "v.parquet", Verdict, [verdict("a", 1.0)])
     with pytest.raises(ArtifactError, match=r"r1\.a\.0"):
         worker.grade(
-            paths["trajectories"], paths["prompts"], str(tmp_path / "v.parquet"), None, paths["graded"]
+            paths["trajectories"],
+            paths["prompts"],
+            str(tmp_path / "v.parquet"),
+            None,
+            paths["graded"],
         )
     with pytest.raises(ConfigurationError, match="no preference builder"):
         worker_with(preferences=None).prefer("", "", None, None, "", 0, "")

@@ -184,7 +184,9 @@ def test_a_verifier_that_returns_no_verdict_is_told_so(tmp_path: Path) -> None:
 
 
 def test_what_a_verifier_changes_stays_in_its_process(tmp_path: Path) -> None:
-    source = "def score(prompt, completion, answer, metadata):\n    metadata['x'] = 1\n    return True\n"
+    source = (
+        "def score(prompt, completion, answer, metadata):\n    metadata['x'] = 1\n    return True\n"
+    )
     with isolated(tmp_path / "mutates.py", source) as verifier:
         verifier.verify(PROMPT, attempt("56"))
     assert PROMPT.metadata == {}
@@ -201,7 +203,13 @@ def test_no_secret_reaches_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_environment_is_an_allow_list() -> None:
-    given = {"PATH": "/bin", "MKL_NUM_THREADS": "2", "LC_ALL": "C", "SECRET": "x", "PATH_TOKEN": "y"}
+    given = {
+        "PATH": "/bin",
+        "MKL_NUM_THREADS": "2",
+        "LC_ALL": "C",
+        "SECRET": "x",
+        "PATH_TOKEN": "y",
+    }
     environment = child_environment(given)
     assert {"PATH", "MKL_NUM_THREADS", "LC_ALL", "PYTHONPATH", "PYTHONHASHSEED"} <= set(environment)
     assert not {"SECRET", "PATH_TOKEN"} & set(environment)
@@ -238,7 +246,9 @@ def score(completion):
 
 def test_a_timeout_kills_the_whole_process_group(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    with isolated(tmp_path / "fork.py", PIDS.format(path=str(pids)), timeout_seconds=1.5) as verifier:
+    with isolated(
+        tmp_path / "fork.py", PIDS.format(path=str(pids)), timeout_seconds=1.5
+    ) as verifier:
         assert "timed out" in (verifier.verify(PROMPT, attempt("56")).error or "")
     for pid in pids.read_text().split():
         wait_until_gone(int(pid))

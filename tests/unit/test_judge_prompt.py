@@ -67,7 +67,7 @@ def test_criteria_that_the_prompt_would_ignore_are_refused(tmp_path: Path) -> No
     path = tmp_path / "mine.txt"
     path.write_text("{prompt} {first} {second} Winner:")
     assert pairwise(prompt_file=str(path)).name is None
-    with pytest.raises(ValueError, match="has no {criteria}"):
+    with pytest.raises(ValueError, match=r"has no \{criteria\}"):
         pairwise(prompt_file=str(path), criteria="Be brief.")
 
 

@@ -30,7 +30,11 @@ from workers.verify.verifiers.numeric_match import find_number
 
 def attempt(text: str) -> Trajectory:
     turn = Turn(
-        role="policy", token_ids=(7, 2), text=text, logprobs=(-0.5, -0.1), stop_reason=StopReason.STOP
+        role="policy",
+        token_ids=(7, 2),
+        text=text,
+        logprobs=(-0.5, -0.1),
+        stop_reason=StopReason.STOP,
     )
     return Trajectory(
         id="r1.p.0",
@@ -168,7 +172,9 @@ def test_any_of_several_answers_is_exact_enough() -> None:
 
 
 def test_a_pattern_comes_from_the_config_or_from_the_prompt() -> None:
-    assert score({"type": "regex_match", "pattern": r"\bfifty\b"}, question(), "It is fifty.") == 1.0
+    assert (
+        score({"type": "regex_match", "pattern": r"\bfifty\b"}, question(), "It is fifty.") == 1.0
+    )
     assert score("regex_match", question(pattern=r"5\d"), "It is 56.") == 1.0
     assert score("regex_match", question(pattern=r"5\d"), "It is 65.") == 0.0
     with pytest.raises(VerificationError, match="no pattern"):
@@ -203,7 +209,12 @@ def test_bad_settings_are_refused_when_the_config_is_read(config: dict[str, Any]
 
 
 def test_format_rules_score_all_or_a_share() -> None:
-    rules = {"type": "format_rules", "required_tags": ["think"], "must_not_match": ["sorry"], "max_characters": 40}
+    rules = {
+        "type": "format_rules",
+        "required_tags": ["think"],
+        "must_not_match": ["sorry"],
+        "max_characters": 40,
+    }
     good, half = "<think>7*8</think> 56", "sorry <think>7*8</think> 56"
     assert score(rules, question(), good) == 1.0
     assert score(rules, question(), half) == 0.0
@@ -228,7 +239,9 @@ def test_format_rules_score_all_or_a_share() -> None:
         ("56", "", 0.0),
     ],
 )
-def test_math_answers_are_compared_symbolically(answer: Json, completion: str, expected: float) -> None:
+def test_math_answers_are_compared_symbolically(
+    answer: Json, completion: str, expected: float
+) -> None:
     assert score("math_answer", question(answer), completion) == expected
 
 
@@ -240,7 +253,9 @@ def test_an_answer_that_is_no_mathematics_is_an_error() -> None:
 def test_reasoning_gym_scores_by_the_generators_own_rules() -> None:
     from orchestrator.prompts.source import PROMPT_SOURCES
 
-    config = PROMPT_SOURCES.parse({"type": "reasoning_gym", "dataset": "chain_sum", "size": 3, "seed": 1})
+    config = PROMPT_SOURCES.parse(
+        {"type": "reasoning_gym", "dataset": "chain_sum", "size": 3, "seed": 1}
+    )
     for prompt in create(config).load():
         assert score("reasoning_gym", prompt, f"I say <answer>{prompt.answer}</answer>.") == 1.0
         assert score("reasoning_gym", prompt, str(prompt.answer)) == 1.0

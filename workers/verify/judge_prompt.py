@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
+from policies.component import load_object, reference_to
 from policies.errors import ConfigurationError, JudgeError, explain
 from policies.records import Json, Message, Prompt, Trajectory
 from workers.verify.judge import Judge, JudgeBackend, Question, Reply
@@ -142,6 +143,11 @@ class Answer:
     seconds: float
 
 
+def _rebuilt(reference: str, values: dict[str, Any], template: PromptTemplate) -> Judge.Config:
+    owner: type[Judge] = load_object(reference)
+    return owner.Config.model_validate(values, context={"template": template})
+
+
 class PromptedJudge(Judge):
     """A judge that fills a prompt file and reads one line of the answer. Base of pairwise and rubric."""
 
@@ -162,10 +168,12 @@ class PromptedJudge(Judge):
         _template: PromptTemplate = PrivateAttr()
 
         @model_validator(mode="after")
-        def _load_prompt(self) -> Self:
-            path = self.prompt_file or self.shipped_prompt
-            where = f"prompt_file of judge {self.source!r}"
-            template = PromptTemplate.load(path, slots=self.slots, where=where)
+        def _load_prompt(self, info: ValidationInfo) -> Self:
+            template = (info.context or {}).get("template")
+            if template is None:
+                path = self.prompt_file or self.shipped_prompt
+                where = f"prompt_file of judge {self.source!r}"
+                template = PromptTemplate.load(path, slots=self.slots, where=where)
             default = type(self).model_fields["criteria"].default
             if self.criteria != default and "criteria" not in template.placeholders:
                 what = f"the judge prompt {template.name} has no {{criteria}}, so these would be ignored"
@@ -174,6 +182,11 @@ class PromptedJudge(Judge):
                 raise ConfigurationError(explain(what, value=self.criteria, where=where, fix=fix))
             self._template = template
             return self
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            # The worker may run where the prompt file does not exist, or later, when it was edited.
+            values = self.model_dump(mode="json")
+            return _rebuilt, (reference_to(type(self).component), values, self._template)
 
         @property
         def template(self) -> PromptTemplate:

@@ -67,7 +67,7 @@ class OpenAIBackend(JudgeBackend):
         give_up_after: int = Field(default=16, ge=1)
         """Questions in a row that may fail after all repeats; the rest of the batch is then not asked."""
         max_concurrency: int = Field(default=8, ge=1)
-        """Requests under way at once."""
+        """Questions under way at once, those that wait for a repeat included."""
         requests_per_minute: float | None = Field(default=None, gt=0)
         """Requests begun per minute, evenly spaced; null sets no limit."""
         allow_http: bool = False
@@ -94,7 +94,7 @@ class OpenAIBackend(JudgeBackend):
                 fix = "for example OPENAI_API_KEY; if this was the key itself, treat it as leaked"
                 where = "backend.api_key_env of a judge"
                 raise ConfigurationError(explain(what, value="(hidden)", where=where, fix=fix))
-            problem = _address_problem(self.base_url)
+            problem, shown = _address_problem(self.base_url), "(hidden)"
             if (
                 problem is None
                 and self.api_key_env
@@ -102,12 +102,11 @@ class OpenAIBackend(JudgeBackend):
                 and not self._is_private()
             ):
                 problem = "the key would travel without TLS: use https, or set allow_http: true"
+                shown = f"http://{urlsplit(self.base_url).hostname}"
             if problem is not None:
                 what = "base_url cannot be used"
                 where = "backend.base_url of a judge"
-                raise ConfigurationError(
-                    explain(what, value=_shown(self.base_url), where=where, fix=problem)
-                )
+                raise ConfigurationError(explain(what, value=shown, where=where, fix=problem))
             return self
 
         def _is_private(self) -> bool:
@@ -200,29 +199,31 @@ class _Batch:
 
     async def reply(self, question: Question) -> Reply:
         """The reply to one question, whatever happens."""
-        started = time.monotonic()
-        try:
-            with boundary(JudgeError, "the request failed"):
-                attempt, began = await self._with_repeats(question)
-                started = began
-        except PawlError as error:
-            attempt = _Attempt(error=str(error))
+        async with self._slots:
+            started = time.monotonic()
+            if self._failures_in_a_row >= self._config.give_up_after:
+                failed = f"{self._failures_in_a_row} questions in a row failed"
+                return Reply(text=None, error=f"not asked: {failed} (backend.give_up_after)")
+            try:
+                with boundary(JudgeError, "the request failed"):
+                    attempt, started = await self._with_repeats(question)
+            except PawlError as error:
+                attempt = _Attempt(error=str(error))
         seconds = time.monotonic() - started
         if attempt.text is not None:
             return Reply(text=self._redacted(attempt.text), seconds=seconds)
         return Reply(text=None, error=cleaned(self._redacted(attempt.error)), seconds=seconds)
 
     async def _with_repeats(self, question: Question) -> tuple[_Attempt, float]:
-        """The last attempt, and when it (not the wait before it) began."""
+        """The last attempt, and when it (not the wait before it) began.
+
+        A question keeps its slot while it waits: a server in trouble meets a few questions, not all.
+        """
         attempt, began = _Attempt(), time.monotonic()
         for repeat in range(self._config.max_retries + 1):
-            async with self._slots:
-                if self._failures_in_a_row >= self._config.give_up_after:
-                    error = f"not asked: {self._failures_in_a_row} questions in a row failed"
-                    return _Attempt(error=f"{error} {attempt.error}".strip()), began
-                await self._backend.wait_for_turn()
-                began = time.monotonic()
-                attempt = await self._request(question)
+            await self._backend.wait_for_turn()
+            began = time.monotonic()
+            attempt = await self._request(question)
             if not attempt.can_retry:
                 self._failures_in_a_row = 0
                 return attempt, began
@@ -342,12 +343,3 @@ def _address_problem(url: str) -> str | None:
     if parts.username or parts.password or parts.query or parts.fragment:
         return "leave out user, password, query and fragment; a key belongs in api_key_env"
     return None
-
-
-def _shown(url: str) -> str:
-    """The part of an address that holds no secret."""
-    try:
-        parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.hostname or ''}"
-    except ValueError:
-        return "(hidden)"

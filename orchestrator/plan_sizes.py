@@ -1,0 +1,129 @@
+"""Estimates for the preflight: tokens, memory and disk of a run. Upper bounds, rounded for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import RunConfig
+from orchestrator.plan_model import ModelFacts
+from policies.records import Prompt
+
+_CHARACTERS_PER_TOKEN = 3.0
+_TEMPLATE_TOKENS = 8
+"""What a chat template writes around one message, at least."""
+_NUM_LONGEST = 8
+_BYTES_PER_TOKEN_ON_DISK = 24
+"""Ids, masks and log-probs of a token in trajectories and examples, compressed."""
+_ADAM_BYTES = 16
+"""Per trained parameter: fp32 weight, gradient and two moments."""
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """How much a round samples."""
+
+    longest_prompt: int
+    exact: bool
+    """Counted with the model's tokenizer (chat template estimated), not guessed from characters."""
+    samples: int
+    sampled_tokens: int
+    held_out_samples: int
+    measured_tokens: int
+    max_examples: int
+
+    @classmethod
+    def of(
+        cls, config: RunConfig, model: ModelFacts | None, train: Sequence[Prompt], held_out: Sequence[Prompt]
+    ) -> TokenCounts:
+        """Count for a config and its prompts."""
+        prompts = min(config.prompts.per_round, len(train)) if train else config.prompts.per_round
+        samples = prompts * config.rollout.samples_per_prompt
+        measured = len(held_out) * config.evaluation.samples_per_prompt
+        longest, exact = longest_prompt([*train, *held_out], model, by_bytes=config.rollout.engine.type == "fake")
+        return cls(
+            longest_prompt=longest,
+            exact=exact,
+            samples=samples,
+            sampled_tokens=samples * config.rollout.max_tokens,
+            held_out_samples=measured,
+            measured_tokens=measured * (config.evaluation.max_tokens or config.rollout.max_tokens),
+            max_examples=samples,
+        )
+
+
+def longest_prompt(prompts: Sequence[Prompt], model: ModelFacts | None, *, by_bytes: bool) -> tuple[int, bool]:
+    """Tokens of the longest prompt, and whether they were counted rather than guessed."""
+    texts = sorted(("\n".join(m.content for m in p.messages) for p in prompts), key=len)[-_NUM_LONGEST:]
+    template = _TEMPLATE_TOKENS * max((len(p.messages) + 1 for p in prompts), default=1)
+    if by_bytes:
+        return max((len(t.encode()) for t in texts), default=0) + template * 4, True
+    tokenizer = None if model is None else _tokenizer(model.path / "tokenizer.json")
+    if tokenizer is not None:
+        return max((len(tokenizer.encode(t).ids) for t in texts), default=0) + template, True
+    return round(max((len(t) for t in texts), default=0) / _CHARACTERS_PER_TOKEN) + template, False
+
+
+def _tokenizer(path: Path) -> Any:
+    """The fast tokenizer, when its package is installed and the file is one."""
+    if not path.is_file():
+        return None
+    try:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(path))
+    except Exception:  # the package raises a bare Exception; a guess will do
+        return None
+
+
+def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> dict[str, int]:
+    """Bytes by part, all groups together, as if everything were on one machine."""
+    engine = config.rollout.engine
+    length = counts.longest_prompt + config.rollout.max_tokens
+    in_hand = min(getattr(engine, "max_num_seqs", 128), config.rollout.prompts_per_shard * config.rollout.samples_per_prompt)
+    cache = model.cache_bytes_per_token(config.policy.dtype) * length * in_hand
+    reserved = getattr(engine, "cpu_cache_gib", 0) << 30
+    if not config.rollout.resources.num_gpus:
+        cache = max(cache, reserved)
+    sampler = model.bytes_as(config.policy.dtype) + cache
+    adapter = config.policy.adapter
+    if adapter is None:
+        trainer = model.parameters * _ADAM_BYTES
+    else:  # frozen fp32 weights, and about `rank` rows and columns per adapted matrix
+        trainer = model.parameters * 4 + int(model.parameters * min(1.0, adapter.rank / 256)) * _ADAM_BYTES
+    sides = 2 if config.example_kind == "pair" else 1
+    rows = sides * (config.training.micro_batch_size or config.training.batch_size)
+    logits = rows * min(length, config.training.max_length) * (model.vocabulary or 0) * 4
+    reference = getattr(config.training.reference, "logprobs", "rollout")
+    recompute = reference == "recompute" or config.training.reference.type != "refresh"
+    judges = sum(1 for j in config.judges if hasattr(getattr(j, "backend", None), "engine"))
+    return {
+        "samplers": sampler * config.rollout.workers,
+        "trainer": trainer,
+        "logits": logits,
+        "reference": model.parameters * 4 if recompute else 0,
+        "judges": sampler * judges * config.verify.judge_workers,
+    }
+
+
+def disk_of_run(config: RunConfig, model: ModelFacts | None, counts: TokenCounts) -> tuple[int, int]:
+    """Bytes written in a round, and in the whole run."""
+    parameters = 0 if model is None else model.parameters
+    weights = parameters * 4
+    if config.training.optimizer == "carry":
+        weights += parameters * 8
+    tokens = counts.sampled_tokens + counts.samples * counts.longest_prompt
+    measured = counts.measured_tokens + counts.held_out_samples * counts.longest_prompt
+    measurement = measured * _BYTES_PER_TOKEN_ON_DISK
+    per_round = weights + 2 * tokens * _BYTES_PER_TOKEN_ON_DISK + measurement
+    return per_round, per_round * config.rounds + measurement
+
+
+def memory_text(size: float) -> str:
+    """Bytes for people: `269 MB`, `3.1 GB`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}" if unit == "GB" else f"{size / factor:.0f} {unit}"
+    return f"{size:.0f} B"

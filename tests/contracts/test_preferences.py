@@ -1,0 +1,171 @@
+"""What every preference builder promises, found by family: a new file is tested with no edit here."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.component import create
+from policies.preference import PREFERENCES, Built
+from policies.records import (
+    ExampleKind,
+    Feedback,
+    Message,
+    PreferencePair,
+    Prompt,
+    Sampling,
+    ScoredGroup,
+    StopReason,
+    SupervisedExample,
+    Trajectory,
+    TrajectoryStatus,
+    Turn,
+    UnpairedExample,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = list(PREFERENCES.members())
+SETTINGS: dict[str, dict[str, Any]] = {}
+"""Settings of builders that have no default for something."""
+
+RECORDS = {"pair": PreferencePair, "unpaired": UnpairedExample, "supervised": SupervisedExample}
+HEAVY = ("torch", "vllm", "ray", "mlflow", "trl", "datasets", "pyarrow")
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> ScoredGroup:
+    """Groups with equal sequences, failures, truncation, other prefixes and every score."""
+    trajectories, feedback = [], []
+    for index in range(draw(st.integers(0, 8))):
+        status = draw(st.sampled_from(TrajectoryStatus))
+        ids = tuple(draw(st.lists(st.integers(0, 3), max_size=3)))
+        turn = Turn(
+            role="policy",
+            token_ids=ids,
+            text="",
+            logprobs=(-1.0,) * len(ids),
+            stop_reason=StopReason.STOP,
+        )
+        trajectories.append(
+            Trajectory(
+                id=f"t{index}",
+                prompt_id="p",
+                sample_index=index,
+                policy_version=0,
+                policy_digest="d",
+                prompt_token_ids=draw(st.sampled_from([(1,), (1,), (1,), (2,)])),
+                turns=(turn,),
+                status=status,
+                sampling=Sampling(),
+            )
+        )
+        score = draw(st.sampled_from([None, 0.0, 0.25, 0.5, 0.75, 1.0]))
+        feedback.append(
+            Feedback(
+                trajectory_id=f"t{index}",
+                score=score,
+                desirable=None if score is None else score >= 0.5,
+                unusable_because="all_abstained" if score is None else None,
+            )
+        )
+    prompt = Prompt(id="p", messages=(Message(role="user", content="?"),))
+    return ScoredGroup(prompt=prompt, trajectories=tuple(trajectories), feedback=tuple(feedback))
+
+
+def build(name: str, group: ScoredGroup, seed: int = 0) -> Built:
+    config = PREFERENCES.parse({"type": name, **SETTINGS.get(name, {})})
+    built: Built = create(config).build(group, random.Random(seed))
+    return built
+
+
+def test_there_are_builders_to_test() -> None:
+    assert {"right_vs_wrong", "best_vs_worst", "all_pairs", "thresholded"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(group=groups(), seed=st.integers(0, 5))
+@settings(deadline=None)
+def test_examples_can_be_learned_from_and_traced(name: str, group: ScoredGroup, seed: int) -> None:
+    kind = PREFERENCES.resolve(name).kind
+    assert kind in get_args(ExampleKind)
+    built = build(name, group, seed)
+    usable = {
+        t.id: t
+        for t, f in zip(group.trajectories, group.feedback, strict=True)
+        if f.score is not None and t.status is not TrajectoryStatus.ERROR
+    }
+    assert len({example.id for example in built.examples}) == len(built.examples)
+    for example in built.examples:
+        assert isinstance(example, RECORDS[kind])
+        assert example.prompt_id == group.prompt.id
+        is_pair = isinstance(example, PreferencePair)
+        sequences = [example.chosen, example.rejected] if is_pair else [example.sequence]
+        for sequence in sequences:
+            assert sequence.token_ids == usable[sequence.trajectory_id].token_ids
+            assert any(sequence.loss_mask)
+        if is_pair:
+            assert example.margin > 0
+            assert example.chosen.token_ids != example.rejected.token_ids
+            prompts = {usable[s.trajectory_id].prompt_token_ids for s in sequences}
+            assert len(prompts) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(group=groups(), seed=st.integers(0, 5))
+@settings(deadline=None)
+def test_the_same_group_and_seed_give_the_same_examples(
+    name: str, group: ScoredGroup, seed: int
+) -> None:
+    before = group.model_dump_json()
+    first, second = build(name, group, seed), build(name, group, seed)
+    assert (first.examples, first.dropped) == (second.examples, second.dropped)
+    assert group.model_dump_json() == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(group=groups())
+@settings(deadline=None)
+def test_whatever_gives_no_example_is_counted(name: str, group: ScoredGroup) -> None:
+    built = build(name, group)
+    assert all(count > 0 for count in built.dropped.values())
+    if group.trajectories and not built.examples:
+        # A lone best-and-worst trajectory has no partner: nothing was dropped but itself, by a reason.
+        assert built.dropped
+    json.dumps(built.dropped)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_survive_json_and_pickle(name: str) -> None:
+    config = PREFERENCES.parse({"type": name, "drop_truncated": True, **SETTINGS.get(name, {})})
+    assert PREFERENCES.parse(config.model_dump(mode="json")) == config
+    assert pickle.loads(pickle.dumps(config)) == config
+    with pytest.raises(ValueError, match="no_such_setting"):
+        PREFERENCES.parse({"type": name, "no_such_setting": 1})
+
+
+def test_importing_builders_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from policies.preference import PREFERENCES\n"
+        "for name in PREFERENCES.members(): PREFERENCES.resolve(name)\n"
+        f"heavy = [name for name in {HEAVY} if name in sys.modules]\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

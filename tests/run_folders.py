@@ -1,0 +1,214 @@
+"""A small finished run, made by hand: the files that a real run leaves, without Ray, vLLM or a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.events import EventKind, EventLog
+from orchestrator.journal import Journal
+from orchestrator.phases import Phase
+from orchestrator.run_folder import RoundFolder, RunFolder
+from policies.records import (
+    Feedback,
+    Message,
+    PreferencePair,
+    Prompt,
+    RoundResult,
+    RoundStatus,
+    Sampling,
+    StopReason,
+    TokenSequence,
+    Trajectory,
+    TrajectoryStatus,
+    Turn,
+    UnpairedExample,
+)
+from policies.shards import write_json, write_records
+from policies.store import PolicyStore
+
+PASS_AT_1 = (0.29, 0.39, 0.55, 0.67, 0.83)
+"""Held-out score by round of the prototype."""
+PHASES = ("draw", "collect", "train", "publish", "sync", "evaluate", "accept")
+RUN_ID = "7c1f6f0e5f0b4d4e9d0c2a54a1b2c3d4"
+
+
+def make_run(
+    path: Path,
+    *,
+    rounds: int = 2,
+    kind: str = "pair",
+    extra_text: str = "",
+    experiment: str = "multiply",
+) -> RunFolder:
+    """A run of round 0 and `rounds` trained rounds.
+
+    Args:
+        path: the run folder; made here.
+        rounds: trained rounds.
+        kind: `pair` or `unpaired` examples.
+        extra_text: stands at the end of every completion, to see what becomes of hostile text.
+        experiment: in the config.
+    """
+    folder = start_run(path, experiment=experiment)
+    for index in range(rounds + 1):
+        add_round(folder, index, kind=kind, extra_text=extra_text)
+    return folder
+
+
+def start_run(path: Path, *, experiment: str = "multiply") -> RunFolder:
+    """A run folder in which no round has finished, with its starting policy."""
+    folder = RunFolder(path)
+    config = {
+        "rounds": 4,
+        "policy": {"model": "tiny", "adapter": None},
+        "training": {"loss": {"type": "dpo", "beta": 0.1}, "learning_rate": 1e-5},
+        "verifiers": [{"type": "numeric_match"}],
+        "preferences": {"type": "right_vs_wrong"},
+        "tracking": {"experiment": experiment, "uri": "sqlite:///mlflow.db"},
+    }
+    write_json(folder.identity, {"name": path.name, "run_id": RUN_ID})
+    write_json(folder.config, config)
+    _publish(folder, 0)
+    return folder
+
+
+def add_round(
+    folder: RunFolder, index: int, *, kind: str = "pair", extra_text: str = ""
+) -> RoundResult:
+    """Finish round `index` in the folder, and return its result."""
+    round_folder = folder.round(index)
+    _write_shard(round_folder.evaluation, f"e{index}", index, ["6x7", "9x9"], extra_text)
+    if index:
+        trajectories = _write_shard(
+            round_folder, f"r{index}", index - 1, ["2x3", "4x5", "7x8"], extra_text
+        )
+        _write_examples(round_folder, trajectories, kind)
+        _write_steps(round_folder, index)
+        _publish(folder, index)
+    result = _result(index)
+    Journal(folder.journal).append(index, Phase.ACCEPT, result)
+    events = EventLog(folder.events)
+    for phase, seconds in phase_seconds(index).items():
+        events.emit(EventKind.PHASE_FINISHED, round_index=index, phase=phase, seconds=seconds)
+    return result
+
+
+def phase_seconds(index: int) -> dict[str, float]:
+    """Made-up clocks of a round."""
+    names = PHASES if index else ("sync", "evaluate", "accept")
+    return {name: 1.5 + place for place, name in enumerate(names)}
+
+
+def _result(index: int) -> RoundResult:
+    metrics = {"eval/pass@1": PASS_AT_1[index % len(PASS_AT_1)], "eval/pass@4": 0.9}
+    if index:
+        metrics |= {"rollout/trajectories": 12.0, "train/loss": 0.6, "kl": 0.01 * index}
+    return RoundResult(
+        round=index,
+        status=RoundStatus.IMPROVED if index else RoundStatus.UNTRAINED,
+        before=max(index - 1, 0),
+        after=index,
+        reference=f"version {max(index - 1, 0)}",
+        metrics=metrics,
+    )
+
+
+def _write_shard(
+    folder: RoundFolder, prefix: str, version: int, ids: Sequence[str], extra_text: str
+) -> list[Trajectory]:
+    """Prompts, two right and two wrong attempts at each, and their feedback."""
+    prompts, trajectories, feedback = [], [], []
+    for prompt_id in ids:
+        left, right = (int(n) for n in prompt_id.split("x"))
+        question = Message(role="user", content=f"What is {left} times {right}?")
+        prompts.append(Prompt(id=prompt_id, messages=(question,), answer=left * right))
+        for sample in range(4):
+            value = left * right + sample % 2
+            attempt = _attempt(
+                f"{prefix}.{prompt_id}.{sample}",
+                prompt_id,
+                sample,
+                version,
+                f"It is {value}.{extra_text}",
+            )
+            trajectories.append(attempt)
+            score = float(sample % 2 == 0)
+            feedback.append(Feedback(trajectory_id=attempt.id, score=score, desirable=score == 1.0))
+    shard = folder.shard(0)
+    write_records(folder.prompts, Prompt, prompts)
+    write_records(shard.prompts, Prompt, prompts)
+    write_records(shard.of("trajectories"), Trajectory, trajectories)
+    write_records(shard.of("feedback"), Feedback, feedback)
+    return trajectories
+
+
+def _attempt(identity: str, prompt_id: str, sample: int, version: int, text: str) -> Trajectory:
+    turn = Turn(
+        role="policy",
+        token_ids=(7, 8, 9),
+        text=text,
+        logprobs=(-0.1, -0.2, -0.3),
+        stop_reason=StopReason.STOP,
+    )
+    return Trajectory(
+        id=identity,
+        prompt_id=prompt_id,
+        sample_index=sample,
+        policy_version=version,
+        policy_digest="9f",
+        prompt_token_ids=(1, 2),
+        turns=(turn,),
+        status=TrajectoryStatus.COMPLETE,
+        sampling=Sampling(),
+    )
+
+
+def _write_examples(folder: RoundFolder, trajectories: Sequence[Trajectory], kind: str) -> None:
+    path = folder.shard(0).of("examples")
+    if kind == "unpaired":
+        examples = [
+            UnpairedExample(
+                id=t.id,
+                prompt_id=t.prompt_id,
+                sequence=TokenSequence.of(t),
+                desirable=t.sample_index % 2 == 0,
+                score=float(t.sample_index % 2 == 0),
+            )
+            for t in trajectories
+        ]
+        write_records(path, UnpairedExample, examples)
+        return
+    pairs = [
+        PreferencePair(
+            id=f"{good.id}>{bad.id}",
+            prompt_id=good.prompt_id,
+            chosen=TokenSequence.of(good),
+            rejected=TokenSequence.of(bad),
+            margin=1.0,
+        )
+        for good, bad in zip(trajectories[::2], trajectories[1::2], strict=True)
+    ]
+    write_records(path, PreferencePair, pairs)
+
+
+def _write_steps(folder: RoundFolder, index: int) -> None:
+    folder.train.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"step": step, "train/loss": 0.69 - 0.1 * step / index, "rewards/margins": 0.1 * step}
+        for step in (1, 2, 3)
+    ]
+    folder.train_log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _publish(folder: RunFolder, number: int) -> None:
+    """Weights of a few bytes: nothing reads them but the digest."""
+    store = PolicyStore(folder.policies)
+    weights = folder.path / "start" if number == 0 else folder.round(number).candidate
+    weights.mkdir(parents=True, exist_ok=True)
+    (weights / "model.safetensors").write_bytes(b"weights of version %d" % number)
+    if number == 0:
+        store.adopt_initial(weights)
+    else:
+        store.publish(weights, number=number, round_index=number, parent=number - 1)

@@ -1,0 +1,151 @@
+"""A model of ours as judge: frozen at a version, one generate call, one bad question harms no other."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from policies.component import Component, create
+from policies.errors import JudgeError
+from policies.records import Message, PolicyVersion, StopReason
+from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
+from workers.verify.judge import BACKENDS, BackendContext, JudgeBackend, Question
+
+
+class Echo(RolloutEngine):
+    """Writes the question back; ids are characters. Fails on prompts with `bad`."""
+
+    built: ClassVar[list[dict[str, Any]]] = []
+    calls: ClassVar[list[int]] = []
+    seeds: ClassVar[list[int]] = []
+
+    class Config(Component.Config):
+        """Settings of the echo."""
+
+    def __init__(self, config: Component.Config, **runtime: Any) -> None:
+        Echo.built.append(runtime)
+        self.serving = runtime["policy"]
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()
+    ) -> tuple[int, ...]:
+        if "no template" in messages[0].content:
+            raise ValueError("template")
+        return tuple(ord(c) for c in messages[0].content)
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        Echo.calls.append(len(requests))
+        Echo.seeds.extend(r.seed for r in requests)
+        texts = ["".join(chr(i) for i in r.prompt_token_ids) for r in requests]
+        if any("bad" in text for text in texts):
+            raise ValueError("prompt longer than the model")
+        return [
+            Generation(
+                token_ids=(1,), logprobs=(0.0,), text=f"re: {text}", stop_reason=StopReason.STOP
+            )
+            for text in texts
+        ]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    for log in (Echo.built, Echo.calls, Echo.seeds):
+        log.clear()
+
+
+def version(number: int) -> PolicyVersion:
+    return PolicyVersion(
+        number=number, round=number, parent=None, path=f"p/{number}", digest=f"{number}" * 64
+    )
+
+
+def model(name: str) -> PolicyVersion:
+    return PolicyVersion(number=0, round=0, parent=None, path=name, digest="m" * 64)
+
+
+CONTEXT = BackendContext(policy_version=version, model_version=model, dtype="bfloat16", seed=3)
+
+
+def backend(**settings: object) -> JudgeBackend:
+    Echo.Config.component = Echo
+    config = BACKENDS.parse({"type": "engine", "engine": Echo.Config(type="echo"), **settings})
+    built: JudgeBackend = create(config, context=CONTEXT)
+    return built
+
+
+def question(text: str, vote: int = 0) -> Question:
+    return Question(messages=(Message(role="user", content=text),), max_tokens=5, vote=vote)
+
+
+def test_the_policy_judges_frozen_at_version_zero_unless_told_otherwise(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        backend().start()
+        backend(version=2, dtype="float32").start()
+        backend(model="hub/name").start()
+    assert [(b["policy"].path, b["dtype"], b["seed"]) for b in Echo.built] == [
+        ("p/0", "bfloat16", 3),
+        ("p/2", "float32", 3),
+        ("hub/name", "bfloat16", 3),
+    ]
+    assert len([r for r in caplog.records if "prefer text like their own" in r.message]) == 2
+    assert backend(version=2).identity() == "echo: policy version 2 222222222222 bfloat16"
+    assert backend(model="hub/name").identity() == "echo: hub/name mmmmmmmmmmmm bfloat16"
+
+
+def test_all_questions_go_into_one_generate_call_and_answers_keep_their_order() -> None:
+    replies = backend().ask([question(str(i)) for i in range(5)])
+    assert [r.text for r in replies] == [f"re: {i}" for i in range(5)]
+    assert Echo.calls == [5]
+    assert len(Echo.built) == 1
+
+
+def test_a_question_that_the_engine_refuses_harms_no_other() -> None:
+    texts = ["a", "bad", "no template", "b", "c", "bad too", "d"]
+    replies = backend().ask([question(text) for text in texts])
+    assert [r.text for r in replies] == ["re: a", None, None, "re: b", "re: c", None, "re: d"]
+    assert "ValueError: prompt longer than the model" in (replies[1].error or "")
+    assert "the chat template failed" in (replies[2].error or "")
+
+
+def test_seeds_follow_content_and_vote() -> None:
+    backend().ask([question("a"), question("a", vote=1), question("b"), question("a")])
+    assert len(set(Echo.seeds)) == 3
+    assert Echo.seeds[0] == Echo.seeds[3]
+
+
+def test_a_version_of_another_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="for the run's own policy only"):
+        backend(model="hub/name", version=1)
+
+
+def test_an_engine_that_cannot_start_is_a_judge_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(self: Echo, config: Component.Config, **runtime: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Echo, "__init__", explode)
+    with pytest.raises(JudgeError, match=r"'echo' could not start: RuntimeError: out of memory"):
+        backend().start()
+
+
+def test_the_shipped_scripted_engine_can_serve_a_judge(tmp_path: Path) -> None:
+    fake_model = pytest.importorskip("policies.fake_model")
+    from policies.shards import file_sha256
+    from policies.store import digest_of, weight_files
+
+    fake_model.write_fake_model(tmp_path, skill=1.0)
+    files = {p.name: file_sha256(p) for p in weight_files(tmp_path)}
+    served = PolicyVersion(
+        number=0, round=0, parent=None, path=str(tmp_path), digest=digest_of(files)
+    )
+    context = BackendContext(policy_version=lambda _: served, model_version=model)
+    judge = create(BACKENDS.parse({"type": "engine", "engine": "fake"}), context=context)
+    reply = judge.ask([question("What is 7 times 8?")] * 2)
+    assert reply[0].text == reply[1].text
+    assert "torch" not in sys.modules or reply[0].error is None

@@ -1,0 +1,414 @@
+"""The tracker: the driver never waits, nothing is lost, and nothing lands twice."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.inspect_run import results_of
+from orchestrator.run_folder import RunFolder
+from orchestrator.tracker import NullTracker, SpooledTracker
+from orchestrator.tracking_memory import MemorySink
+from orchestrator.tracking_push import SendingThread
+from orchestrator.tracking_spool import SendLock, TrackedRun, TrackingRefused
+from policies.errors import TrackingError
+from policies.records import RoundResult, RoundStatus
+from tests.run_folders import RUN_ID, make_run, phase_seconds
+
+RUN = TrackedRun(run_id=RUN_ID, name="q-1", experiment="multiply", params={"seed": "0"})
+DRIVER_WAITS_AT_MOST = 0.1
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SendingThread, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(SendingThread, "LONGEST_DELAY", 0.05)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "q-1").path
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> RunFolder:
+    """A run folder of its own for each test; the shards are shared by links."""
+    target = tmp_path / "q-1"
+    target.mkdir()
+    for path in finished.iterdir():
+        (target / path.name).symlink_to(path)
+    return RunFolder(target)
+
+
+Start = Callable[..., SpooledTracker]
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def start(folder: RunFolder, warnings: list[str]) -> Start:
+    def make(
+        sink: MemorySink, *, register: bool = False, rows: int = 64, timeout: float = 10.0
+    ) -> SpooledTracker:
+        return SpooledTracker(
+            folder,
+            lambda: sink,
+            where="http://***@host",
+            table_rows=rows,
+            register_policy=register,
+            on_warning=warnings.append,
+            finish_timeout=timeout,
+        )
+
+    return make
+
+
+def tell(tracker: SpooledTracker, folder: RunFolder, *rounds: int) -> None:
+    for result in results_of(folder):
+        if result.round in rounds:
+            tracker.round_finished(result, phase_seconds(result.round), folder.round(result.round))
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "condition did not come true"
+        time.sleep(0.005)
+
+
+@contextmanager
+def quick() -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < DRIVER_WAITS_AT_MOST
+
+
+def test_a_run_lands_with_a_parent_and_a_nested_run_for_each_round(
+    folder: RunFolder, start: Start
+) -> None:
+    sink = MemorySink()
+    tracker = start(sink)
+    tracker.start(RUN)
+    tell(tracker, folder, 0, 1, 2)
+    tracker.finish("FINISHED")
+    assert sink.runs == dict.fromkeys(["q-1", "q-1/0", "q-1/1", "q-1/2"], "FINISHED")
+    assert sink.history(None, "eval/pass_at_1") == [(0, 0.29), (1, 0.39), (2, 0.55)]
+    assert sink.history(None, "seconds/train") == [(1, 3.5), (2, 3.5)]
+    assert sink.params == {"seed": "0"}
+    assert sink.tags["q-1/2"]["pawl.status"] == "improved"
+
+
+def test_a_round_has_its_training_curve_by_optimizer_step_and_not_the_total_in_it(
+    folder: RunFolder, start: Start
+) -> None:
+    sink = MemorySink()
+    tracker = start(sink)
+    tracker.start(RUN)
+    tell(tracker, folder, 2)
+    tracker.finish("FINISHED")
+    assert [step for step, _ in sink.history(2, "train/loss")] == [1, 2, 3]
+    assert sink.history(None, "train/loss") == [(2, 0.6)]
+    assert sink.history(2, "kl") == [(2, 0.02)]
+
+
+def test_steps_told_while_the_update_runs_are_not_told_again_at_its_end(
+    folder: RunFolder, start: Start
+) -> None:
+    sink = MemorySink()
+    tracker = start(sink)
+    tracker.start(RUN)
+    rows = [json.loads(line) for line in folder.round(2).train_log.read_text().splitlines()]
+    tracker.steps(2, rows[:1])
+    tracker.steps(2, rows[:2])
+    tell(tracker, folder, 2)
+    tracker.steps(2, rows)
+    tracker.finish("FINISHED")
+    assert [step for step, _ in sink.history(2, "rewards/margins")] == [1, 2, 3]
+
+
+def test_a_round_has_tables_of_samples_and_pairs_and_the_untrained_one_of_its_measurement(
+    folder: RunFolder, start: Start
+) -> None:
+    sink = MemorySink()
+    tracker = start(sink, rows=5)
+    tracker.start(RUN)
+    tell(tracker, folder, 0, 1)
+    tracker.finish("FINISHED")
+    assert {name: len(rows) for name, rows in sink.tables.items()} == {
+        "q-1/0/evaluation_samples.json": 5,
+        "q-1/1/evaluation_samples.json": 5,
+        "q-1/1/samples.json": 5,
+        "q-1/1/pairs.json": 5,
+    }
+    first = sink.tables["q-1/1/samples.json"][0]
+    assert first["prompt"] == "What is 2 times 3?"
+    assert first["completion"] == "It is 6."
+    assert (first["score"], first["desirable"], first["status"]) == (1.0, True, "complete")
+    pair = sink.tables["q-1/1/pairs.json"][0]
+    assert (pair["chosen"], pair["rejected"]) == ("It is 6.", "It is 7.")
+
+
+def test_tables_begin_with_one_sample_of_every_prompt(folder: RunFolder, start: Start) -> None:
+    sink = MemorySink()
+    tracker = start(sink, rows=3)
+    tracker.start(RUN)
+    tell(tracker, folder, 1)
+    tracker.finish("FINISHED")
+    assert {row["prompt"] for row in sink.tables["q-1/1/samples.json"]} == {
+        "What is 2 times 3?",
+        "What is 4 times 5?",
+        "What is 7 times 8?",
+    }
+
+
+def test_no_tables_are_sent_when_none_are_wanted(folder: RunFolder, start: Start) -> None:
+    sink = MemorySink()
+    tracker = start(sink, rows=0)
+    tracker.start(RUN)
+    tell(tracker, folder, 1)
+    tracker.finish("FINISHED")
+    assert sink.tables == {}
+
+
+def test_accepted_policies_are_registered_and_the_starting_one_is_not(
+    folder: RunFolder, start: Start
+) -> None:
+    sink = MemorySink()
+    tracker = start(sink, register=True)
+    tracker.start(RUN)
+    tell(tracker, folder, 0, 1, 2)
+    tracker.finish("FINISHED")
+    assert {r: p.number for r, p in sink.registered.items()} == {1: 1, 2: 2}
+    assert sink.registered[2].path == str(folder.policies / "0002")
+
+
+def test_the_driver_does_not_wait_for_a_server_that_hangs(
+    folder: RunFolder, start: Start, warnings: list[str]
+) -> None:
+    sink, release = MemorySink(), threading.Event()
+    sink.before_call = lambda _: None if release.wait(20) else None
+    with quick():
+        tracker = start(sink, timeout=0.2)
+    with quick():
+        tracker.start(RUN)
+    for index in (0, 1, 2):
+        with quick():
+            tell(tracker, folder, index)
+    with quick():
+        tracker.artifact(folder.config, "config.json")
+    began = time.monotonic()
+    tracker.finish("FINISHED")
+    assert time.monotonic() - began < 3
+    assert [
+        w for w in warnings if "6 tracking entries could not be sent" in w and "pawl resume" in w
+    ]
+    release.set()
+
+
+def test_an_outage_is_told_once_and_its_end_once_and_everything_lands(
+    folder: RunFolder, start: Start, warnings: list[str]
+) -> None:
+    sink, away = MemorySink(), threading.Event()
+
+    def fail(_: str) -> None:
+        if away.is_set():
+            raise TrackingError("connection refused")
+
+    sink.before_call = fail
+    tracker = start(sink)
+    tracker.start(RUN)
+    tell(tracker, folder, 0)
+    wait_until(lambda: sink.runs.get("q-1/0") == "FINISHED")
+    away.set()
+    tell(tracker, folder, 1)
+    wait_until(lambda: len(warnings) == 1)
+    tell(tracker, folder, 2)
+    time.sleep(0.1)
+    away.clear()
+    tracker.finish("FINISHED")
+    assert len(warnings) == 2
+    assert "http://***@host does not answer (connection refused)" in warnings[0]
+    assert str(folder.tracking / "spool.jsonl") in warnings[0]
+    assert "answers again" in warnings[1]
+    assert sink.history(None, "eval/pass_at_1") == [(0, 0.29), (1, 0.39), (2, 0.55)]
+    assert sink.runs["q-1"] == "FINISHED"
+
+
+@pytest.mark.parametrize("cut_after", range(1, 14))
+def test_a_crash_after_any_call_to_the_server_leaves_nothing_out_and_nothing_twice(
+    folder: RunFolder, start: Start, cut_after: int
+) -> None:
+    whole = MemorySink()
+    sink = MemorySink()
+
+    def die(_: str) -> None:
+        if len(sink.calls) >= cut_after:
+            raise TrackingError("the process died here")
+
+    sink.before_call = die
+    first = start(sink, timeout=0.02)
+    first.start(RUN)
+    tell(first, folder, 0, 1)
+    first.finish("KILLED")
+    sink.before_call = lambda _: None
+    second = start(sink)
+    second.start(RUN.model_copy(update={"resumed": True}))
+    tell(second, folder, 0, 1, 2)
+    second.finish("FINISHED")
+    for other in folder.tracking.iterdir():
+        other.unlink()
+    straight = start(whole)
+    straight.start(RUN)
+    tell(straight, folder, 0, 1, 2)
+    straight.finish("FINISHED")
+    strip = {(run, p.name, p.value, p.step) for run, points in whole.points.items() for p in points}
+    seen = [(run, p.name, p.value, p.step) for run, points in sink.points.items() for p in points]
+    assert len(seen) == len(set(seen))
+    assert set(seen) == strip
+    assert sink.runs == whole.runs
+    assert sink.tables == whole.tables
+
+
+def test_a_lost_offset_only_sends_the_same_again(folder: RunFolder, start: Start) -> None:
+    sink = MemorySink()
+    first = start(sink)
+    first.start(RUN)
+    tell(first, folder, 0, 1)
+    first.finish("KILLED")
+    before = {run: set(points) for run, points in sink.points.items()}
+    (folder.tracking / "offset.json").unlink()
+    second = start(sink)
+    second.finish("FINISHED")
+    assert sink.points == before
+    assert sink.runs["q-1"] == "FINISHED"
+
+
+def test_a_resumed_run_is_running_again_until_it_ends(folder: RunFolder, start: Start) -> None:
+    sink = MemorySink()
+    first = start(sink)
+    first.start(RUN)
+    first.finish("KILLED", "interrupted")
+    assert sink.runs == {"q-1": "KILLED"}
+    second = start(sink)
+    second.start(RUN)
+    wait_until(lambda: sink.runs["q-1"] == "RUNNING")
+    second.finish("FAILED", "out of memory")
+    assert sink.runs == {"q-1": "FAILED"}
+
+
+def test_what_the_server_refuses_is_left_out_and_told_and_the_rest_lands(
+    folder: RunFolder, start: Start, warnings: list[str]
+) -> None:
+    sink = MemorySink()
+
+    def refuse(operation: str) -> None:
+        if operation == "table":
+            raise TrackingRefused("tables are forbidden")
+
+    sink.before_call = refuse
+    tracker = start(sink)
+    tracker.start(RUN)
+    tell(tracker, folder, 1, 2)
+    tracker.finish("FINISHED")
+    assert sink.tables == {}
+    assert sink.history(None, "eval/pass_at_1") == [(1, 0.39), (2, 0.55)]
+    assert sorted(w.partition(":")[0] for w in warnings) == [
+        f"tracking left out the table {name}"
+        for name in ("evaluation_samples.json", "pairs.json", "samples.json")
+    ]
+
+
+def test_a_damaged_shard_costs_its_table_and_nothing_else(
+    tmp_path: Path, warnings: list[str]
+) -> None:
+    folder = make_run(tmp_path / "q-1", rounds=1)
+    folder.round(1).shard(0).of("trajectories").write_bytes(b"PAR1 rubbish")
+    sink = MemorySink()
+    tracker = SpooledTracker(
+        folder,
+        lambda: sink,
+        where="x",
+        table_rows=4,
+        register_policy=False,
+        on_warning=warnings.append,
+    )
+    tracker.start(RUN)
+    tell(tracker, folder, 0, 1)
+    tracker.finish("FINISHED")
+    assert "q-1/1/samples.json" not in sink.tables
+    assert sink.runs["q-1/1"] == "FINISHED"
+    assert any("samples.json" in w and "changed since it was written" in w for w in warnings)
+
+
+def test_a_value_that_is_not_finite_is_told_once_and_left_out(
+    folder: RunFolder, start: Start, warnings: list[str]
+) -> None:
+    sink = MemorySink()
+    tracker = start(sink)
+    tracker.start(RUN)
+    for index in (1, 2):
+        metrics = {"kl": math.nan, "eval/pass@1": 0.5}
+        result = RoundResult(
+            round=index,
+            status=RoundStatus.KEPT,
+            before=0,
+            after=0,
+            reference="version 0",
+            metrics=metrics,
+        )
+        tracker.round_finished(result, {}, folder.round(index))
+    tracker.finish("FINISHED")
+    assert sink.history(None, "kl") == []
+    assert sink.history(None, "eval/pass_at_1") == [(1, 0.5), (2, 0.5)]
+    assert [w for w in warnings if "kl" in w] == [
+        "metric kl is nan, which no curve can show; such values are left out"
+    ]
+
+
+def test_two_processes_do_not_send_at_once(
+    folder: RunFolder, start: Start, warnings: list[str]
+) -> None:
+    folder.tracking.mkdir()
+    other = SendLock(folder.tracking)
+    assert other.acquire()
+    sink = MemorySink()
+    tracker = start(sink)
+    tracker.start(RUN)
+    wait_until(lambda: any("another process" in w for w in warnings))
+    assert sink.calls == []
+    other.release()
+    tracker.finish("FINISHED")
+    assert sink.runs == {"q-1": "FINISHED"}
+
+
+def test_an_artifact_and_the_report_are_sent(folder: RunFolder, start: Start) -> None:
+    sink = MemorySink()
+    tracker = start(sink)
+    tracker.start(RUN)
+    tracker.artifact(folder.config, "config/resolved.json")
+    tracker.artifact(folder.path / "missing", "missing.json")
+    tracker.finish("FINISHED")
+    assert sink.artifacts["config/resolved.json"] == folder.config.read_bytes()
+    assert b"<!doctype html>" in sink.artifacts["report.html"]
+    assert sorted(sink.artifacts) == ["config/resolved.json", "report.html", "report.md"]
+
+
+def test_without_tracking_the_report_is_still_written(
+    folder: RunFolder, warnings: list[str]
+) -> None:
+    tracker = NullTracker(folder, on_warning=warnings.append)
+    tracker.start(RUN)
+    tracker.finish("FINISHED")
+    assert (folder.path / "report.html").is_file()
+    assert not folder.tracking.exists()
+    assert warnings == []

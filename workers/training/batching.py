@@ -1,0 +1,229 @@
+"""Which examples are trained on, in which steps: selection with counted reasons, batches, mismatched partners.
+
+Pure functions of the examples and a seed: the same job gives the same batches on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from policies.errors import TrainingError, explain
+from policies.records import (
+    Example,
+    ExampleKind,
+    PreferencePair,
+    SupervisedExample,
+    TokenSequence,
+    UnpairedExample,
+)
+from policies.seeds import derive_rng
+
+_KINDS: dict[ExampleKind, type[Example]] = {
+    "pair": PreferencePair,
+    "unpaired": UnpairedExample,
+    "supervised": SupervisedExample,
+}
+_WINDOW_STEPS = 8
+"""Steps whose rows are sorted by length together: enough to save most padding, few enough to stay random."""
+
+
+def sequences_of(example: Example) -> tuple[TokenSequence, ...]:
+    """The sequences of an example, chosen before rejected."""
+    if isinstance(example, PreferencePair):
+        return (example.chosen, example.rejected)
+    return (example.sequence,)
+
+
+def select(
+    examples: Sequence[Example], *, kind: ExampleKind, max_length: int, loss: str
+) -> tuple[list[Example], dict[str, int]]:
+    """Return the examples that can be trained on, and how many were dropped for which reason.
+
+    Raises:
+        TrainingError: an example is not of the kind that the loss reads.
+    """
+    kept: list[Example] = []
+    dropped: Counter[str] = Counter()
+    for example in examples:
+        if not isinstance(example, _KINDS[kind]):
+            raise TrainingError(
+                explain(
+                    f"the loss {loss!r} trains on {_KINDS[kind].__name__} records and was given another kind",
+                    value=type(example).__name__,
+                    where="training.loss and preferences",
+                    fix="choose a preference builder that makes what the loss reads",
+                )
+            )
+        reason = unusable_because(example, max_length)
+        if reason is None:
+            kept.append(example)
+        else:
+            dropped[reason] += 1
+    return kept, dict(dropped)
+
+
+def unusable_because(example: Example, max_length: int) -> str | None:
+    """Why an example cannot be trained on, or None."""
+    sequences = sequences_of(example)
+    if any(len(s.token_ids) > max_length for s in sequences):
+        return "too_long"
+    if not all(any(s.loss_mask) for s in sequences):
+        return "nothing_scored"
+    if any(s.loss_mask[0] for s in sequences):
+        return "no_prompt"  # nothing predicts the first token, and TRL counts it in the length all the same
+    if isinstance(example, PreferencePair):
+        chosen, rejected = sequences
+        if _prompt(chosen) != _prompt(rejected):
+            return "prompt_differs"
+        if (chosen.token_ids, chosen.loss_mask) == (rejected.token_ids, rejected.loss_mask):
+            return "identical"
+    return None
+
+
+def _prompt(sequence: TokenSequence) -> tuple[int, ...]:
+    return sequence.token_ids[: sequence.loss_mask.index(1)]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of one forward pass. Over the microbatches of a step, `share` times the mean loss sums to the step's mean."""
+
+    rows: tuple[int, ...]
+    share: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All microbatches of an update in order; each optimizer step takes `accumulation` of them."""
+
+    microbatches: tuple[MicroBatch, ...]
+    accumulation: int
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.microbatches) // self.accumulation
+
+
+def plan_batches(
+    lengths: Sequence[int],
+    *,
+    batch_size: int,
+    micro_batch_size: int | None,
+    epochs: int,
+    seed: int,
+    classes: Sequence[bool] | None = None,
+) -> Plan:
+    """Cut the rows into optimizer steps of nearly equal size, and these into microbatches.
+
+    Rows are shuffled, sorted by length within windows of some steps, cut, and the steps shuffled again. With
+    `classes` both classes are spread evenly over all steps: a KTO step with one class only would push one way.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: most rows of a step.
+        micro_batch_size: most rows of a forward pass; None means batch_size.
+        epochs: how often every row is seen.
+        seed: of the shuffles.
+        classes: desirable bit of each row.
+    """
+    count = len(lengths)
+    num_steps = math.ceil(count / batch_size)
+    largest = math.ceil(count / num_steps)
+    accumulation = math.ceil(largest / (micro_batch_size or batch_size))
+    microbatches: list[MicroBatch] = []
+    for epoch in range(epochs):
+        rng = derive_rng(seed, "batches", epoch)
+        order = list(range(count))
+        rng.shuffle(order)
+        order = _spread(order, classes)
+        steps: list[list[int]] = []
+        for window in _even_cuts(order, math.ceil(num_steps / _WINDOW_STEPS)):
+            by_length = _spread(sorted(window, key=lambda row: lengths[row]), classes)
+            steps.extend(_even_cuts(by_length, math.ceil(len(window) / batch_size)))
+        rng.shuffle(steps)
+        for step in steps:
+            microbatches.extend(_micro(step, accumulation))
+    return Plan(microbatches=tuple(microbatches), accumulation=accumulation)
+
+
+def _micro(step: list[int], accumulation: int) -> list[MicroBatch]:
+    parts = _even_cuts(step, accumulation)
+    # A step with fewer rows than microbatches repeats a row with share 0, so that all steps have as many.
+    return [
+        MicroBatch(rows=tuple(part), share=len(part) / len(step)) if part else MicroBatch(rows=(step[0],), share=0.0)
+        for part in parts
+    ]
+
+
+def _even_cuts(rows: Sequence[int], parts: int) -> list[list[int]]:
+    bounds = [round(len(rows) * i / parts) for i in range(parts + 1)]
+    return [list(rows[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def _spread(rows: list[int], classes: Sequence[bool] | None) -> list[int]:
+    """Interleave the classes in proportion, keeping the order inside each."""
+    if classes is None:
+        return rows
+    places: list[tuple[float, int]] = []
+    for wanted in (False, True):
+        members = [row for row in rows if classes[row] is wanted]
+        places.extend(((i + 0.5) / len(members), row) for i, row in enumerate(members))
+    return [row for _, row in sorted(places, key=lambda place: place[0])]
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A mismatched sequence for the KL term of KTO: the prompt of one row, the completion of another."""
+
+    row: int
+    completion_of: int
+    sequence: TokenSequence
+
+
+def mismatched_partners(examples: Sequence[UnpairedExample], rows: Sequence[int], *, seed: int) -> dict[int, Partner]:
+    """Give each of `rows` the completion of an example with another prompt.
+
+    Samples of one prompt lie side by side, so taking the neighbour's completion (as TRL does) would often take a
+    completion of the same prompt, and the "mismatched" log-ratio would be a matched one. Observations inside the
+    borrowed completion stay masked.
+
+    Raises:
+        TrainingError: all examples have the same prompt.
+    """
+    if len({e.prompt_id for e in examples}) < 2:
+        raise TrainingError(
+            explain(
+                "KTO estimates its reference point from completions of other prompts, and all examples of this round "
+                "have the same prompt",
+                value=examples[0].prompt_id if examples else None,
+                where="prompts.per_round and training.loss",
+                fix="draw more prompts a round, or use the loss apo_zero_unpaired, which has no such term",
+            )
+        )
+    order = list(range(len(examples)))
+    derive_rng(seed, "partners").shuffle(order)
+    place = {row: i for i, row in enumerate(order)}
+    partners: dict[int, Partner] = {}
+    for row in rows:
+        offset = 1
+        while examples[order[(place[row] + offset) % len(order)]].prompt_id == examples[row].prompt_id:
+            offset += 1
+        other = order[(place[row] + offset) % len(order)]
+        partners[row] = Partner(row, other, _mismatched(examples[row].sequence, examples[other].sequence))
+    return partners
+
+
+def _mismatched(prompt_from: TokenSequence, completion_from: TokenSequence) -> TokenSequence:
+    prompt = _prompt(prompt_from)
+    start = completion_from.loss_mask.index(1)
+    completion = completion_from.token_ids[start:]
+    return TokenSequence(
+        trajectory_id=f"{prompt_from.trajectory_id}|{completion_from.trajectory_id}",
+        policy_version=completion_from.policy_version,
+        token_ids=prompt + completion,
+        loss_mask=(0,) * len(prompt) + completion_from.loss_mask[start:],
+        logprobs=(0.0,) * (len(prompt) + len(completion)),
+    )

@@ -1,0 +1,164 @@
+"""Weights in and out of an update: load a policy, average references, write a candidate that is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policies.errors import DivergenceError, TrainingError, explain
+from policies.records import PolicyVersion
+from policies.reference import ReferencePlan
+from policies.shards import fsync_directory
+from policies.store import MANIFEST, weight_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
+
+
+def quiet_transformers() -> None:
+    """Keep transformers' progress bars and advice off the console."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def load_model(path: str, *, device: str, attention: str, trust_remote_code: bool) -> Any:
+    """Load a causal language model in float32, dropout off: steps must start at the reference exactly."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, attn_implementation=attention, trust_remote_code=trust_remote_code
+    )
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model.to(device)
+
+
+def averaged_weights(plan: ReferencePlan, versions: Sequence[PolicyVersion]) -> dict[str, Tensor]:
+    """The weighted sum of several versions' weights, in float32, one version in memory at a time.
+
+    Raises:
+        TrainingError: a version of the plan is missing, or the versions do not have the same weights.
+    """
+    from safetensors.torch import load_file
+
+    paths = {v.number: Path(v.path) for v in versions}
+    total: dict[str, Tensor] = {}
+    for position, part in enumerate(plan.parts):
+        if part.version not in paths:
+            raise TrainingError(f"the reference names version {part.version}, which the job does not bring")
+        state: dict[str, Tensor] = {}
+        for file in weight_files(paths[part.version]):
+            state.update(load_file(file))
+        if position and state.keys() != total.keys():
+            raise TrainingError(f"versions {[p.version for p in plan.parts]} do not have the same weights to average")
+        for name, tensor in state.items():
+            value = tensor.float() * part.weight
+            total[name] = total[name] + value if position else value
+    return total
+
+
+def load_reference(
+    plan: ReferencePlan,
+    versions: Sequence[PolicyVersion],
+    *,
+    device: str,
+    attention: str,
+    trust_remote_code: bool,
+) -> Any:
+    """The reference as a model of its own: one version, or the average of several."""
+    first = next((v for v in versions if v.number == plan.parts[0].version), None)
+    if first is None:
+        raise TrainingError(f"the reference names version {plan.parts[0].version}, which the job does not bring")
+    model = load_model(first.path, device=device, attention=attention, trust_remote_code=trust_remote_code)
+    if plan.single is None:
+        missing, unexpected = model.load_state_dict(averaged_weights(plan, versions), strict=False)
+        tied = set(model.all_tied_weights_keys) if hasattr(model, "all_tied_weights_keys") else set()
+        if unexpected or set(missing) - tied:
+            raise TrainingError(
+                f"averaged weights do not fit the model: missing {missing[:3]}, unknown {list(unexpected)[:3]}"
+            )
+        model.tie_weights()
+    return model.eval()
+
+
+@contextmanager
+def candidate_directory(output_dir: Path) -> Iterator[Path]:
+    """A folder to fill; it becomes `output_dir` when the body ends well, and is removed when it does not.
+
+    Raises:
+        TrainingError: `output_dir` exists already.
+    """
+    if output_dir.exists():
+        raise TrainingError(
+            explain(
+                "the folder for the new weights exists already",
+                value=str(output_dir),
+                where="the round's output folder",
+                fix="remove it; a published policy is never overwritten",
+            )
+        )
+    temporary = output_dir.with_name(output_dir.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by an update that was killed
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        os.rename(temporary, output_dir)
+        fsync_directory(output_dir.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_finite(model: Any) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        DivergenceError: names the first such weight.
+    """
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise DivergenceError(
+                explain(
+                    "a weight is not finite after the update",
+                    value=name,
+                    where="training.learning_rate",
+                    fix="lower it, or raise training.warmup_fraction",
+                )
+            )
+
+
+def save_model(model: Any, source: Path, target: Path) -> None:
+    """Write float32 safetensors under the checkpoint's own names, and every other file as it came.
+
+    Tokenizer, chat template and configs are copied byte by byte: the next round must render prompts as this one did.
+    """
+    from transformers import GenerationConfig
+
+    # Some published generation configs are refused when saved again; the file itself is copied below.
+    model.generation_config = GenerationConfig()
+    model.save_pretrained(target)
+    copy_side_files(source, target)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = "float32"
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def copy_side_files(source: Path, target: Path) -> None:
+    """Copy what lies beside the weights: configs, tokenizer, chat template, remote code; not weights, not folders."""
+    (target / "generation_config.json").unlink(missing_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.name != MANIFEST and not path.name.endswith(_WEIGHT_SUFFIXES):
+            shutil.copyfile(path, target / path.name)
