@@ -112,9 +112,10 @@ def _origin_of_text(what: str, origins: Origins) -> str:
 
 def problems_of(error: ValidationError | None, model: type[BaseModel], raw: Any) -> list[Problem]:
     """All problems of `raw`: pydantic's, with those of components expanded, and booleans given as numbers."""
+    booleans = list(booleans_as_numbers(model, raw, ()))
+    said = {p.path for p in booleans}
     found = [] if error is None else list(_expand(error, model, raw, ()))
-    known = {p.path for p in found}
-    return found + [p for p in booleans_as_numbers(model, raw, ()) if p.path not in known]
+    return [p for p in found if p.path not in said] + booleans
 
 
 def _expand(error: ValidationError, model: type[BaseModel], raw: Any, prefix: KeyPath) -> Iterator[Problem]:
@@ -200,7 +201,8 @@ def _initials(name: str) -> str:
 
 
 def _sections_with(model: type[BaseModel], key: str, prefix: str = "", depth: int = 0) -> list[str]:
-    found = [f"{prefix}{key}"] if depth and key in model.model_fields else []
+    names = [n for n in model.model_fields if key in (n, _initials(n))] if depth else []
+    found = [f"{prefix}{name}" for name in names]
     for name, field in model.model_fields.items():
         inner = _strip(field.annotation)
         if isinstance(inner, type) and issubclass(inner, BaseModel) and depth < 3:

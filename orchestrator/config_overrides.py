@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.config_errors import Origins
+from orchestrator.config import RunConfig
+from orchestrator.config_errors import Origins, model_at
 from orchestrator.config_yaml import KeyPath, parse_yaml
+from policies.component import FamilyField
 from policies.errors import ConfigurationError
 
 Resolve = Callable[[Any, str], Any]
@@ -33,8 +35,8 @@ def apply_override(tree: dict[str, Any], origins: Origins, text: str, resolve: R
     here: Any = tree
     for part, following in zip(parts[:-1], parts[1:], strict=True):
         step = _step(here, part, text)
+        here = _enter(here, step, following, tuple(path))
         path.append(step)
-        here = _enter(here, step, following)
     last = _step(here, parts[-1], text)
     path.append(last)
     resolved = resolve(value, _nearest_key(path))
@@ -70,8 +72,8 @@ def _step(here: Any, part: str, text: str) -> str | int:
     )
 
 
-def _enter(here: Any, step: str | int, following: str) -> Any:
-    """The container at `step` of `here`, made where there is none yet."""
+def _enter(here: Any, step: str | int, following: str, path: KeyPath) -> Any:
+    """The container at `step` of `here`, which stands at `path`; made where there is none yet."""
     there: Any
     if isinstance(here, list):
         there = here[int(step)] if int(step) < len(here) else None
@@ -80,12 +82,21 @@ def _enter(here: Any, step: str | int, following: str) -> Any:
     if isinstance(there, str):
         there = {"type": there}
     elif there is None:
-        there = [] if following == "0" else {}
+        there = [] if following == "0" else _default_component(path, step)
     if isinstance(here, list) and step == len(here):
         here.append(there)
     else:
         here[step] = there
     return there
+
+
+def _default_component(path: KeyPath, step: str | int) -> dict[str, Any]:
+    """What an absent section starts from: `{type: dpo}` where a component has a default, else nothing."""
+    section = model_at(RunConfig, path)
+    field = section.model_fields.get(str(step)) if section is not None else None
+    if field is None or field.is_required() or not any(isinstance(m, FamilyField) for m in field.metadata):
+        return {}
+    return {"type": field.get_default(call_default_factory=True).type}
 
 
 def _forget_below(origins: Origins, path: KeyPath) -> None:

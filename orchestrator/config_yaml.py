@@ -76,8 +76,9 @@ def parse_yaml(text: str, *, name: str) -> YamlText:
         raise ConfigurationError(_syntax_message(error, text, name)) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
+        code = error.character if isinstance(error.character, int) else ord(error.character)
         raise ConfigurationError(
-            f"{name}:{line}: character #x{ord(str(error.character)[:1] or ' '):04x} is not allowed in YAML. Fix: remove it"
+            f"{name}:{line}: character #x{code:04x} is not allowed in YAML. Fix: remove it"
         ) from None
     except RecursionError:
         raise ConfigurationError(

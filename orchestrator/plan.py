@@ -162,7 +162,7 @@ def _prompts(config: RunConfig, plan: Plan, *, elsewhere: bool) -> tuple[list[Pr
     elif train and held_out:
         plan.add("overlap", "no held-out prompt is a training prompt")
     if train and config.prompts.per_round > len(train):
-        plan.add("prompts.per_round", f"{config.prompts.per_round} are drawn from {len(train)}: every round sees them all", "warning")
+        plan.add("prompts.per_round", f"a round draws {config.prompts.per_round} prompts, but prompts.train has {len(train)}. Fix: lower prompts.per_round to at most {len(train)}, or give more prompts", "problem")
     return train, held_out
 
 

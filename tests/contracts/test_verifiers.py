@@ -27,7 +27,7 @@ from policies.records import (
     VerdictStatus,
 )
 from workers.verify.isolation import IsolatedVerifier
-from workers.verify.verifier import VERIFIERS
+from workers.verify.verifier import VERIFIERS, Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = list(VERIFIERS.members())
@@ -131,6 +131,7 @@ def test_an_empty_completion_is_a_zero_not_an_error(name: str, kind: str) -> Non
 def test_a_process_of_its_own_changes_no_verdict(name: str) -> None:
     prompt, trajectory = prompt_for(name), attempt(COMPLETIONS["right"])
     config = VERIFIERS.parse({**config_of(name), "timeout_seconds": 60})
+    assert isinstance(config, Verifier.Config)
     with IsolatedVerifier(config) as isolated:
         verdict = isolated.verify(prompt, trajectory)
     direct = create(config).verify(prompt, trajectory)
@@ -151,7 +152,8 @@ def test_settings_survive_json_and_pickle(name: str) -> None:
     )
     assert VERIFIERS.parse(config.model_dump(mode="json")) == config
     assert pickle.loads(pickle.dumps(config)) == config
-    assert config.source == "mine"  # type: ignore[attr-defined]
+    assert isinstance(config, Verifier.Config)
+    assert (config.source, config.weight) == ("mine", 2.0)
 
 
 @pytest.mark.parametrize("name", NAMES)

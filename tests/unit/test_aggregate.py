@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.errors import ArtifactError, ConfigurationError
-from policies.preference import PREFERENCES
+from policies.preference import PREFERENCES, PreferenceBuilder
 from policies.records import (
     Comparison,
     Feedback,
@@ -32,7 +32,7 @@ from policies.records import (
 )
 from policies.shards import read_marker, read_records, write_records
 from workers.verify.aggregate import FeedbackSettings, aggregate, pass_at_k, powers_of_two
-from workers.verify.verifier import VERIFIERS
+from workers.verify.verifier import VERIFIERS, Verifier
 from workers.verify.worker import VerifyWorker
 
 
@@ -142,6 +142,7 @@ def test_a_verdict_of_another_shard_is_refused() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.001, 1000)), min_size=1, max_size=8))
+@settings(deadline=None)
 def test_the_score_stays_between_the_lowest_and_highest(scores: list[tuple[float, float]]) -> None:
     verdicts = [verdict(f"v{i}", score) for i, (score, _) in enumerate(scores)]
     weights = {f"v{i}": weight for i, (_, weight) in enumerate(scores)}
@@ -153,6 +154,7 @@ def test_the_score_stays_between_the_lowest_and_highest(scores: list[tuple[float
 
 
 @given(st.integers(1, 9), st.data())
+@settings(deadline=None)
 def test_pass_at_k_is_the_share_of_draws_with_a_correct_sample(n: int, data: st.DataObject) -> None:
     c = data.draw(st.integers(0, n))
     k = data.draw(st.integers(1, n))
@@ -198,10 +200,13 @@ def worker() -> Iterator[VerifyWorker]:
 
 
 def worker_with(*verifiers: Any, preferences: Any = "right_vs_wrong") -> VerifyWorker:
+    configs = [VERIFIERS.parse(value) for value in verifiers]
+    builder = PREFERENCES.parse(preferences) if preferences else None
+    assert builder is None or isinstance(builder, PreferenceBuilder.Config)
     return VerifyWorker(
-        [VERIFIERS.parse(config) for config in verifiers],
+        [config for config in configs if isinstance(config, Verifier.Config)],
         FeedbackSettings(),
-        PREFERENCES.parse(preferences) if preferences else None,
+        builder,
     )
 
 

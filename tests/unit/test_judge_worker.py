@@ -24,7 +24,7 @@ from policies.records import (
     VerdictStatus,
 )
 from policies.shards import marker_path, read_marker, read_records, write_records
-from workers.verify.judge import JUDGES, BackendContext, Judge, JudgeJob, Judgement
+from workers.verify.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement
 from workers.verify.judge_worker import JudgeWorker
 
 
@@ -176,13 +176,15 @@ def test_a_failing_backend_gives_errors_counted_and_no_scores(shard: Shard) -> N
         assert all(c.probability is None for c in shard.comparisons(rule))
         assert summary["pairwise"]["errors"] == 3
         assert summary["rubric"]["errors"] == summary["rubric"]["failed"] == 4
-        assert text in summary["pairwise"]["top_errors"][0][0]
+        message, count = summary["pairwise"]["top_errors"][0]
+        assert text in message
+        assert count == 3
 
 
 def test_a_broken_judge_harms_no_other_judge(shard: Shard) -> None:
     broken = [
-        Raising.Config(type="broken", backend="fake"),
-        Careless.Config(type="careless", backend="fake"),
+        Raising.Config(type="broken", backend=BACKENDS.parse("fake")),
+        Careless.Config(type="careless", backend=BACKENDS.parse("fake")),
     ]
     summary = shard.run(JudgeWorker([*broken, judge()], CONTEXT))
     by_source = {

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.component import create
@@ -115,6 +115,7 @@ def test_a_group_without_contrast_gives_no_pair(scores: tuple[float, ...], reaso
 
 
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 60), st.integers(0, 1000))
+@settings(deadline=None)
 def test_pairs_are_different_even_and_all_accounted_for(
     num_right: int, num_wrong: int, cap: int, seed: int
 ) -> None:

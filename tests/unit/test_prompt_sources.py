@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.prompts.draw import draw
@@ -332,6 +332,7 @@ def test_reasoning_gym_tasks_carry_what_their_scorer_needs() -> None:
 
 
 @given(st.integers(1, 40), st.data())
+@settings(deadline=None)
 def test_rounds_draw_without_replacement_and_evenly(size: int, data: st.DataObject) -> None:
     per_round = data.draw(st.integers(1, size))
     seed = data.draw(st.integers(0, 3))

@@ -131,18 +131,18 @@ def plan_batches(
     """
     count = len(lengths)
     num_steps = math.ceil(count / batch_size)
-    largest = math.ceil(count / num_steps)
-    accumulation = math.ceil(largest / (micro_batch_size or batch_size))
+    accumulation = math.ceil(math.ceil(count / num_steps) / (micro_batch_size or batch_size))
     microbatches: list[MicroBatch] = []
     for epoch in range(epochs):
         rng = derive_rng(seed, "batches", epoch)
         order = list(range(count))
         rng.shuffle(order)
-        order = _spread(order, classes)
-        steps: list[list[int]] = []
-        for window in _even_cuts(order, math.ceil(num_steps / _WINDOW_STEPS)):
-            by_length = _spread(sorted(window, key=lambda row: lengths[row]), classes)
-            steps.extend(_even_cuts(by_length, math.ceil(len(window) / batch_size)))
+        steps = _even_cuts(_spread(order, classes), num_steps)
+        for start in range(0, num_steps, _WINDOW_STEPS):
+            window = steps[start : start + _WINDOW_STEPS]
+            by_length = sorted((row for step in window for row in step), key=lengths.__getitem__)
+            rows = iter(_spread(by_length, classes))
+            steps[start : start + _WINDOW_STEPS] = [[next(rows) for _ in step] for step in window]
         rng.shuffle(steps)
         for step in steps:
             microbatches.extend(_micro(step, accumulation))

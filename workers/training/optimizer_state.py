@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from policies.errors import TrainingError, explain
+from policies.errors import TrainingError, boundary, explain
 from policies.shards import write_atomically
 
 
@@ -25,10 +25,8 @@ def load_optimizer_state(optimizer: Any, path: Path) -> None:
     """
     import torch
 
-    try:
+    with boundary(TrainingError, str(_unusable(path, "it cannot be read"))):
         state = torch.load(path, map_location="cpu", weights_only=True)["state"]
-    except Exception as error:  # torch raises a dozen types for a file that it cannot read
-        raise _unusable(path, f"it cannot be read: {type(error).__name__}: {error}") from error
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     fits = len(state) == len(parameters) and all(
         i in state and state[i]["exp_avg"].shape == p.shape for i, p in enumerate(parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -23,11 +24,13 @@ _WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.ind
 
 
 def quiet_transformers() -> None:
-    """Keep transformers' progress bars and advice off the console."""
-    from transformers.utils import logging
+    """Keep progress bars and advice of the training libraries off the console."""
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("trl", "peft", "accelerate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def load_model(path: str, *, device: str, attention: str, trust_remote_code: bool) -> Any:

@@ -244,6 +244,10 @@ def _fitted(summary: dict[str, Json]) -> dict[str, Json]:
 def _cut(value: Json, errors: int, length: int) -> Json:
     if isinstance(value, str):
         return value[:length]
-    if isinstance(value, list):
-        return [_cut(item, errors, length) for item in value[:errors]]
+    if isinstance(value, list):  # [text, count] pairs, the most common first
+        return [
+            [_cut(part, 0, length) for part in pair]
+            for pair in value[:errors]
+            if isinstance(pair, list)
+        ]
     return value

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from policies.component import create
-from policies.errors import ArtifactError, ConfigurationError, boundary, explain
-from policies.preference import PreferenceBuilder
+from policies.errors import ArtifactError, ConfigurationError, PawlError, boundary, explain
+from policies.preference import Built, PreferenceBuilder, merge_counts
 from policies.records import (
     Comparison,
     Example,
@@ -41,6 +41,12 @@ Summary = dict[str, Any]
 
 MAX_SUMMARY_BYTES = 1000
 NUM_TOP_ERRORS = 3
+
+_EXAMPLE_RECORDS: dict[str, type[Any]] = {
+    "pair": PreferencePair,
+    "unpaired": UnpairedExample,
+    "supervised": SupervisedExample,
+}
 
 
 class VerifyWorker:
@@ -126,51 +132,36 @@ class VerifyWorker:
             scope: what the random choices are for, e.g. `r3`; with it and the prompt id they repeat.
             feedback_path: where the feedback goes; `<output_path stem>.feedback.parquet` by default.
         """
-        if self._builder is None:
-            raise ConfigurationError(
-                explain(
-                    "this worker has no preference builder",
-                    value=None,
-                    where="preferences",
-                    fix="set preferences.type, e.g. right_vs_wrong",
-                )
-            )
-        output = Path(output_path)
-        feedback_file = Path(feedback_path or output.with_name(f"{output.stem}.feedback.parquet"))
-        if (done := _summary_of(output_path)) is not None:  # it is written last
+        self._builder_in_use()
+        if (done := _summary_of(output_path)) is not None:  # the examples are written last
             return done
+        output = Path(output_path)
         groups = self._groups(trajectories_path, prompts_path)
         verdicts = _read_all(Verdict, verdicts_path, judgement_paths and judgement_paths[0])
         comparisons = _read_all(Comparison, judgement_paths and judgement_paths[1])
         scored = self._score(groups, verdicts, comparisons)
-        examples: list[Example] = []
-        dropped: Counter[str] = Counter()
-        num_with_example = 0
-        for group in scored:
-            rng = derive_rng(seed, scope, "prefer", group.prompt.id)
-            with boundary(
-                ArtifactError, f"preference builder {self._builder.config.type!r} failed"
-            ):
-                built = self._builder.build(group, rng)
-            examples.extend(built.examples)
-            dropped.update(built.dropped)
-            num_with_example += bool(built.examples)
+        built = [self._build(group, seed, scope) for group in scored]
+        examples = [example for of_one in built for example in of_one.examples]
         feedback = [f for group in scored for f in group.feedback]
         summary = _within_budget(
             {
                 "prompts": len(scored),
-                "prompts_with_example": num_with_example,
+                "prompts_with_example": sum(bool(of_one.examples) for of_one in built),
                 "prompts_all_right": sum(_is_uniform(group, desirable=True) for group in scored),
                 "prompts_all_wrong": sum(_is_uniform(group, desirable=False) for group in scored),
                 "trajectories": len(feedback),
                 **_count_desirable(feedback),
                 "examples": len(examples),
                 **_summarise_examples(examples),
-                "dropped": dict(sorted(dropped.items())),
+                "dropped": merge_counts([of_one.dropped for of_one in built]),
             }
         )
-        write_records(feedback_file, Feedback, feedback)
-        _write_examples(output, self._builder, examples, summary)
+        write_records(
+            Path(feedback_path or output.with_name(f"{output.stem}.feedback.parquet")),
+            Feedback,
+            feedback,
+        )
+        write_records(output, self._example_record(), examples, summary=summary)
         return summary
 
     def grade(
@@ -214,6 +205,27 @@ class VerifyWorker:
         )
         write_records(Path(output_path), Feedback, feedback, summary=summary)
         return summary
+
+    def _builder_in_use(self) -> PreferenceBuilder:
+        if self._builder is None:
+            raise ConfigurationError(
+                explain(
+                    "this worker has no preference builder",
+                    value=None,
+                    where="preferences",
+                    fix="set preferences.type, e.g. right_vs_wrong",
+                )
+            )
+        return self._builder
+
+    def _build(self, group: ScoredGroup, seed: int, scope: str) -> Built:
+        builder = self._builder_in_use()
+        rng = derive_rng(seed, scope, "prefer", group.prompt.id)
+        with boundary(PawlError, f"preference builder {builder.config.type!r} failed"):
+            return builder.build(group, rng)
+
+    def _example_record(self) -> type[Any]:
+        return _EXAMPLE_RECORDS[self._builder_in_use().kind]
 
     def _groups(
         self, trajectories_path: str, prompts_path: str
@@ -278,17 +290,6 @@ def _summary_of(path: str) -> Summary | None:
 
 def _read_all(kind: type[Any], *paths: str | None) -> list[Any]:
     return [record for path in paths if path for record in read_records(Path(path), kind)]
-
-
-def _write_examples(
-    path: Path, builder: PreferenceBuilder, examples: Sequence[Example], summary: Summary
-) -> None:
-    kinds: dict[str, type[Any]] = {
-        "pair": PreferencePair,
-        "unpaired": UnpairedExample,
-        "supervised": SupervisedExample,
-    }
-    write_records(path, kinds[builder.kind], examples, summary=summary)
 
 
 def _summarise_source(verdicts: Sequence[Verdict]) -> Summary:

@@ -1,0 +1,188 @@
+"""What `pawl show`, `status` and `trace` print: the same facts as plain values for scripts and as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.display import duration, number, one_line, plain_text
+from orchestrator.inspect_run import example_kind, first_records, round_of, round_summary, stream
+from orchestrator.run_folder import RoundFolder, RunFolder
+from orchestrator.trace import find_prompts, find_trajectories, trajectories_of
+from policies.records import Example, Feedback, PreferencePair, Trajectory, UnpairedExample
+
+_INDENT = "    "
+
+
+def trajectories_view(folder: RunFolder, index: int, limit: int) -> list[dict[str, Any]]:
+    """Attempts of a round with their scores; round 0 shows the measurement."""
+    place = round_of(folder, index)
+    found = first_records(place, "trajectories", Trajectory, limit)
+    ids = {t.id for t in found}
+    scores = {f.trajectory_id: f for f in stream(place, "feedback", Feedback) if f.trajectory_id in ids}
+    return [_trajectory(t, scores.get(t.id)) for t in found]
+
+
+def _trajectory(t: Trajectory, feedback: Feedback | None) -> dict[str, Any]:
+    return {
+        "id": t.id,
+        "prompt_id": t.prompt_id,
+        "status": t.status.value,
+        "policy_version": t.policy_version,
+        "tokens": t.num_policy_tokens,
+        "score": None if feedback is None else feedback.score,
+        "turns": [{"role": turn.role, "text": turn.text} for turn in t.turns],
+        "error": t.error,
+    }
+
+
+def examples_view(folder: RunFolder, index: int, limit: int) -> list[dict[str, Any]]:
+    """Examples of a round with the prompt and the texts behind them."""
+    place = round_of(folder, index)
+    examples: list[Example] = list(first_records(place, "examples", example_kind(folder), limit))
+    wanted = {i for e in examples for i in trajectories_of(e)}
+    texts = {t.id: _text(t) for t in find_trajectories(place, sorted(wanted))}
+    prompts = _prompt_texts(place, {e.prompt_id for e in examples})
+    return [_example(e, prompts.get(e.prompt_id, ""), texts) for e in examples]
+
+
+def _example(example: Example, prompt: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"id": example.id, "prompt_id": example.prompt_id, "prompt": prompt, "weight": example.weight}
+    if isinstance(example, PreferencePair):
+        for side, sequence in (("chosen", example.chosen), ("rejected", example.rejected)):
+            facts[side] = {"id": sequence.trajectory_id, "text": texts.get(sequence.trajectory_id, "")}
+        return facts | {"margin": example.margin, "soft_label": example.soft_label}
+    side = "completion"
+    if isinstance(example, UnpairedExample):
+        side = "desirable" if example.desirable else "undesirable"
+        facts["score"] = example.score
+    name = example.sequence.trajectory_id
+    return facts | {side: {"id": name, "text": texts.get(name, "")}}
+
+
+def _text(trajectory: Trajectory) -> str:
+    """All turns; those that the policy did not write are marked."""
+    parts = [t.text if t.role == "policy" else f"[{t.role}] {t.text}" for t in trajectory.turns]
+    return "\n".join(parts)
+
+
+def _prompt_texts(place: RoundFolder, ids: Iterable[str]) -> dict[str, str]:
+    found = find_prompts(place, ids)
+    return {k: "\n".join(f"{m.role}: {m.content}" for m in p.messages) for k, p in found.items()}
+
+
+def feedback_view(folder: RunFolder, index: int, limit: int) -> list[dict[str, Any]]:
+    """What the verdicts on each attempt added up to."""
+    found = first_records(round_of(folder, index), "feedback", Feedback, limit)
+    return [f.model_dump(mode="json") for f in found]
+
+
+def block(text: object, indent: str = _INDENT) -> str:
+    """Foreign text, indented line by line."""
+    return "\n".join(indent + line for line in plain_text(text).splitlines() or [""])
+
+
+def trajectories_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Attempts for people."""
+    parts = []
+    for row in rows:
+        score = "unscored" if row["score"] is None else f"score {number(row['score'])}"
+        parts.append(f"{one_line(row['id'])}  {row['status']}  {score}  {row['tokens']} tokens  policy version {row['policy_version']}")
+        for turn in row["turns"]:
+            parts.append(block(turn["text"] if turn["role"] == "policy" else f"[{turn['role']}] {turn['text']}"))
+        if row["error"]:
+            parts.append(block(f"error: {row['error']}"))
+    return "\n".join(parts)
+
+
+def examples_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Examples for people."""
+    parts = []
+    for row in rows:
+        facts = [f"{k} {number(row[k])}" for k in ("margin", "score") if k in row]
+        facts += [f"weight {number(row['weight'])}"] if row["weight"] != 1.0 else []
+        parts.append("  ".join([one_line(row["id"]), *facts]))
+        parts.append(block(row["prompt"], "  "))
+        for side in ("chosen", "rejected", "desirable", "undesirable", "completion"):
+            if side in row:
+                parts.append(f"  {side} {one_line(row[side]['id'])}:")
+                parts.append(block(row[side]["text"]))
+    return "\n".join(parts)
+
+
+def feedback_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Feedback for people."""
+    parts = []
+    for row in rows:
+        result = f"score {number(row['score'])}" if row["score"] is not None else "no score"
+        if row["unusable_because"]:
+            result = f"unusable: {one_line(row['unusable_because'])}"
+        parts.append(f"{one_line(row['trajectory_id'])}  {result}")
+        parts += [_INDENT + _verdict(v) for v in row["verdicts"]]
+    return "\n".join(parts)
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    said = {"scored": f"score {number(verdict['score'])}", "error": f"error: {one_line(verdict['error'], 200)}"}
+    text = f"{one_line(verdict['source'])}: {said.get(verdict['status'], verdict['status'])}"
+    return text + (f" ({one_line(verdict['rationale'], 200)})" if verdict["rationale"] else "")
+
+
+def summary_text(folder: RunFolder, index: int) -> str:
+    """One round for people."""
+    facts = round_summary(folder, index)
+    heading = f"round {index}: {facts['status']}"
+    if facts.get("reason"):
+        heading += f" ({one_line(facts['reason'], 200)})"
+    lines = [heading]
+    for key, name in (
+        ("num_prompts", "prompts"),
+        ("num_trajectories", "trajectories"),
+        ("num_examples", "examples"),
+        ("before", "policy before"),
+        ("after", "policy after"),
+        ("reference", "reference"),
+        ("skipped_because", "skipped because"),
+    ):
+        if facts.get(key) not in (None, ""):
+            lines.append(f"  {name}: {one_line(facts[key], 200)}")
+    for key in ("on_disk", "dropped", "metrics"):
+        if facts.get(key):
+            lines.append(f"  {key.replace('_', ' ')}:")
+            lines += [f"{_INDENT}{one_line(k)}: {number(v)}" for k, v in sorted(facts[key].items())]
+    if facts["seconds"]:
+        lines.append("  time: " + ", ".join(f"{k} {duration(v)}" for k, v in facts["seconds"].items()))
+    return "\n".join(lines)
+
+
+def trace_text(facts: Mapping[str, Any]) -> str:
+    """A trace for people, from the example down to the policy."""
+    place = f"round {facts['round']}{' (measurement)' if facts['measurement'] else ''}"
+    lines = [f"{facts['kind']} {one_line(facts['id'])}, {place}"]
+    if facts["example"]:
+        shown = {k: v for k, v in facts["example"].items() if k not in ("id", "prompt_id")}
+        lines.append("  " + ", ".join(f"{k} {number(v)}" for k, v in shown.items()))
+    for t in facts["trajectories"]:
+        lines.append(f"trajectory {one_line(t['id'])}  {t['status']}  policy version {t['policy_version']}")
+        mean = "" if t["mean_logprob"] is None else f", mean log-prob {t['mean_logprob']:.3f}"
+        lines.append(f"  tokens: {t['prompt_tokens']} prompt, {t['policy_tokens']} policy, {t['observation_tokens']} observation; {t['scored_tokens']} in the loss{mean}")
+        for turn in t["turns"]:
+            lines.append(f"  {turn['role']} ({len(turn['token_ids'])} tokens, {turn['stop_reason']}):")
+            lines.append(block(turn["text"]))
+    lines += [f"verdict on {one_line(v['trajectory_id'])}  {_verdict(v)}" for v in facts["verdicts"]]
+    for c in facts["comparisons"]:
+        p = "failed" if c["probability"] is None else f"first better with probability {c['probability']:.2f}"
+        lines.append(f"comparison by {one_line(c['source'])}: {one_line(c['first'])} against {one_line(c['second'])}: {p}{'' if c['agreed'] else ', orders disagree'}")
+    lines += [f"feedback on {one_line(f['trajectory_id'])}: {'unusable: ' + one_line(f['unusable_because']) if f['unusable_because'] else 'score ' + number(f['score'])}" for f in facts["feedback"]]
+    for prompt in facts["prompts"]:
+        lines.append(f"prompt {one_line(prompt['id'])}  answer {one_line(prompt['answer'])}")
+        lines += [block(f"{m['role']}: {m['content']}") for m in prompt["messages"]]
+    for version in facts["policy_versions"]:
+        known = f"{version['digest'][:12]}  {one_line(version['path'], 200)}" if "digest" in version else "no manifest"
+        parent = "" if version.get("parent") is None else f", from version {version['parent']}"
+        lines.append(f"policy version {version['number']}  {known}{parent}")
+    if facts["result"]:
+        result = facts["result"]
+        scores = ", ".join(f"{k} {number(v)}" for k, v in result["metrics"].items() if k.startswith("eval/pass@"))
+        lines.append(f"round {result['round']}: {result['status']}, version {result['before']} -> {result['after']}  {scores}")
+    return "\n".join(lines)

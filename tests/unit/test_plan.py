@@ -1,0 +1,223 @@
+"""The preflight: what it measures, what it calls a problem, and that it starts and writes nothing."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import RunConfig
+from orchestrator.config_files import load_config
+from orchestrator.plan import Plan, make_plan, refuse_what_cannot_run
+from orchestrator.plan_machine import Machine, this_machine
+from orchestrator.plan_model import read_model, safetensors_size
+from orchestrator.plan_sizes import memory_text
+from policies.errors import ConfigurationError, InputError
+
+MODEL_CONFIG = {
+    "max_position_embeddings": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_size": 32,
+    "vocab_size": 100,
+}
+
+
+def write_safetensors(path: Path, shapes: Mapping[str, list[int]], *, cut: int = 0) -> None:
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 4
+        for n in shape:
+            size *= n
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end - cut))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model directory with all that a plan looks at."""
+    path = tmp_path / "model"
+    path.mkdir()
+    write_safetensors(path / "model.safetensors", {"a": [10, 5], "b": [7]})
+    (path / "config.json").write_text(json.dumps(MODEL_CONFIG))
+    (path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 99}}}))
+    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ x }}"}))
+    return path
+
+
+def config(model: Path, *overrides: str) -> RunConfig:
+    small = ["rollout.max_tokens=48", "prompts.per_round=8", "tracking.enabled=false", f"policy.model={model}"]
+    return load_config("quickstart", ["rollout.engine={type: vllm}", *small, *overrides]).config
+
+
+def planned(model: Path, tmp_path: Path, *overrides: str, elsewhere: bool = False) -> Plan:
+    return make_plan(config(model, *overrides), run_folder=tmp_path / "runs" / "x-1", elsewhere=elsewhere)
+
+
+def problems(plan: Plan) -> str:
+    return "\n".join(f"{line.what}: {line.found}" for line in plan.of("problem"))
+
+
+def found(plan: Plan, what: str) -> str:
+    return "\n".join(line.found for line in plan.lines if line.what == what)
+
+
+def test_a_plan_that_fits_writes_nothing(model: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    plan = planned(model, tmp_path)
+    assert problems(plan) == ""
+    assert plan.fits
+    assert sorted(tmp_path.rglob("*")) == before
+    refuse_what_cannot_run(plan)
+
+
+def test_parameters_come_from_the_header_alone(model: Path) -> None:
+    facts = read_model(model)
+    assert facts.parameters == 57  # 10 x 5 + 7
+    # keys and values x 2 layers x 2 heads x 8 per head x 2 bytes
+    assert facts.cache_bytes_per_token("bfloat16") == 2 * 2 * 2 * 8 * 2
+    assert facts.context_tokens == 128
+
+
+def test_a_cut_off_weight_file_is_a_problem(model: Path, tmp_path: Path) -> None:
+    write_safetensors(model / "model.safetensors", {"a": [10, 5]}, cut=8)
+    assert "model.safetensors is cut off" in problems(planned(model, tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", struct.pack("<Q", 1 << 60), struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 9) + b'{"a": {}}'])
+def test_a_file_that_is_not_safetensors_is_an_input_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        safetensors_size(path)
+
+
+@pytest.mark.parametrize(
+    ("remove", "expected"),
+    [
+        ("config.json", "has no config.json"),
+        ("tokenizer.json", "has no tokenizer files"),
+        ("tokenizer_config.json", "has no chat template"),
+        ("model.safetensors", "no weights"),
+    ],
+)
+def test_a_missing_file_of_the_model_is_named(model: Path, tmp_path: Path, remove: str, expected: str) -> None:
+    (model / remove).unlink()
+    text = problems(planned(model, tmp_path))
+    assert expected in text
+    assert "policy.model" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"vocab_size": 50}, "the tokenizer knows 100 tokens, the model 50"),
+        ({"auto_map": {"AutoModel": "x.y"}}, "Python code of its own"),
+        ({"max_position_embeddings": 40}, "but the limit is 40"),
+    ],
+)
+def test_what_the_model_says_of_itself_is_checked(
+    model: Path, tmp_path: Path, change: dict[str, Any], expected: str
+) -> None:
+    (model / "config.json").write_text(json.dumps({**MODEL_CONFIG, **change}))
+    assert expected in problems(planned(model, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("policy.model=/nowhere/model", "no such model directory"),
+        ("rollout.engine.tensor_parallel_size=3", "does not divide the model's 4 attention heads"),
+        ("rollout.engine.tensor_parallel_size=2", "asks for 0 GPU"),
+        ("rollout.workers=1000", "CPUs: needs"),
+        ("prompts.per_round=1000", "prompts.train has 97"),
+        ("prompts.train={type: jsonl, path: /nowhere.jsonl}", "prompts.train: "),
+        ("prompts.train={type: arithmetic, split: all}", "24 held-out prompts are training prompts too"),
+    ],
+)
+def test_each_thing_that_cannot_work_is_a_problem(model: Path, tmp_path: Path, override: str, expected: str) -> None:
+    plan = planned(model, tmp_path, override)
+    assert expected in problems(plan)
+    with pytest.raises(ConfigurationError):
+        refuse_what_cannot_run(plan)
+
+
+def test_overlap_can_be_allowed(model: Path, tmp_path: Path) -> None:
+    plan = planned(model, tmp_path, "prompts.train={type: arithmetic, split: all}", "prompts.allow_overlap=true")
+    assert plan.fits
+    assert "training prompts too" in plan.of("warning")[0].found
+
+
+def test_a_gpu_config_is_refused_without_a_gpu_unless_it_is_for_elsewhere(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.plan.this_machine", lambda: Machine(4, 8 << 30, 8 << 30, ()))
+    plan = planned(model, tmp_path, "rollout.resources.num_gpus=1")
+    assert "needs 1 GPU, this machine has 0" in problems(plan)
+    assert planned(model, tmp_path, "rollout.resources.num_gpus=1", elsewhere=True).fits
+    assert planned(model, tmp_path, "rollout.resources.num_gpus=1", "cluster.address=host:6379").fits
+
+
+def test_too_little_memory_or_disk_is_a_problem(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.plan.this_machine", lambda: Machine(4, 1 << 20, 1 << 20, ()))
+    monkeypatch.setattr("orchestrator.plan.free_disk", lambda path: 1000)
+    text = problems(planned(model, tmp_path))
+    assert "memory: about" in text
+    assert "disk: about" in text
+    assert planned(model, tmp_path, elsewhere=True).fits
+
+
+def test_a_place_that_cannot_be_written_to_is_a_problem(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    plan = make_plan(config(model), run_folder=tmp_path / "file" / "runs" / "x-1")
+    assert "cannot be written to" in problems(plan)
+
+
+def test_a_hub_model_that_is_not_here_is_a_warning_and_offline_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Path("nobody/no-such-model")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert planned(hub, tmp_path).fits
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE is set" in problems(planned(hub, tmp_path))
+
+
+def test_a_judge_whose_key_is_not_set_is_a_problem_that_names_the_variable(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = "{type: openai, base_url: 'https://example.invalid/v1', model: m, api_key_env: PAWL_TEST_KEY}"
+    judge = f"judges=[{{type: pairwise, backend: {backend}}}]"
+    monkeypatch.delenv("PAWL_TEST_KEY", raising=False)
+    assert "PAWL_TEST_KEY is not set" in problems(planned(model, tmp_path, judge))
+    monkeypatch.setenv("PAWL_TEST_KEY", "k")
+    assert planned(model, tmp_path, judge).fits
+
+
+def test_lora_and_recomputed_references_change_the_memory(model: Path, tmp_path: Path) -> None:
+    write_safetensors(model / "model.safetensors", {"a": [1000, 100]})
+    full = found(planned(model, tmp_path), "memory")
+    assert "trainer 2 MB" in full  # 100,000 parameters x 16 bytes
+    assert "reference" not in full
+    assert "reference 400 kB" in found(planned(model, tmp_path, "training.reference={type: initial}"), "memory")
+    assert "trainer 500 kB" in found(planned(model, tmp_path, "policy.adapter={rank: 16}"), "memory")
+
+
+def test_this_machine_has_something() -> None:
+    machine = this_machine()
+    assert machine.cpus >= 1
+    assert 0 < machine.available_bytes <= machine.memory_bytes
+
+
+@pytest.mark.parametrize(("size", "text"), [(5, "5 B"), (1500, "2 kB"), (269e6, "269 MB"), (3.14e9, "3.1 GB")])
+def test_sizes_are_said_for_people(size: float, text: str) -> None:
+    assert memory_text(size) == text

@@ -1,0 +1,58 @@
+"""Our training options in the terms of transformers, TRL and PEFT."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from workers.training.batching import Plan
+from workers.training.engine import AdapterSettings, TrainingOptions
+
+
+def training_arguments(options: TrainingOptions, plan: Plan, *, seed: int, scratch: str, use_cpu: bool) -> dict[str, Any]:
+    """Arguments that DPOConfig and KTOConfig share; every default of theirs that would surprise is set here."""
+    warmup = math.ceil(options.warmup_fraction * plan.num_steps)
+    schedule: str = options.schedule
+    if schedule == "constant" and warmup:
+        schedule = "constant_with_warmup"
+    return {
+        "output_dir": scratch,
+        # Only TRL's own checks read it (KTO refuses 1): batches come from the plan.
+        "per_device_train_batch_size": max(2, options.micro_batch_size or options.batch_size),
+        "gradient_accumulation_steps": plan.accumulation,
+        "num_train_epochs": 1,  # the plan holds all epochs
+        "learning_rate": options.learning_rate,
+        "lr_scheduler_type": schedule,
+        "warmup_steps": warmup,
+        "weight_decay": options.weight_decay,
+        "max_grad_norm": options.max_grad_norm,
+        "optim": "adamw_torch_fused",
+        "bf16": options.precision == "bf16",
+        "use_cpu": use_cpu,
+        "gradient_checkpointing": options.gradient_checkpointing,
+        "disable_dropout": False,  # done on loading; TRL's switch would silence the adapter's dropout too
+        "precompute_ref_log_probs": True,
+        "max_length": None,  # nothing is ever cut
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would hide the very step that diverged
+        "disable_tqdm": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "seed": seed % 2**32,
+    }
+
+
+def lora_config(adapter: AdapterSettings) -> Any:
+    """The adapter in PEFT's terms."""
+    from peft import LoraConfig
+
+    targets = adapter.target_modules
+    return LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )

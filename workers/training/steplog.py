@@ -1,0 +1,72 @@
+"""What is kept of each optimizer step: a line in the update's log, and the means that become the round's metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from policies.errors import DivergenceError, explain
+from workers.training.engine import log_line
+
+_NAMES = {
+    "loss": "train/loss",
+    "learning_rate": "train/learning_rate",
+    "grad_norm": "train/grad_norm",
+    "entropy": "train/entropy",
+    "kl": "kl",
+    "rewards/chosen": "rewards/chosen",
+    "rewards/rejected": "rewards/rejected",
+    "rewards/margins": "rewards/margins",
+    "rewards/accuracies": "rewards/accuracies",
+    "logps/chosen": "logps/chosen",
+    "logps/rejected": "logps/rejected",
+}
+"""The trainer's names and ours; what is not named here is not kept."""
+
+
+class StepLog:
+    """Collects the steps of one update."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # left by an attempt that was killed
+        self._path = path
+        self.steps: list[dict[str, float]] = []
+
+    def record(self, values: Mapping[str, float]) -> None:
+        """Keep one step.
+
+        Raises:
+            DivergenceError: its loss or gradient norm is not finite.
+        """
+        step = {ours: float(values[theirs]) for theirs, ours in _NAMES.items() if theirs in values}
+        number = len(self.steps) + 1
+        for name in ("train/loss", "train/grad_norm"):
+            if not math.isfinite(step.get(name, 0.0)):
+                raise DivergenceError(
+                    explain(
+                        f"{name} is not finite at step {number}",
+                        value=step[name],
+                        where="training.learning_rate and training.loss",
+                        fix="lower the learning rate, raise training.warmup_fraction, or set precision to fp32",
+                    )
+                )
+        self.steps.append(step)
+        log_line(self._path, {"step": number, **step})
+
+    def means(self) -> dict[str, float]:
+        """Mean of each value over the steps that have it, and the first loss."""
+        names = {name for step in self.steps for name in step}
+        means = {name: _mean([s[name] for s in self.steps if name in s]) for name in sorted(names)}
+        return {**means, "train/loss_first": self.steps[0]["train/loss"], "train/steps": float(len(self.steps))}
+
+    def final_mean(self, name: str) -> float | None:
+        """Mean of a value over the last quarter of the steps, or None when no step has it."""
+        last = self.steps[-max(1, len(self.steps) // 4) :]
+        values = [s[name] for s in last if name in s]
+        return _mean(values) if values else None
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
