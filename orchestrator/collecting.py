@@ -177,7 +177,8 @@ def totals(summaries: Mapping[str, Sequence[Summary]]) -> dict[str, float]:
     total: dict[str, float] = {}
     for stage, rows in summaries.items():
         for row in rows:
-            for name, value in _numbers(row, stage):
+            # A judge's summary names its sources at the top; a verifier's under `sources`.
+            for name, value in _numbers(row, "judge/sources" if stage == "judge" else stage):
                 total[name] = total.get(name, 0.0) + value
     return dict(sorted(total.items()))
 

@@ -53,14 +53,24 @@ def _family(wanted: str) -> Family[Any]:
         return spellings[plain]
     close = difflib.get_close_matches(plain, spellings, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ConfigurationError(f"no family {wanted!r}{hint} Known: {', '.join(names)}. Fix: give one of them")
+    raise ConfigurationError(
+        f"no family {wanted!r}{hint} Known: {', '.join(names)}. Fix: give one of them"
+    )
 
 
 def _member(family: Family[Any], name: str, reference: str) -> dict[str, Any]:
     try:
         found: type[Component] = family.resolve(name)
-    except (ConfigurationError, ImportError) as error:  # an installed plug-in that is broken must not hide the others
-        return {"type": name, "from": reference, "about": f"cannot be loaded: {error}", "settings": []}
+    except (
+        ConfigurationError,
+        ImportError,
+    ) as error:  # an installed plug-in that is broken must not hide the others
+        return {
+            "type": name,
+            "from": reference,
+            "about": f"cannot be loaded: {error}",
+            "settings": [],
+        }
     member: dict[str, Any] = {
         "type": name,
         "from": reference,
@@ -93,5 +103,7 @@ def listing_text(families: list[dict[str, Any]], *, settings: bool) -> str:
             lines.append(f"  {member['type']:<16}{kind} {one_line(member['about'])}")
             for setting in member["settings"] if settings else []:
                 default = "required" if setting["required"] else one_line(setting["default"], 40)
-                lines.append(f"      {setting['name']}: {default}  - {one_line(setting['about'], 110)}")
+                lines.append(
+                    f"      {setting['name']}: {default}  - {one_line(setting['about'], 110)}"
+                )
     return "\n".join(lines)

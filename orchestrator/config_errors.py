@@ -92,7 +92,9 @@ def show_value(path: KeyPath, value: Any) -> str:
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     text = _CREDENTIALS.sub("://***@", text)
     if isinstance(value, (dict, list)) and _SECRET.search(text):
-        return "a section that is not shown" if isinstance(value, dict) else "a list that is not shown"
+        return (
+            "a section that is not shown" if isinstance(value, dict) else "a list that is not shown"
+        )
     return text if len(text) <= _MAX_VALUE else text[: _MAX_VALUE - 3] + "..."
 
 
@@ -118,7 +120,9 @@ def problems_of(error: ValidationError | None, model: type[BaseModel], raw: Any)
     return [p for p in found if p.path not in said] + booleans
 
 
-def _expand(error: ValidationError, model: type[BaseModel], raw: Any, prefix: KeyPath) -> Iterator[Problem]:
+def _expand(
+    error: ValidationError, model: type[BaseModel], raw: Any, prefix: KeyPath
+) -> Iterator[Problem]:
     seen: set[KeyPath] = set()
     for details in error.errors():
         path = _real_path(details, raw)
@@ -127,7 +131,9 @@ def _expand(error: ValidationError, model: type[BaseModel], raw: Any, prefix: Ke
             inside = _value_at(raw, path)
             inside = {"type": inside} if isinstance(inside, str) else inside
             yield from _expand(cause.error, cause.owner.Config, inside, (*prefix, *path))
-        elif path not in seen or not path:  # a union reports every member: the first one says enough
+        elif (
+            path not in seen or not path
+        ):  # a union reports every member: the first one says enough
             seen.add(path)
             yield from _describe(details, cause, model, path, prefix)
 
@@ -167,12 +173,20 @@ def _describe(
     elif kind == "value_error":
         for part in str(cause).split(" | ") if not full else [str(cause)]:
             what, _, fix = part.partition("Fix: ")
-            given = {} if isinstance(details["input"], (dict, BaseModel)) else {"value": details["input"]}
+            given = (
+                {}
+                if isinstance(details["input"], (dict, BaseModel))
+                else {"value": details["input"]}
+            )
             usual = "use one of them" if " Known: " in what else "correct it"
             yield Problem(full, what, fix=fix or usual, **given)
     else:
-        what = _MUST_BE.get(kind) or _lower_first(details["msg"].replace("Input should be", "must be"))
-        yield Problem(full, what, value=details["input"], fix=_FIXES.get(kind, "give a value of that kind"))
+        what = _MUST_BE.get(kind) or _lower_first(
+            details["msg"].replace("Input should be", "must be")
+        )
+        yield Problem(
+            full, what, value=details["input"], fix=_FIXES.get(kind, "give a value of that kind")
+        )
 
 
 def _lower_first(text: str) -> str:
@@ -255,20 +269,30 @@ def booleans_as_numbers(model: type[BaseModel], raw: Any, prefix: KeyPath) -> It
         return
     for name, field in model.model_fields.items():
         if name in raw:
-            yield from _booleans_in(field.annotation, list(field.metadata), raw[name], (*prefix, name))
+            yield from _booleans_in(
+                field.annotation, list(field.metadata), raw[name], (*prefix, name)
+            )
 
 
-def _booleans_in(annotation: Any, metadata: list[Any], raw: Any, path: KeyPath) -> Iterator[Problem]:
+def _booleans_in(
+    annotation: Any, metadata: list[Any], raw: Any, path: KeyPath
+) -> Iterator[Problem]:
     while get_origin(annotation) is Annotated:
         metadata = [*metadata, *get_args(annotation)[1:]]
         annotation = get_args(annotation)[0]
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    options = (
+        get_args(annotation)
+        if get_origin(annotation) in (Union, types.UnionType)
+        else (annotation,)
+    )
     family = next((m.family for m in metadata if isinstance(m, FamilyField)), None)
     if isinstance(raw, bool):
         numeric = any(_strip(o) in (int, float) for o in options)
         literal = any(get_origin(o) is Literal for o in options)
         if numeric and not literal and not any(_strip(o) in (bool, Any) for o in options):
-            yield Problem(path, "must be a number, not true or false", value=raw, fix="write a number")
+            yield Problem(
+                path, "must be a number, not true or false", value=raw, fix="write a number"
+            )
     elif family is not None:
         if isinstance(raw, dict) and isinstance(raw.get("type"), str):
             owner = _component(family, raw["type"])

@@ -26,7 +26,9 @@ from policies.errors import ConfigurationError
 _PATH_KEYS = frozenset({"type", "path", "paths", "function", "prompt_file", "model"})
 _FILE_COMPONENT = re.compile(r"^\.{1,2}/.+\.py(:\w+)?$")
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SECRET_KEYS = re.compile(r"(^|_)(api_?key|access_key|token|password|passwd|secret)$", re.IGNORECASE)
+_SECRET_KEYS = re.compile(
+    r"(^|_)(api_?key|access_key|token|password|passwd|secret)$", re.IGNORECASE
+)
 _PASSWORD_IN_URI = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 
 
@@ -54,16 +56,24 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> LoadedConfig:
     text = read_config_text(path)
     parsed = parse_yaml(text, name=path.name)
     if parsed.value is None:
-        raise ConfigurationError(f"config: {path} is empty. Fix: start from a shipped one, e.g. `pawl plan quickstart`")
+        raise ConfigurationError(
+            f"config: {path} is empty. Fix: start from a shipped one, e.g. `pawl plan quickstart`"
+        )
     if not isinstance(parsed.value, dict):
-        raise ConfigurationError(f"config: {path} holds a {type(parsed.value).__name__}, not `key: value` lines. Fix: start from a shipped config")
+        raise ConfigurationError(
+            f"config: {path} holds a {type(parsed.value).__name__}, not `key: value` lines. Fix: start from a shipped config"
+        )
     tree: dict[str, Any] = resolve_references(parsed.value, path.resolve().parent)
     origins: Origins = {where: f"Set in {path.name}:{line}" for where, line in parsed.lines.items()}
     for text_of_override in overrides:
-        apply_override(tree, origins, text_of_override, lambda v, key: resolve_references(v, Path.cwd(), key))
+        apply_override(
+            tree, origins, text_of_override, lambda v, key: resolve_references(v, Path.cwd(), key)
+        )
     config = validate_tree(tree, origins)
     lines = [f"# override: {o}\n" for o in overrides]
-    return LoadedConfig(config, tree, text + ("\n" if lines and not text.endswith("\n") else "") + "".join(lines))
+    return LoadedConfig(
+        config, tree, text + ("\n" if lines and not text.endswith("\n") else "") + "".join(lines)
+    )
 
 
 def validate_tree(tree: dict[str, Any], origins: Origins) -> RunConfig:
@@ -94,7 +104,9 @@ def find_config(name: str) -> Path:
         ConfigurationError: there is none; the message lists the shipped ones.
     """
     if "\0" in name or not name.strip():
-        raise ConfigurationError(f"config: {name!r} is not a file name. Fix: give a path or the name of a shipped config")
+        raise ConfigurationError(
+            f"config: {name!r} is not a file name. Fix: give a path or the name of a shipped config"
+        )
     path = Path(name).expanduser()
     shipped = shipped_configs()
     if path.suffix not in (".yaml", ".yml") and name in shipped:
@@ -117,7 +129,8 @@ def shipped_configs() -> dict[str, Path]:
         except ModuleNotFoundError:
             return {}
     return {
-        str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))
+        str(path.relative_to(folder).with_suffix("")): path
+        for path in sorted(folder.rglob("*.yaml"))
     }
 
 
@@ -136,7 +149,10 @@ def resolve_references(value: Any, base: Path, key: str = "") -> Any:
 
 
 def expand_variables(
-    value: Any, problems: list[Problem], environment: Mapping[str, str] = os.environ, path: KeyPath = ()
+    value: Any,
+    problems: list[Problem],
+    environment: Mapping[str, str] = os.environ,
+    path: KeyPath = (),
 ) -> Any:
     """Replace `${NAME}` in strings; an unset variable is added to `problems`."""
     if isinstance(value, dict):
@@ -151,7 +167,11 @@ def expand_variables(
             return match[1]
         if match[2] not in environment:
             problems.append(
-                Problem(path, f"environment variable {match[2]} is not set", fix=f"export {match[2]}=..., or write $${{ for a plain ${{")
+                Problem(
+                    path,
+                    f"environment variable {match[2]} is not set",
+                    fix=f"export {match[2]}=..., or write $${{ for a plain ${{",
+                )
             )
         return environment.get(match[2], "")
 
@@ -167,7 +187,13 @@ def _literal_secrets(value: Any, path: KeyPath = ()) -> list[Problem]:
     literal = isinstance(value, str) and value and not _VARIABLE.search(value)
     if not literal or not path or not _SECRET_KEYS.search(str(path[-1])):
         return []
-    return [Problem(path, "a secret is written out in the config", fix="put it in the environment and write ${NAME} here")]
+    return [
+        Problem(
+            path,
+            "a secret is written out in the config",
+            fix="put it in the environment and write ${NAME} here",
+        )
+    ]
 
 
 def _tracking_problems(uri: str) -> list[Problem]:
@@ -179,7 +205,9 @@ def _tracking_problems(uri: str) -> list[Problem]:
         return [Problem(path, what, fix=fix)]
     if _PASSWORD_IN_URI.search(uri):
         fix = "put MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment (a database: its own password file)"
-        return [Problem(path, "holds a password, which would be written into the run folder", fix=fix)]
+        return [
+            Problem(path, "holds a password, which would be written into the run folder", fix=fix)
+        ]
     return []
 
 

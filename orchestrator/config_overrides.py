@@ -94,7 +94,11 @@ def _default_component(path: KeyPath, step: str | int) -> dict[str, Any]:
     """What an absent section starts from: `{type: dpo}` where a component has a default, else nothing."""
     section = model_at(RunConfig, path)
     field = section.model_fields.get(str(step)) if section is not None else None
-    if field is None or field.is_required() or not any(isinstance(m, FamilyField) for m in field.metadata):
+    if (
+        field is None
+        or field.is_required()
+        or not any(isinstance(m, FamilyField) for m in field.metadata)
+    ):
         return {}
     return {"type": field.get_default(call_default_factory=True).type}
 

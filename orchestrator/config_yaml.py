@@ -110,7 +110,9 @@ class _Builder:
 
     def build(self, node: yaml.Node, path: KeyPath, depth: int) -> Any:
         self._nodes += 1
-        if depth > MAX_DEPTH or self._nodes > MAX_NODES:  # an alias that contains itself ends here too
+        if (
+            depth > MAX_DEPTH or self._nodes > MAX_NODES
+        ):  # an alias that contains itself ends here too
             what = "deep" if depth > MAX_DEPTH else "large (aliases expand to too many values)"
             raise self._refused(node, f"too {what}", "write the values out, without aliases")
         self.lines.setdefault(path, node.start_mark.line + 1)
@@ -150,7 +152,9 @@ class _Builder:
         options = node.value if isinstance(node, yaml.SequenceNode) else [node]
         for option in options:
             if not isinstance(option, yaml.MappingNode):
-                raise self._refused(node, "`<<` takes mappings only", "give it an alias of a mapping")
+                raise self._refused(
+                    node, "`<<` takes mappings only", "give it an alias of a mapping"
+                )
             yield option
 
     def _scalar(self, node: yaml.Node) -> Any:
@@ -163,19 +167,34 @@ class _Builder:
             if kind == "int":
                 return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
             if kind == "float":
-                return float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").replace(".nan", "nan").replace(".NaN", "nan").replace(".NAN", "nan"))
+                return float(
+                    text.replace(".inf", "inf")
+                    .replace(".Inf", "inf")
+                    .replace(".INF", "inf")
+                    .replace(".nan", "nan")
+                    .replace(".NaN", "nan")
+                    .replace(".NAN", "nan")
+                )
         except ValueError as error:
-            raise self._refused(node, f"not a number that can be read ({error})", "write a shorter number") from None
+            raise self._refused(
+                node, f"not a number that can be read ({error})", "write a shorter number"
+            ) from None
         return text
 
     def _check_tag(self, node: yaml.Node, allowed: tuple[str, ...]) -> None:
         if node.tag.removeprefix(_TAG) not in allowed:
             shown = node.tag.replace(_TAG, "!!")
-            raise self._refused(node, f"tag {shown} is not allowed (nothing in a config may run code)", "remove the tag")
+            raise self._refused(
+                node,
+                f"tag {shown} is not allowed (nothing in a config may run code)",
+                "remove the tag",
+            )
 
     def _refused(self, node: yaml.Node, what: str, fix: str) -> ConfigurationError:
         mark = node.start_mark
-        return ConfigurationError(f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}. Fix: {fix}")
+        return ConfigurationError(
+            f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}. Fix: {fix}"
+        )
 
 
 def read_config_text(path: Path) -> str:
@@ -186,15 +205,23 @@ def read_config_text(path: Path) -> str:
     """
     try:
         if path.is_dir():
-            raise ConfigurationError(f"config: cannot read {path} (it is a directory). Fix: give a YAML file")
+            raise ConfigurationError(
+                f"config: cannot read {path} (it is a directory). Fix: give a YAML file"
+            )
         with path.open("rb") as handle:
             content = handle.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigurationError(f"config: cannot read {path} ({reason}). Fix: check the path and its permissions") from None
+        raise ConfigurationError(
+            f"config: cannot read {path} ({reason}). Fix: check the path and its permissions"
+        ) from None
     if len(content) > MAX_BYTES:
-        raise ConfigurationError(f"config: {path} is too large (over {MAX_BYTES >> 20} MiB). Fix: give a YAML config; keep data in files of its own")
+        raise ConfigurationError(
+            f"config: {path} is too large (over {MAX_BYTES >> 20} MiB). Fix: give a YAML config; keep data in files of its own"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"config: {path} is not UTF-8 (byte {error.start}). Fix: save it as UTF-8") from None
+        raise ConfigurationError(
+            f"config: {path} is not UTF-8 (byte {error.start}). Fix: save it as UTF-8"
+        ) from None

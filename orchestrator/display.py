@@ -64,7 +64,9 @@ def describe(event: Event) -> str | None:
     if event.kind is EventKind.WORKERS_READY:
         return f"workers ready after {duration(_float(detail.get('seconds')))}"
     if event.kind is EventKind.PHASE_FINISHED:
-        facts = ", ".join(f"{k} {number(v)}" for k, v in detail.items() if k != "seconds" and _short(v))
+        facts = ", ".join(
+            f"{k} {number(v)}" for k, v in detail.items() if k != "seconds" and _short(v)
+        )
         took = duration(_float(detail.get("seconds")))
         return f"{where}{event.phase or '':<9} {took:>12}  {facts}".rstrip()
     if event.kind is EventKind.ROUND_FINISHED:
@@ -73,16 +75,22 @@ def describe(event: Event) -> str | None:
         return f"warning: {where}{one_line(detail.get('message', ''), 400)}"
     if event.kind is EventKind.RUN_FAILED:
         return f"failed: {one_line(detail.get('error', ''))}: {one_line(detail.get('message', ''), 400)}"
-    return {EventKind.RUN_FINISHED: "finished", EventKind.RUN_INTERRUPTED: "interrupted"}.get(event.kind)
+    return {EventKind.RUN_FINISHED: "finished", EventKind.RUN_INTERRUPTED: "interrupted"}.get(
+        event.kind
+    )
 
 
 def _round_line(detail: dict[str, Any]) -> str:
     result = detail.get("result", detail)
     result = result if isinstance(result, dict) else {}
     metrics = result.get("metrics") or {}
-    scores = ", ".join(f"{n} {number(metrics[n])}" for n in sorted(metrics) if n.startswith("eval/pass@"))
+    scores = ", ".join(
+        f"{n} {number(metrics[n])}" for n in sorted(metrics) if n.startswith("eval/pass@")
+    )
     reason = one_line(result.get("reason") or "", 200)
-    return "  ".join(part for part in (str(result.get("status", "finished")), scores, reason) if part)
+    return "  ".join(
+        part for part in (str(result.get("status", "finished")), scores, reason) if part
+    )
 
 
 def _short(value: object) -> bool:
@@ -184,7 +192,9 @@ class LiveProgress:
         assert self._task is not None
         task = self._progress.tasks[self._progress.task_ids.index(self._task)]
         elapsed = max(time.monotonic() - self._started, 1e-3)
-        facts = [f"{int(task.completed)}/{'?' if task.total is None else int(task.total)} {self._unit}"]
+        facts = [
+            f"{int(task.completed)}/{'?' if task.total is None else int(task.total)} {self._unit}"
+        ]
         if self._tokens:
             facts.append(f"{self._tokens / elapsed:.0f} tokens/s")
         if task.total and task.completed:
@@ -207,15 +217,21 @@ def rounds_table(results: Sequence[RoundResult], seconds: dict[int, dict[str, fl
         table.add_column(heading)
     wanted = [("pass@1", "eval/pass@1")]
     wanted += [(f"pass@{widest}", f"eval/pass@{widest}")] if widest > 1 else []
-    length = next((n for r in results for n in r.metrics if n.startswith("eval/") and "length" in n), "")
+    length = next(
+        (n for r in results for n in r.metrics if n.startswith("eval/") and "length" in n), ""
+    )
     wanted += [("tokens", length)] if length else []
-    examples = next((n for r in results for n in r.metrics if n in ("prefer/examples", "train/examples")), "")
+    examples = next(
+        (n for r in results for n in r.metrics if n in ("prefer/examples", "train/examples")), ""
+    )
     wanted += [("examples", examples)] if examples else []
     for heading in [h for h, _ in wanted] + [f"{p} s" for p in phases]:
         table.add_column(heading, justify="right")
     for result in results:
         cells = [str(result.round), result.status.value, str(result.after)]
-        cells += [number(round(result.metrics[n], 3)) if n in result.metrics else "-" for _, n in wanted]
+        cells += [
+            number(round(result.metrics[n], 3)) if n in result.metrics else "-" for _, n in wanted
+        ]
         spent = seconds.get(result.round, {})
         cells += [f"{spent[p]:.1f}" if p in spent else "-" for p in phases]
         table.add_row(*cells)

@@ -64,7 +64,9 @@ def read_journal(folder: RunFolder) -> list[JournalEntry]:
     try:
         return [JournalEntry.model_validate(json.loads(line)) for line in lines]
     except ValueError as error:
-        raise ResumeError(f"{folder.journal} cannot be read: {error}. Fix: restore it from a copy") from error
+        raise ResumeError(
+            f"{folder.journal} cannot be read: {error}. Fix: restore it from a copy"
+        ) from error
 
 
 def read_run_events(folder: RunFolder) -> list[Event]:
@@ -114,7 +116,9 @@ def run_status(folder: RunFolder) -> dict[str, Any]:
         "rounds": rounds,
         "current": _current(events) if state == "running" else None,
         "message": _last_message(events) if state == "failed" else "",
-        "warnings": [str(e.detail.get("message", "")) for e in events if e.kind is EventKind.WARNING],
+        "warnings": [
+            str(e.detail.get("message", "")) for e in events if e.kind is EventKind.WARNING
+        ],
     }
 
 
@@ -123,7 +127,12 @@ def phase_seconds(folder: RunFolder) -> dict[int, dict[str, float]]:
     total: dict[int, dict[str, float]] = {}
     for event in read_run_events(folder):
         spent = event.detail.get("seconds")
-        if event.kind is EventKind.PHASE_FINISHED and event.round is not None and event.phase and isinstance(spent, (int, float)):
+        if (
+            event.kind is EventKind.PHASE_FINISHED
+            and event.round is not None
+            and event.phase
+            and isinstance(spent, (int, float))
+        ):
             row = total.setdefault(event.round, {})
             row[event.phase] = round(row.get(event.phase, 0.0) + float(spent), 3)
     return total
@@ -173,14 +182,22 @@ def _current(events: Sequence[Event]) -> dict[str, Any] | None:
             return {"round": event.round, "phase": None, "since": event.at}
         if event.kind is EventKind.PHASE_STARTED:
             return {"round": event.round, "phase": event.phase, "since": event.at}
-        if event.kind in (EventKind.WORKERS_STARTING, EventKind.WORKERS_READY, EventKind.RUN_STARTED):
+        if event.kind in (
+            EventKind.WORKERS_STARTING,
+            EventKind.WORKERS_READY,
+            EventKind.RUN_STARTED,
+        ):
             return {"round": None, "phase": event.kind.value, "since": event.at}
     return None
 
 
 def _last_message(events: Sequence[Event]) -> str:
     failed = [e for e in events if e.kind is EventKind.RUN_FAILED]
-    return f"{failed[-1].detail.get('error', '')}: {failed[-1].detail.get('message', '')}" if failed else ""
+    return (
+        f"{failed[-1].detail.get('error', '')}: {failed[-1].detail.get('message', '')}"
+        if failed
+        else ""
+    )
 
 
 def read_config(folder: RunFolder) -> dict[str, Any]:
@@ -212,7 +229,9 @@ def round_of(folder: RunFolder, index: int) -> RoundFolder:
     known = folder.rounds()
     if index not in known:
         have = f"0 to {known[-1]}" if known else "none yet"
-        raise InputError(f"round {index} has not begun in {folder.path} (rounds: {have}). Fix: give one of them with --round")
+        raise InputError(
+            f"round {index} has not begun in {folder.path} (rounds: {have}). Fix: give one of them with --round"
+        )
     chosen = folder.round(index)
     return chosen.evaluation if index == 0 else chosen
 
@@ -239,14 +258,28 @@ def round_summary(folder: RunFolder, index: int) -> dict[str, Any]:
     """Counts, drops, update and metrics of one round, as far as it has come."""
     where = round_of(folder, index)
     entries = {e.phase: e.result for e in read_journal(folder) if e.round == index}
-    summary: dict[str, Any] = {"round": index, "status": "unfinished", "phases": [p.value for p in Phase if p in entries]}
+    summary: dict[str, Any] = {
+        "round": index,
+        "status": "unfinished",
+        "phases": [p.value for p in Phase if p in entries],
+    }
     if Phase.DRAW in entries:
         summary["num_prompts"] = Drawn.model_validate(entries[Phase.DRAW]).num_prompts
-    kinds: tuple[ShardKind, ...] = ("trajectories", "verdicts", "judge_verdicts", "comparisons", "feedback", "examples")
+    kinds: tuple[ShardKind, ...] = (
+        "trajectories",
+        "verdicts",
+        "judge_verdicts",
+        "comparisons",
+        "feedback",
+        "examples",
+    )
     summary["on_disk"] = {kind: n for kind in kinds if (n := count_records(where, kind))}
     if Phase.COLLECT in entries:
         collected = Collected.model_validate(entries[Phase.COLLECT])
-        summary |= {"num_trajectories": collected.num_trajectories, "num_examples": collected.num_examples}
+        summary |= {
+            "num_trajectories": collected.num_trajectories,
+            "num_examples": collected.num_examples,
+        }
         summary |= {"dropped": collected.dropped, "counts": collected.counts}
     if Phase.TRAIN in entries:
         trained = Trained.model_validate(entries[Phase.TRAIN])
@@ -257,7 +290,12 @@ def round_summary(folder: RunFolder, index: int) -> dict[str, Any]:
             summary["update"] = trained.outcome.model_dump(mode="json", exclude={"metrics"})
     if Phase.ACCEPT in entries:
         result = RoundResult.model_validate(entries[Phase.ACCEPT])
-        summary |= {"status": result.status.value, "reason": result.reason, "before": result.before, "after": result.after}
+        summary |= {
+            "status": result.status.value,
+            "reason": result.reason,
+            "before": result.before,
+            "after": result.after,
+        }
         summary["metrics"] = result.metrics
     summary["seconds"] = phase_seconds(folder).get(index, {})
     return summary

@@ -19,7 +19,9 @@ def trajectories_view(folder: RunFolder, index: int, limit: int) -> list[dict[st
     place = round_of(folder, index)
     found = first_records(place, "trajectories", Trajectory, limit)
     ids = {t.id for t in found}
-    scores = {f.trajectory_id: f for f in stream(place, "feedback", Feedback) if f.trajectory_id in ids}
+    scores = {
+        f.trajectory_id: f for f in stream(place, "feedback", Feedback) if f.trajectory_id in ids
+    }
     return [_trajectory(t, scores.get(t.id)) for t in found]
 
 
@@ -47,10 +49,18 @@ def examples_view(folder: RunFolder, index: int, limit: int) -> list[dict[str, A
 
 
 def _example(example: Example, prompt: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"id": example.id, "prompt_id": example.prompt_id, "prompt": prompt, "weight": example.weight}
+    facts: dict[str, Any] = {
+        "id": example.id,
+        "prompt_id": example.prompt_id,
+        "prompt": prompt,
+        "weight": example.weight,
+    }
     if isinstance(example, PreferencePair):
         for side, sequence in (("chosen", example.chosen), ("rejected", example.rejected)):
-            facts[side] = {"id": sequence.trajectory_id, "text": texts.get(sequence.trajectory_id, "")}
+            facts[side] = {
+                "id": sequence.trajectory_id,
+                "text": texts.get(sequence.trajectory_id, ""),
+            }
         return facts | {"margin": example.margin, "soft_label": example.soft_label}
     side = "completion"
     if isinstance(example, UnpairedExample):
@@ -87,9 +97,15 @@ def trajectories_text(rows: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for row in rows:
         score = "unscored" if row["score"] is None else f"score {number(row['score'])}"
-        parts.append(f"{one_line(row['id'])}  {row['status']}  {score}  {row['tokens']} tokens  policy version {row['policy_version']}")
+        parts.append(
+            f"{one_line(row['id'])}  {row['status']}  {score}  {row['tokens']} tokens  policy version {row['policy_version']}"
+        )
         for turn in row["turns"]:
-            parts.append(block(turn["text"] if turn["role"] == "policy" else f"[{turn['role']}] {turn['text']}"))
+            parts.append(
+                block(
+                    turn["text"] if turn["role"] == "policy" else f"[{turn['role']}] {turn['text']}"
+                )
+            )
         if row["error"]:
             parts.append(block(f"error: {row['error']}"))
     return "\n".join(parts)
@@ -123,7 +139,10 @@ def feedback_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
-    said = {"scored": f"score {number(verdict['score'])}", "error": f"error: {one_line(verdict['error'], 200)}"}
+    said = {
+        "scored": f"score {number(verdict['score'])}",
+        "error": f"error: {one_line(verdict['error'], 200)}",
+    }
     text = f"{one_line(verdict['source'])}: {said.get(verdict['status'], verdict['status'])}"
     return text + (f" ({one_line(verdict['rationale'], 200)})" if verdict["rationale"] else "")
 
@@ -151,7 +170,9 @@ def summary_text(folder: RunFolder, index: int) -> str:
             lines.append(f"  {key.replace('_', ' ')}:")
             lines += [f"{_INDENT}{one_line(k)}: {number(v)}" for k, v in sorted(facts[key].items())]
     if facts["seconds"]:
-        lines.append("  time: " + ", ".join(f"{k} {duration(v)}" for k, v in facts["seconds"].items()))
+        lines.append(
+            "  time: " + ", ".join(f"{k} {duration(v)}" for k, v in facts["seconds"].items())
+        )
     return "\n".join(lines)
 
 
@@ -163,26 +184,51 @@ def trace_text(facts: Mapping[str, Any]) -> str:
         shown = {k: v for k, v in facts["example"].items() if k not in ("id", "prompt_id")}
         lines.append("  " + ", ".join(f"{k} {number(v)}" for k, v in shown.items()))
     for t in facts["trajectories"]:
-        lines.append(f"trajectory {one_line(t['id'])}  {t['status']}  policy version {t['policy_version']}")
+        lines.append(
+            f"trajectory {one_line(t['id'])}  {t['status']}  policy version {t['policy_version']}"
+        )
         mean = "" if t["mean_logprob"] is None else f", mean log-prob {t['mean_logprob']:.3f}"
-        lines.append(f"  tokens: {t['prompt_tokens']} prompt, {t['policy_tokens']} policy, {t['observation_tokens']} observation; {t['scored_tokens']} in the loss{mean}")
+        lines.append(
+            f"  tokens: {t['prompt_tokens']} prompt, {t['policy_tokens']} policy, {t['observation_tokens']} observation; {t['scored_tokens']} in the loss{mean}"
+        )
         for turn in t["turns"]:
-            lines.append(f"  {turn['role']} ({len(turn['token_ids'])} tokens, {turn['stop_reason']}):")
+            lines.append(
+                f"  {turn['role']} ({len(turn['token_ids'])} tokens, {turn['stop_reason']}):"
+            )
             lines.append(block(turn["text"]))
-    lines += [f"verdict on {one_line(v['trajectory_id'])}  {_verdict(v)}" for v in facts["verdicts"]]
+    lines += [
+        f"verdict on {one_line(v['trajectory_id'])}  {_verdict(v)}" for v in facts["verdicts"]
+    ]
     for c in facts["comparisons"]:
-        p = "failed" if c["probability"] is None else f"first better with probability {c['probability']:.2f}"
-        lines.append(f"comparison by {one_line(c['source'])}: {one_line(c['first'])} against {one_line(c['second'])}: {p}{'' if c['agreed'] else ', orders disagree'}")
-    lines += [f"feedback on {one_line(f['trajectory_id'])}: {'unusable: ' + one_line(f['unusable_because']) if f['unusable_because'] else 'score ' + number(f['score'])}" for f in facts["feedback"]]
+        p = (
+            "failed"
+            if c["probability"] is None
+            else f"first better with probability {c['probability']:.2f}"
+        )
+        lines.append(
+            f"comparison by {one_line(c['source'])}: {one_line(c['first'])} against {one_line(c['second'])}: {p}{'' if c['agreed'] else ', orders disagree'}"
+        )
+    lines += [
+        f"feedback on {one_line(f['trajectory_id'])}: {'unusable: ' + one_line(f['unusable_because']) if f['unusable_because'] else 'score ' + number(f['score'])}"
+        for f in facts["feedback"]
+    ]
     for prompt in facts["prompts"]:
         lines.append(f"prompt {one_line(prompt['id'])}  answer {one_line(prompt['answer'])}")
         lines += [block(f"{m['role']}: {m['content']}") for m in prompt["messages"]]
     for version in facts["policy_versions"]:
-        known = f"{version['digest'][:12]}  {one_line(version['path'], 200)}" if "digest" in version else "no manifest"
+        known = (
+            f"{version['digest'][:12]}  {one_line(version['path'], 200)}"
+            if "digest" in version
+            else "no manifest"
+        )
         parent = "" if version.get("parent") is None else f", from version {version['parent']}"
         lines.append(f"policy version {version['number']}  {known}{parent}")
     if facts["result"]:
         result = facts["result"]
-        scores = ", ".join(f"{k} {number(v)}" for k, v in result["metrics"].items() if k.startswith("eval/pass@"))
-        lines.append(f"round {result['round']}: {result['status']}, version {result['before']} -> {result['after']}  {scores}")
+        scores = ", ".join(
+            f"{k} {number(v)}" for k, v in result["metrics"].items() if k.startswith("eval/pass@")
+        )
+        lines.append(
+            f"round {result['round']}: {result['status']}, version {result['before']} -> {result['after']}  {scores}"
+        )
     return "\n".join(lines)

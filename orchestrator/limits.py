@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.config import LimitSettings
 from orchestrator.run import Run
+from orchestrator.source_counts import count_sources
 from policies.errors import LimitExceededError, explain
 from policies.records import RoundResult, RoundStatus
 
@@ -31,22 +32,17 @@ def check_collection(
         setting="limits.max_failed_trajectories",
         example="",
     )
-    for stage in ("verify", "judge"):
-        sources = sorted({n.split("/")[2] for n in counts if n.startswith(f"{stage}/sources/")})
-        for source in sources:
-            prefix = f"{stage}/sources/{source}"
-            failed = counts.get(f"{prefix}/errors", 0.0)
-            asked = failed + counts.get(f"{prefix}/scored", 0.0) + counts.get(f"{prefix}/abstained", 0.0)
-            _check(
-                run,
-                round_index,
-                what=f"verdicts of {source} are errors",
-                failed=failed,
-                asked=asked,
-                limit=limits.max_verdict_errors,
-                setting="limits.max_verdict_errors",
-                example=_example(summaries.get(stage, ()), source),
-            )
+    for each in count_sources(counts):
+        _check(
+            run,
+            round_index,
+            what=f"verdicts of {each.source} are errors",
+            failed=each.errors,
+            asked=each.asked,
+            limit=limits.max_verdict_errors,
+            setting="limits.max_verdict_errors",
+            example=_example(summaries.get(each.stage, ()), each.source),
+        )
 
 
 def _check(
@@ -66,7 +62,7 @@ def _check(
 def _example(summaries: Sequence[Mapping[str, Any]], source: str) -> str:
     """The first error text that a shard's summary carries for `source`."""
     for summary in summaries:
-        sources = summary.get("sources", {})
+        sources = summary.get("sources", summary)  # judges name their sources at the top
         messages = sources.get(source, {}).get("top_errors", [])
         if messages:
             return str(messages[0][0])

@@ -78,7 +78,9 @@ def _gpus() -> tuple[int, ...]:
         return ()
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=_SMI_SECONDS, check=True)
+        found = subprocess.run(
+            query, capture_output=True, text=True, timeout=_SMI_SECONDS, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return ()
     sizes = tuple(int(line) << 20 for line in found.stdout.split() if line.isdecimal())

@@ -52,10 +52,17 @@ class ModelFacts:
     def cache_bytes_per_token(self, dtype: str) -> int:
         """Keys and values of one token over all layers; 0 when the config does not say."""
         c = self._text_config
-        layers, heads, hidden = (c.get(k) for k in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
-        if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(hidden, int) and heads):
+        layers, heads, hidden = (
+            c.get(k) for k in ("num_hidden_layers", "num_attention_heads", "hidden_size")
+        )
+        if not (
+            isinstance(layers, int) and isinstance(heads, int) and isinstance(hidden, int) and heads
+        ):
             return 0
-        kv_heads, head_dim = c.get("num_key_value_heads") or heads, c.get("head_dim") or hidden // heads
+        kv_heads, head_dim = (
+            c.get("num_key_value_heads") or heads,
+            c.get("head_dim") or hidden // heads,
+        )
         return 2 * layers * int(kv_heads) * int(head_dim) * _DTYPE_BYTES[dtype]
 
     def bytes_as(self, dtype: str) -> int:
@@ -114,7 +121,15 @@ def safetensors_size(file: Path) -> tuple[int, int]:
         tensors = [v for k, v in header.items() if k != "__metadata__"]
         end = max((int(t["data_offsets"][1]) for t in tensors), default=0)
         return sum(math.prod(t["shape"]) for t in tensors), 8 + int(length) + end
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        struct.error,
+    ) as error:
         raise InputError(
             f"{file} is not a whole safetensors file ({error}). Set by: policy.model. Fix: copy or download it again"
         ) from error

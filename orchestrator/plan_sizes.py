@@ -36,13 +36,19 @@ class TokenCounts:
 
     @classmethod
     def of(
-        cls, config: RunConfig, model: ModelFacts | None, train: Sequence[Prompt], held_out: Sequence[Prompt]
+        cls,
+        config: RunConfig,
+        model: ModelFacts | None,
+        train: Sequence[Prompt],
+        held_out: Sequence[Prompt],
     ) -> TokenCounts:
         """Count for a config and its prompts."""
         prompts = min(config.prompts.per_round, len(train)) if train else config.prompts.per_round
         samples = prompts * config.rollout.samples_per_prompt
         measured = len(held_out) * config.evaluation.samples_per_prompt
-        longest, exact = longest_prompt([*train, *held_out], model, by_bytes=config.rollout.engine.type == "fake")
+        longest, exact = longest_prompt(
+            [*train, *held_out], model, by_bytes=config.rollout.engine.type == "fake"
+        )
         return cls(
             longest_prompt=longest,
             exact=exact,
@@ -54,9 +60,13 @@ class TokenCounts:
         )
 
 
-def longest_prompt(prompts: Sequence[Prompt], model: ModelFacts | None, *, by_bytes: bool) -> tuple[int, bool]:
+def longest_prompt(
+    prompts: Sequence[Prompt], model: ModelFacts | None, *, by_bytes: bool
+) -> tuple[int, bool]:
     """Tokens of the longest prompt, and whether they were counted rather than guessed."""
-    texts = sorted(("\n".join(m.content for m in p.messages) for p in prompts), key=len)[-_NUM_LONGEST:]
+    texts = sorted(("\n".join(m.content for m in p.messages) for p in prompts), key=len)[
+        -_NUM_LONGEST:
+    ]
     template = _TEMPLATE_TOKENS * max((len(p.messages) + 1 for p in prompts), default=1)
     if by_bytes:
         return max((len(t.encode()) for t in texts), default=0) + template * 4, True
@@ -82,7 +92,10 @@ def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> 
     """Bytes by part, all groups together, as if everything were on one machine."""
     engine = config.rollout.engine
     length = counts.longest_prompt + config.rollout.max_tokens
-    in_hand = min(getattr(engine, "max_num_seqs", 128), config.rollout.prompts_per_shard * config.rollout.samples_per_prompt)
+    in_hand = min(
+        getattr(engine, "max_num_seqs", 128),
+        config.rollout.prompts_per_shard * config.rollout.samples_per_prompt,
+    )
     cache = model.cache_bytes_per_token(config.policy.dtype) * length * in_hand
     reserved = getattr(engine, "cpu_cache_gib", 0) << 30
     if not config.rollout.resources.num_gpus:
@@ -92,7 +105,10 @@ def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> 
     if adapter is None:
         trainer = model.parameters * _ADAM_BYTES
     else:  # frozen fp32 weights, and about `rank` rows and columns per adapted matrix
-        trainer = model.parameters * 4 + int(model.parameters * min(1.0, adapter.rank / 256)) * _ADAM_BYTES
+        trainer = (
+            model.parameters * 4
+            + int(model.parameters * min(1.0, adapter.rank / 256)) * _ADAM_BYTES
+        )
     sides = 2 if config.example_kind == "pair" else 1
     rows = sides * (config.training.micro_batch_size or config.training.batch_size)
     logits = rows * min(length, config.training.max_length) * (model.vocabulary or 0) * 4
@@ -108,7 +124,9 @@ def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> 
     }
 
 
-def disk_of_run(config: RunConfig, model: ModelFacts | None, counts: TokenCounts) -> tuple[int, int]:
+def disk_of_run(
+    config: RunConfig, model: ModelFacts | None, counts: TokenCounts
+) -> tuple[int, int]:
     """Bytes written in a round, and in the whole run."""
     parameters = 0 if model is None else model.parameters
     weights = parameters * 4

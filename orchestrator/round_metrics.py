@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.phases import Collected, Trained
+from orchestrator.source_counts import count_sources
 
 
 def collection_metrics(collected: Collected) -> dict[str, float]:
@@ -32,23 +33,20 @@ def collection_metrics(collected: Collected) -> dict[str, float]:
 
 
 def _by_source(counts: Mapping[str, float]) -> dict[str, float]:
-    """Mean score and error share of each verifier and judge."""
+    """Mean score, errors and agreement of each verifier and judge."""
     found: dict[str, float] = {}
-    for stage in ("verify", "judge"):
-        sources = sorted({name.split("/")[2] for name in counts if name.startswith(f"{stage}/sources/")})
-        for source in sources:
-            prefix = f"{stage}/sources/{source}"
-            scored = counts.get(f"{prefix}/scored", 0.0)
-            asked = scored + counts.get(f"{prefix}/abstained", 0.0) + counts.get(f"{prefix}/errors", 0.0)
-            if scored:
-                found[f"{stage}/{source}/score"] = counts.get(f"{prefix}/score_sum", 0.0) / scored
-            if asked:
-                found[f"{stage}/{source}/errors"] = counts.get(f"{prefix}/errors", 0.0)
-                found[f"{stage}/{source}/error_share"] = counts.get(f"{prefix}/errors", 0.0) / asked
-            compared = counts.get(f"{prefix}/comparisons", 0.0)
-            if compared:
-                found[f"{stage}/{source}/agreement"] = counts.get(f"{prefix}/agreed", 0.0) / compared
-                found[f"{stage}/{source}/ties"] = counts.get(f"{prefix}/ties", 0.0) / compared
+    for each in count_sources(counts):
+        prefix = f"{each.stage}/{each.source}"
+        if each.scored and each.stage == "verify":
+            found[f"{prefix}/score"] = each.score_sum / each.scored
+        if each.asked:
+            found[f"{prefix}/errors"] = each.errors
+            found[f"{prefix}/error_share"] = each.errors / each.asked
+        if each.comparisons:
+            found[f"{prefix}/comparisons"] = each.comparisons
+            found[f"{prefix}/agreement"] = each.agreed / each.comparisons
+            found[f"{prefix}/ties"] = each.ties / each.comparisons
+            found[f"{prefix}/cache_hits"] = each.cache_hits
     return found
 
 

@@ -58,7 +58,14 @@ def _family_schema(family: Family[Any], definitions: dict[str, Any]) -> dict[str
         described["title"] = f"{family.name} {name}"
         options.append(described)
     own = {"type": "string", "pattern": ":", "description": "package.module:Name or ./file.py:name"}
-    options.append({"title": f"your own {family.name}", "type": "object", "properties": {"type": own}, "required": ["type"]})
+    options.append(
+        {
+            "title": f"your own {family.name}",
+            "type": "object",
+            "properties": {"type": own},
+            "required": ["type"],
+        }
+    )
     return {"anyOf": options}
 
 
@@ -66,7 +73,9 @@ def _described(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str,
     """The schema of one model, its own definitions moved to `definitions`."""
     schema = model.model_json_schema(schema_generator=_Generator)
     own: dict[str, Any] = schema.pop("$defs", {})
-    renamed = {name: _free_name(name, _pointed(value, {}), definitions) for name, value in own.items()}
+    renamed = {
+        name: _free_name(name, _pointed(value, {}), definitions) for name, value in own.items()
+    }
     for name, value in own.items():
         definitions[renamed[name]] = _pointed(value, renamed)
     pointed = _pointed(schema, renamed)

@@ -64,7 +64,9 @@ def _places(folder: RunFolder, wanted: str) -> Iterator[tuple[int, RoundFolder]]
 
 def _find_example(folder: RunFolder, place: RoundFolder, wanted: str) -> Example | None:
     """An example by its id. One whose id is just its trajectory's is found too."""
-    return next((e for e in stream(place, "examples", example_kind(folder)) if e.id == wanted), None)
+    return next(
+        (e for e in stream(place, "examples", example_kind(folder)) if e.id == wanted), None
+    )
 
 
 def find_trajectories(place: RoundFolder, ids: Sequence[str]) -> list[Trajectory]:
@@ -97,7 +99,12 @@ def _traced(
 ) -> dict[str, Any]:
     ids = {t.id for t in found}
     prompts = find_prompts(place, {t.prompt_id for t in found})
-    verdicts = [v for kind in ("verdicts", "judge_verdicts") for v in stream(place, kind, Verdict) if v.trajectory_id in ids]  # type: ignore[arg-type]
+    verdicts = [
+        v
+        for kind in ("verdicts", "judge_verdicts")
+        for v in stream(place, kind, Verdict)
+        if v.trajectory_id in ids
+    ]  # type: ignore[arg-type]
     comparisons = [c for c in stream(place, "comparisons", Comparison) if {c.first, c.second} & ids]
     feedback = [f for f in stream(place, "feedback", Feedback) if f.trajectory_id in ids]
     versions = sorted({t.policy_version for t in found})
@@ -122,7 +129,10 @@ def _example_facts(example: Example) -> dict[str, Any]:
     """An example without its tokens: they are those of its trajectories."""
     if isinstance(example, PreferencePair):
         facts = example.model_dump(mode="json", exclude={"chosen", "rejected"})
-        return facts | {"chosen": example.chosen.trajectory_id, "rejected": example.rejected.trajectory_id}
+        return facts | {
+            "chosen": example.chosen.trajectory_id,
+            "rejected": example.rejected.trajectory_id,
+        }
     facts = example.model_dump(mode="json", exclude={"sequence"})
     return facts | {"trajectory": example.sequence.trajectory_id}
 
@@ -140,7 +150,9 @@ def _trajectory_facts(trajectory: Trajectory) -> dict[str, Any]:
         "branch": None if trajectory.branch is None else trajectory.branch.model_dump(mode="json"),
         "prompt_tokens": len(trajectory.prompt_token_ids),
         "policy_tokens": trajectory.num_policy_tokens,
-        "observation_tokens": len(mask) - len(trajectory.prompt_token_ids) - trajectory.num_policy_tokens,
+        "observation_tokens": len(mask)
+        - len(trajectory.prompt_token_ids)
+        - trajectory.num_policy_tokens,
         "scored_tokens": sum(mask),
         "mean_logprob": sum(scored) / sum(mask) if sum(mask) else None,
         "turns": [t.model_dump(mode="json", exclude={"logprobs"}) for t in trajectory.turns],
@@ -158,7 +170,9 @@ def policy_chain(folder: RunFolder, number: int) -> list[dict[str, Any]]:
         except PolicyStoreError:
             chain.append({"number": current, "missing": True})
             break
-        chain.append({**version.model_dump(mode="json"), "files_present": Path(version.path).is_dir()})
+        chain.append(
+            {**version.model_dump(mode="json"), "files_present": Path(version.path).is_dir()}
+        )
         current = version.parent
     return chain
 
@@ -176,5 +190,3 @@ def _unknown(folder: RunFolder, wanted: str) -> str:
     near = f"close: {', '.join(close)}" if close else "it has no samples yet"
     name = (read_config(folder).get("tracking") or {}).get("experiment", folder.path.name)
     return f"no example or trajectory {wanted!r} in {folder.path} (experiment {name}; {near}). Fix: `pawl show {folder.path} --round N --pairs` lists ids"
-
-

@@ -59,7 +59,7 @@ class Component:
         super().__init_subclass__(**kwargs)
         if "Config" not in cls.__dict__:
             base = cast(Any, cls.Config)
-            cls.Config = type("Config", (base,), {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.Config", "__doc__": base.__doc__})  # type: ignore[misc]
+            cls.Config = type("Config", (base,), {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.Config", "__doc__": base.__doc__})  # type: ignore[misc, assignment]
         cls.Config.component = cls
 
 

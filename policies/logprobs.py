@@ -78,14 +78,24 @@ def token_scores(
     labels = input_ids[:, 1:][scored]
     wanted = (statistics, sum_squares)
     if transforms_logits(model):
-        logits = type(model).forward(model, input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        logits = (
+            type(model)
+            .forward(model, input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            .logits
+        )
         values = _of_logits(logits[:, :-1][scored].float(), labels, wanted)
     else:
-        output = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        output = model.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        )
         head = model.get_output_embeddings()
         hidden = output.last_hidden_state[:, :-1][scored]
-        values = _Head.apply(hidden, head.weight, getattr(head, "bias", None), labels, wanted)
-    spread = [None if v is None else v.new_zeros(scored.shape).masked_scatter(scored, v) for v in values]
+        values = cast(Any, _Head).apply(
+            hidden, head.weight, getattr(head, "bias", None), labels, wanted
+        )
+    spread = [
+        None if v is None else v.new_zeros(scored.shape).masked_scatter(scored, v) for v in values
+    ]
     log_probs, entropy, top1, mean_logits, log_sum_squares = spread
     assert log_probs is not None
     return TokenScores(log_probs, entropy, top1, mean_logits, log_sum_squares)
@@ -98,7 +108,9 @@ def transforms_logits(model: Any) -> bool:
     return any(value is not None and value != 1.0 for value in values)
 
 
-def _of_logits(logits: Tensor, labels: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, ...]:
+def _of_logits(
+    logits: Tensor, labels: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, ...]:
     log_softmax = logits.log_softmax(dim=-1)
     log_probs = log_softmax.gather(1, labels[:, None]).squeeze(1)
     with torch.no_grad():
@@ -149,7 +161,7 @@ class _Head(torch.autograd.Function):
                 parts.append(_reduce(logits, target, wanted, None if kept is None else kept[block]))
         ctx.save_for_backward(inputs, matrix, bias, labels, kept)
         ctx.dtypes = hidden.dtype, weight.dtype
-        columns = [None if c[0] is None else torch.cat(c) for c in zip(*parts, strict=True)]  # type: ignore[arg-type]
+        columns = [None if c[0] is None else torch.cat(c) for c in zip(*parts, strict=True)]
         ctx.mark_non_differentiable(*(c for c in columns[1:] if c is not None))
         return tuple(columns)
 
@@ -159,7 +171,9 @@ class _Head(torch.autograd.Function):
         hidden_dtype, weight_dtype = ctx.dtypes
         grad = grads[0].float()
         grad_hidden = torch.empty_like(inputs)
-        grad_weight = torch.zeros_like(matrix, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        grad_weight = (
+            torch.zeros_like(matrix, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        )
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         blocks = [slice(0, len(inputs))] if kept is not None else _blocks(len(inputs), len(matrix))
         for block in blocks:
@@ -208,9 +222,9 @@ def _reduce(
     if sum_squares:
         squares = probabilities.square().sum(dim=-1).log() - 2 * log_total
     if kept is not None:
-        torch.div(probabilities, total[:, None], out=kept) if kept.dtype == torch.float32 else kept.copy_(
-            probabilities / total[:, None]
-        )
+        torch.div(
+            probabilities, total[:, None], out=kept
+        ) if kept.dtype == torch.float32 else kept.copy_(probabilities / total[:, None])
     log_probs = target - maximum - log_total
     if not statistics:
         return log_probs, None, None, None, squares
@@ -253,7 +267,10 @@ def sequence_logprobs(
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+        ):
             for rows in _length_batches(sequences, tokens_per_batch):
                 ids, attention, mask = padded([sequences[row] for row in rows])
                 scores = token_scores(model, ids.to(device), attention.to(device), mask.to(device))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -39,17 +39,17 @@ class PairTensors:
 
     @property
     def chosen_logratios(self) -> Tensor:
-        """a [B]."""
+        """A [B]."""
         return self.chosen_logps - self.ref_chosen_logps
 
     @property
     def rejected_logratios(self) -> Tensor:
-        """b [B]."""
+        """B [B]."""
         return self.rejected_logps - self.ref_rejected_logps
 
     @property
     def margins(self) -> Tensor:
-        """h = a - b [B]."""
+        """H = a - b [B]."""
         return self.chosen_logratios - self.rejected_logratios
 
 
@@ -64,7 +64,7 @@ class UnpairedTensors:
 
     @property
     def logratios(self) -> Tensor:
-        """r [N]."""
+        """R [N]."""
         return self.logps - self.ref_logps
 
 
@@ -150,7 +150,9 @@ class DifferenceLoss(PairLoss):
         @model_validator(mode="after")
         def _alpha_only_where_used(self) -> Self:
             if self.f_divergence != "alpha_divergence" and self.alpha_divergence_coef != 0.5:
-                raise ValueError("alpha_divergence_coef is only read with f_divergence: alpha_divergence")
+                raise ValueError(
+                    "alpha_divergence_coef is only read with f_divergence: alpha_divergence"
+                )
             return self
 
     config: Config
@@ -174,7 +176,9 @@ class DifferenceLoss(PairLoss):
             return loss
         if pairs.alignment is None:
             raise ValueError("use_weighting needs PairTensors.alignment")
-        return loss * pairs.alignment.detach().exp()  # Eq. (2) of arXiv 2406.11827, not clamped, as TRL
+        return (
+            loss * pairs.alignment.detach().exp()
+        )  # Eq. (2) of arXiv 2406.11827, not clamped, as TRL
 
     def of_scores(self, chosen: Tensor, rejected: Tensor, pairs: PairTensors) -> Tensor:
         """Loss of each pair from its two scores; with reverse KL these are a and b. [B]"""
@@ -192,8 +196,10 @@ class DifferenceLoss(PairLoss):
         order = self.config.alpha_divergence_coef - 1.0
         if kind == "reverse_kl" or abs(order) < 1e-6:  # alpha -> 1 is the reverse KL
             return logratios
-        powers = (order * logratios).clamp(max=MAX_EXPONENT).exp()  # f'(t) = (t^(alpha-1) - 1) / (alpha - 1)
-        return cast("Tensor", (powers - 1.0) / order)
+        powers = (
+            (order * logratios).clamp(max=MAX_EXPONENT).exp()
+        )  # f'(t) = (t^(alpha-1) - 1) / (alpha - 1)
+        return (powers - 1.0) / order
 
     def trl_arguments(self) -> dict[str, Any]:
         """The three variations in TRL's names."""
@@ -249,7 +255,9 @@ class UnpairedLoss(Loss):
         auto_undesirable = self.config.undesirable_weight == "auto"
         desirable = 1.0 if auto_desirable else float(self.config.desirable_weight)
         undesirable = 1.0 if auto_undesirable else float(self.config.undesirable_weight)
-        if num_desirable == 0 or num_undesirable == 0:  # one class alone: there is nothing to balance
+        if (
+            num_desirable == 0 or num_undesirable == 0
+        ):  # one class alone: there is nothing to balance
             return desirable, undesirable
         ratio = desirable * num_desirable / (undesirable * num_undesirable)
         wanted = min(max(ratio, 1.0), 4.0 / 3.0)

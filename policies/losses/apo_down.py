@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from policies.loss import PairLoss, PairTensors, TrlLoss
 
@@ -15,7 +15,9 @@ class APODown(PairLoss):
 
     def per_pair(self, pairs: PairTensors) -> Tensor:
         beta = self.config.beta
-        return cast("Tensor", (beta * pairs.chosen_logratios).sigmoid() + (-beta * pairs.margins).sigmoid())
+        return cast(
+            "Tensor", (beta * pairs.chosen_logratios).sigmoid() + (-beta * pairs.margins).sigmoid()
+        )
 
     def trl(self) -> TrlLoss:
         return TrlLoss("apo_down")

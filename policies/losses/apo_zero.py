@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from policies.loss import PairLoss, PairTensors, TrlLoss
 
@@ -16,8 +16,10 @@ class APOZero(PairLoss):
     def per_pair(self, pairs: PairTensors) -> Tensor:
         beta = self.config.beta
         # sigmoid(-x) is 1 - sigmoid(x) without cancellation
-        loss = (-beta * pairs.chosen_logratios).sigmoid() + (beta * pairs.rejected_logratios).sigmoid()
-        return cast("Tensor", loss)
+        loss = (-beta * pairs.chosen_logratios).sigmoid() + (
+            beta * pairs.rejected_logratios
+        ).sigmoid()
+        return loss
 
     def trl(self) -> TrlLoss:
         return TrlLoss("apo_zero")

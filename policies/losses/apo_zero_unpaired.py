@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from policies.loss import TrlLoss, UnpairedLoss, UnpairedTensors
 
@@ -17,7 +17,7 @@ class APOZeroUnpaired(UnpairedLoss):
         import torch
 
         reward = self.config.beta * examples.logratios
-        return cast("Tensor", torch.where(examples.desirable, -reward, reward).sigmoid())
+        return torch.where(examples.desirable, -reward, reward).sigmoid()
 
     def trl(self) -> TrlLoss:
         return TrlLoss("apo_zero_unpaired")

@@ -17,7 +17,9 @@ class BCOPair(PairLoss):
         from torch.nn.functional import logsigmoid
 
         beta = self.config.beta
-        return -logsigmoid(beta * pairs.chosen_logratios) - logsigmoid(-beta * pairs.rejected_logratios)
+        return -logsigmoid(beta * pairs.chosen_logratios) - logsigmoid(
+            -beta * pairs.rejected_logratios
+        )
 
     def trl(self) -> TrlLoss:
         return TrlLoss("bco_pair")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -27,7 +27,9 @@ class DiscoPOP(DifferenceLoss):
 
     @property
     def needs_custom_step(self) -> bool:
-        return True  # TRL multiplies an infinite exp(-beta h) by a zero blend: NaN below beta h = -88
+        return (
+            True  # TRL multiplies an infinite exp(-beta h) by a zero blend: NaN below beta h = -88
+        )
 
     def of_scores(self, chosen: Tensor, rejected: Tensor, pairs: PairTensors) -> Tensor:
         from torch.nn.functional import logsigmoid
@@ -35,7 +37,7 @@ class DiscoPOP(DifferenceLoss):
         logits = self.config.beta * (chosen - rejected)
         blend = (logits / self.config.tau).sigmoid()
         exponential = (-logits).clamp(max=MAX_EXPONENT).exp()
-        return cast("Tensor", (1 - blend) * -logsigmoid(logits) + blend * exponential)
+        return (1 - blend) * -logsigmoid(logits) + blend * exponential
 
     def trl(self) -> TrlLoss:
         return TrlLoss("discopop", {**self.trl_arguments(), "discopop_tau": self.config.tau})

@@ -21,7 +21,7 @@ class DPO(DifferenceLoss):
         label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
         """cDPO: probability that a label is flipped; bounds the margin. TRL has no such option for this loss."""
         nll_coefficient: float = Field(default=0.0, ge=0)
-        """Iterative RPO (arXiv 2404.19733 eq. 1): weight of the chosen side's negative log-likelihood per scored token."""
+        """Weight of the chosen side's negative log-likelihood per scored token: iterative RPO, arXiv 2404.19733 eq. 1."""
 
     config: Config
 
@@ -44,7 +44,9 @@ class DPO(DifferenceLoss):
 
         logits = self.config.beta * (chosen - rejected)
         eps = self.config.label_smoothing
-        return -(1 - eps) * logsigmoid(logits) - eps * logsigmoid(-logits)  # cDPO, eq. 3 of E. Mitchell's note
+        return -(1 - eps) * logsigmoid(logits) - eps * logsigmoid(
+            -logits
+        )  # cDPO, eq. 3 of E. Mitchell's note
 
     def trl(self) -> TrlLoss:
         return TrlLoss("sigmoid", self.trl_arguments())

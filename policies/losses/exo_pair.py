@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -31,7 +31,9 @@ class EXOPair(DifferenceLoss):
         eps = self.config.label_smoothing
         win = logits.sigmoid() * (logsigmoid(logits) - math.log1p(-eps))
         lose = (-logits).sigmoid() * (logsigmoid(-logits) - math.log(eps))
-        return cast("Tensor", win + lose)
+        return win + lose
 
     def trl(self) -> TrlLoss:
-        return TrlLoss("exo_pair", {**self.trl_arguments(), "label_smoothing": self.config.label_smoothing})
+        return TrlLoss(
+            "exo_pair", {**self.trl_arguments(), "label_smoothing": self.config.label_smoothing}
+        )

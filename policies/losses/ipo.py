@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from policies.loss import DifferenceLoss, PairTensors, TrlLoss
 
@@ -18,8 +18,10 @@ class IPO(DifferenceLoss):
     """
 
     def of_scores(self, chosen: Tensor, rejected: Tensor, pairs: PairTensors) -> Tensor:
-        per_token = chosen / pairs.chosen_lengths.clamp(min=1) - rejected / pairs.rejected_lengths.clamp(min=1)
-        return cast("Tensor", (per_token - 1 / (2 * self.config.beta)) ** 2)
+        per_token = chosen / pairs.chosen_lengths.clamp(
+            min=1
+        ) - rejected / pairs.rejected_lengths.clamp(min=1)
+        return (per_token - 1 / (2 * self.config.beta)) ** 2
 
     def trl(self) -> TrlLoss:
         return TrlLoss("ipo", self.trl_arguments())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ class KTO(UnpairedLoss):
         """Settings of KTO."""
 
         kl_share: float = Field(default=1.0, gt=0, le=1)
-        """Share of each microbatch's rows with a mismatched partner, from which z0 is estimated; fewer are faster and noisier."""
+        """Share of a microbatch's rows with a mismatched partner, which z0 is estimated from: fewer are faster, noisier."""
 
     config: Config
 
@@ -32,7 +32,7 @@ class KTO(UnpairedLoss):
 
         # z0 is a constant of the batch: no gradient flows into the mismatched rows
         distance = self.config.beta * (examples.logratios - examples.kl.detach())
-        return cast("Tensor", torch.where(examples.desirable, -distance, distance).sigmoid())
+        return torch.where(examples.desirable, -distance, distance).sigmoid()
 
     def trl(self) -> TrlLoss:
         return TrlLoss("kto")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -28,7 +28,11 @@ class RobustDPO(DifferenceLoss):
 
         logits = self.config.beta * (chosen - rejected)
         eps = self.config.label_smoothing
-        return cast("Tensor", (-(1 - eps) * logsigmoid(logits) + eps * logsigmoid(-logits)) / (1 - 2 * eps))
+        return cast(
+            "Tensor", (-(1 - eps) * logsigmoid(logits) + eps * logsigmoid(-logits)) / (1 - 2 * eps)
+        )
 
     def trl(self) -> TrlLoss:
-        return TrlLoss("robust", {**self.trl_arguments(), "label_smoothing": self.config.label_smoothing})
+        return TrlLoss(
+            "robust", {**self.trl_arguments(), "label_smoothing": self.config.label_smoothing}
+        )

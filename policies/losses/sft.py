@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SFT(PairLoss):
-    """Mean negative log-likelihood over all chosen tokens of the microbatch, as TRL; beta only scales the logged rewards."""
+    """Mean NLL over all chosen tokens of the microbatch, as TRL; beta only scales the logged rewards."""
 
     def per_pair(self, pairs: PairTensors) -> Tensor:
         # One number for the microbatch, repeated, so that it reduces like the other losses. TRL divides by zero

@@ -16,7 +16,9 @@ class SigmoidNorm(DifferenceLoss):
     def of_scores(self, chosen: Tensor, rejected: Tensor, pairs: PairTensors) -> Tensor:
         from torch.nn.functional import logsigmoid
 
-        per_token = chosen / pairs.chosen_lengths.clamp(min=1) - rejected / pairs.rejected_lengths.clamp(min=1)
+        per_token = chosen / pairs.chosen_lengths.clamp(
+            min=1
+        ) - rejected / pairs.rejected_lengths.clamp(min=1)
         return -logsigmoid(self.config.beta * per_token)
 
     def trl(self) -> TrlLoss:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from policies.loss import PairLoss, PairTensors, TrlLoss
 
@@ -18,7 +18,10 @@ class SPPOHard(PairLoss):
 
     def per_pair(self, pairs: PairTensors) -> Tensor:
         target = 0.5 / self.config.beta
-        return cast("Tensor", (pairs.chosen_logratios - target) ** 2 + (pairs.rejected_logratios + target) ** 2)
+        return cast(
+            "Tensor",
+            (pairs.chosen_logratios - target) ** 2 + (pairs.rejected_logratios + target) ** 2,
+        )
 
     def trl(self) -> TrlLoss:
         return TrlLoss("sppo_hard")

@@ -22,7 +22,9 @@ def validator() -> jsonschema.Draft202012Validator:
 
 
 def test_the_promised_configs_ship() -> None:
-    assert {"quickstart", "quickstart-kto", "judge-dpo", "gsm8k-dpo-1gpu", "fake-smoke"} <= set(NAMES)
+    assert {"quickstart", "quickstart-kto", "judge-dpo", "gsm8k-dpo-1gpu", "fake-smoke"} <= set(
+        NAMES
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,7 +33,9 @@ def test_a_shipped_config_is_valid(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_config_agrees_with_the_schema(name: str, validator: jsonschema.Draft202012Validator) -> None:
+def test_a_shipped_config_agrees_with_the_schema(
+    name: str, validator: jsonschema.Draft202012Validator
+) -> None:
     value = parse_yaml(read_config_text(shipped_configs()[name]), name=name).value
     assert [e.message for e in validator.iter_errors(value)] == []
 
@@ -45,7 +49,9 @@ def test_the_resolved_tree_of_a_shipped_config_gives_the_same_config(name: str) 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_config_can_be_planned_for_another_machine(name: str, tmp_path: Path) -> None:
     plan = make_plan(load_config(name).config, run_folder=tmp_path / "runs" / "x-1", elsewhere=True)
-    missing_demo_model = [p for p in plan.of("problem") if "the demo model is not in the cache" in p.found]
+    missing_demo_model = [
+        p for p in plan.of("problem") if "the demo model is not in the cache" in p.found
+    ]
     assert plan.of("problem") == missing_demo_model
 
 

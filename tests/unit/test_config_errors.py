@@ -21,7 +21,9 @@ preferences: {type: right_vs_wrong}
 """
 
 
-def problems(tmp_path: Path, more: str = "", *, base: str = BASE, overrides: list[str] | None = None) -> list[str]:
+def problems(
+    tmp_path: Path, more: str = "", *, base: str = BASE, overrides: list[str] | None = None
+) -> list[str]:
     path = tmp_path / "c.yaml"
     path.write_text(base + more, encoding="utf-8")
     with pytest.raises(ConfigurationError) as caught:
@@ -29,7 +31,9 @@ def problems(tmp_path: Path, more: str = "", *, base: str = BASE, overrides: lis
     return str(caught.value).splitlines()
 
 
-def test_a_mistyped_key_of_a_component_is_named_with_path_line_and_near_name(tmp_path: Path) -> None:
+def test_a_mistyped_key_of_a_component_is_named_with_path_line_and_near_name(
+    tmp_path: Path,
+) -> None:
     more = "training:\n  loss:\n    type: dpo\n    betta: 0.2\n"
     assert problems(tmp_path, more) == [
         "training.loss.betta: unknown key; did you mean 'beta'? (got 0.2) Set in c.yaml:11. Fix: rename it"
@@ -51,7 +55,9 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
 def test_a_problem_deep_inside_a_judge_has_its_full_path(tmp_path: Path) -> None:
     more = "judges:\n- type: pairwise\n  backend:\n    type: engine\n    engine: {type: vllm, max_num_seq: 3}\n"
     (line,) = problems(tmp_path, more)
-    assert line.startswith("judges.0.backend.engine.max_num_seq: unknown key; did you mean 'max_num_seqs'?")
+    assert line.startswith(
+        "judges.0.backend.engine.max_num_seq: unknown key; did you mean 'max_num_seqs'?"
+    )
     assert "Set in c.yaml:12" in line
 
 
@@ -60,24 +66,45 @@ def test_a_problem_deep_inside_a_judge_has_its_full_path(tmp_path: Path) -> None
     [
         ("training: {learning_rate: 0}", "training.learning_rate: must be greater than 0 (got 0)"),
         ("training: {learning_rate: -1}", "must be greater than 0 (got -1)"),
-        ("training: {learning_rate: .nan}", "training.learning_rate: must be a finite number (got nan)"),
+        (
+            "training: {learning_rate: .nan}",
+            "training.learning_rate: must be a finite number (got nan)",
+        ),
         ("training: {learning_rate: .inf}", "must be a finite number (got inf)"),
-        ("training: {learning_rate: true}", "training.learning_rate: must be a number, not true or false (got true)"),
-        ("training: {learning_rate: small}", "training.learning_rate: must be a number (got 'small')"),
-        ("training: {loss: {type: dpo, beta: true}}", "training.loss.beta: must be a number, not true or false"),
-        ("training: {micro_batch_size: false}", "training.micro_batch_size: must be a number, not true or false"),
+        (
+            "training: {learning_rate: true}",
+            "training.learning_rate: must be a number, not true or false (got true)",
+        ),
+        (
+            "training: {learning_rate: small}",
+            "training.learning_rate: must be a number (got 'small')",
+        ),
+        (
+            "training: {loss: {type: dpo, beta: true}}",
+            "training.loss.beta: must be a number, not true or false",
+        ),
+        (
+            "training: {micro_batch_size: false}",
+            "training.micro_batch_size: must be a number, not true or false",
+        ),
         ("verify: {resources: {num_cpus: true}}", "verify.resources.num_cpus: must be a number"),
         ("seed: 1.5", "seed: must be a whole number (got 1.5)"),
         ("seed: three", "seed: must be a whole number (got 'three')"),
         ("seed: -1", "seed: must be greater than or equal to 0"),
         ("seed: ~", "seed: must be a whole number (got None)"),
-        ("rollout: {max_tokens: 0}", "rollout.max_tokens: must be greater than or equal to 1 (got 0)"),
+        (
+            "rollout: {max_tokens: 0}",
+            "rollout.max_tokens: must be greater than or equal to 1 (got 0)",
+        ),
         ("rollout: {top_p: 0}", "rollout.top_p: must be greater than 0 (got 0)"),
         ("rollout: []", "rollout: must be a section of `key: value` lines (got [])"),
         ("judges: {}", "judges: must be a list"),
         ("rollout: {stop: x}", "rollout.stop: must be a list (got 'x')"),
         ("acceptance: {type: alway}", "unknown acceptance rule 'alway'; did you mean 'always'?"),
-        ("rollout: {engine: {max_num_seqs: 3}}", "rollout.engine: a rollout engine is written {type: NAME, ...}"),
+        (
+            "rollout: {engine: {max_num_seqs: 3}}",
+            "rollout.engine: a rollout engine is written {type: NAME, ...}",
+        ),
         ("lr: 3", "lr: unknown key; did you mean 'training.learning_rate'"),
         ("temperature: 3", "temperature: unknown key; did you mean 'rollout.temperature'?"),
         ("training: {lr: 3}", "training.lr: unknown key; did you mean 'learning_rate'?"),
@@ -85,7 +112,9 @@ def test_a_problem_deep_inside_a_judge_has_its_full_path(tmp_path: Path) -> None
         ("policy2: {}", "policy2: unknown key; did you mean 'policy'?"),
     ],
 )
-def test_each_kind_of_mistake_is_said_in_plain_words(tmp_path: Path, more: str, expected: str) -> None:
+def test_each_kind_of_mistake_is_said_in_plain_words(
+    tmp_path: Path, more: str, expected: str
+) -> None:
     (line,) = problems(tmp_path, more + "\n")
     assert line.startswith(expected) or expected in line
     assert "Set in c.yaml:8" in line

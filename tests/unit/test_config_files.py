@@ -117,7 +117,10 @@ def test_files_in_an_override_are_taken_from_the_current_folder(
 
 
 def test_other_strings_that_begin_with_a_dot_stay_as_they_are(small: Path) -> None:
-    assert load_config(str(small), ["rollout.stop=[./, ../x]"]).config.rollout.stop == ("./", "../x")
+    assert load_config(str(small), ["rollout.stop=[./, ../x]"]).config.rollout.stop == (
+        "./",
+        "../x",
+    )
 
 
 def test_variables_are_filled_in_and_an_unset_one_is_named(
@@ -130,7 +133,9 @@ def test_variables_are_filled_in_and_an_unset_one_is_named(
     assert loaded.config.tracking.experiment == "from-env-${x}"
     assert loaded.raw["tracking"]["experiment"] == "${PAWL_TEST_NAME}-$${x}"
     message = refusal(small, "tracking.experiment=${PAWL_TEST_MISSING}")
-    assert message.startswith("tracking.experiment: environment variable PAWL_TEST_MISSING is not set")
+    assert message.startswith(
+        "tracking.experiment: environment variable PAWL_TEST_MISSING is not set"
+    )
 
 
 def test_a_relative_sqlite_store_is_anchored_where_the_run_is_launched(small: Path) -> None:
@@ -149,7 +154,10 @@ def test_a_relative_sqlite_store_is_anchored_where_the_run_is_launched(small: Pa
         (b"a: [1, 2\nb: 3\n", "bad.yaml:2:2: not YAML"),
         (b"rounds: 1\nseed: 0\nrounds: 2\n", "'rounds' is given twice (lines 1 and 3)"),
         (b"a: {b: 1, b: 2}\n", "'b' is given twice (lines 1 and 1)"),
-        (b"a: !!python/object/apply:os.system [x]\n", "tag !!python/object/apply:os.system is not allowed"),
+        (
+            b"a: !!python/object/apply:os.system [x]\n",
+            "tag !!python/object/apply:os.system is not allowed",
+        ),
         (b"a: !!binary aGk=\n", "tag !!binary is not allowed"),
         (b"a: &x [*x]\n", "too deep"),
         (b"a: " + b"[" * 3000, "too deep"),

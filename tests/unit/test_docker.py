@@ -60,7 +60,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def test_hadolint_has_nothing_to_say() -> None:
-    command = [VENV_BIN / "hadolint", "--no-color", DOCKER / "Dockerfile"]
+    command = [str(VENV_BIN / "hadolint"), "--no-color", str(DOCKER / "Dockerfile")]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
     )

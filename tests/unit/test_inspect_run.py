@@ -48,8 +48,16 @@ def invoke(*arguments: object) -> tuple[int, str, str]:
 
 
 def attempt(scope: str, index: int, text: str, version: int = 0) -> Trajectory:
-    tool = Turn(role="observation", token_ids=(50, 51), text="Output: 56", stop_reason="observation")
-    said = Turn(role="policy", token_ids=(9, 10 + index), text=text, logprobs=(-0.1, -0.7), stop_reason="stop")
+    tool = Turn(
+        role="observation", token_ids=(50, 51), text="Output: 56", stop_reason="observation"
+    )
+    said = Turn(
+        role="policy",
+        token_ids=(9, 10 + index),
+        text=text,
+        logprobs=(-0.1, -0.7),
+        stop_reason="stop",
+    )
     return Trajectory(
         id=f"{scope}.7x8.{index}",
         prompt_id="7x8",
@@ -64,12 +72,22 @@ def attempt(scope: str, index: int, text: str, version: int = 0) -> Trajectory:
 
 
 def judged(trajectory: Trajectory, score: float) -> tuple[Verdict, Feedback]:
-    verdict = Verdict(source="numeric_match", trajectory_id=trajectory.id, status="scored", score=score, rationale="read 56")
-    feedback = Feedback(trajectory_id=trajectory.id, score=score, desirable=score >= 0.5, verdicts=(verdict,))
+    verdict = Verdict(
+        source="numeric_match",
+        trajectory_id=trajectory.id,
+        status="scored",
+        score=score,
+        rationale="read 56",
+    )
+    feedback = Feedback(
+        trajectory_id=trajectory.id, score=score, desirable=score >= 0.5, verdicts=(verdict,)
+    )
     return verdict, feedback
 
 
-def write_samples(place: Any, scope: str, version: int, *, shard: int = 0, texts: tuple[str, ...]) -> list[Trajectory]:
+def write_samples(
+    place: Any, scope: str, version: int, *, shard: int = 0, texts: tuple[str, ...]
+) -> list[Trajectory]:
     prompt = Prompt(id="7x8", messages=(Message(role="user", content=QUESTION),), answer=56)
     paths = place.shard(shard)
     write_records(place.prompts, Prompt, [prompt])
@@ -88,12 +106,33 @@ def folder(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path / "runs" / "demo-1")
     run.path.mkdir(parents=True)
     write_json(run.identity, {"schema_version": 1, "name": "demo-1"})
-    write_json(run.config, {"rounds": 1, "preferences": {"type": "right_vs_wrong"}, "tracking": {"experiment": "demo", "uri": "sqlite:////nowhere/mlflow.db"}})
+    write_json(
+        run.config,
+        {
+            "rounds": 1,
+            "preferences": {"type": "right_vs_wrong"},
+            "tracking": {"experiment": "demo", "uri": "sqlite:////nowhere/mlflow.db"},
+        },
+    )
     write_samples(run.round(0).evaluation, "e0", 0, texts=("57", "58"))
     right, wrong = write_samples(run.round(1), "r1", 0, texts=(EVIL, "It is 54."))
-    pair = PreferencePair(id=f"{right.id}>{wrong.id}", prompt_id="7x8", chosen=TokenSequence.of(right), rejected=TokenSequence.of(wrong), margin=1.0)
+    pair = PreferencePair(
+        id=f"{right.id}>{wrong.id}",
+        prompt_id="7x8",
+        chosen=TokenSequence.of(right),
+        rejected=TokenSequence.of(wrong),
+        margin=1.0,
+    )
     write_records(run.round(1).shard(0).of("examples"), PreferencePair, [pair])
-    compared = Comparison(source="pairwise", first=right.id, second=wrong.id, probability=0.5, first_shown_first=1.0, first_shown_second=0.0, agreed=False)
+    compared = Comparison(
+        source="pairwise",
+        first=right.id,
+        second=wrong.id,
+        probability=0.5,
+        first_shown_first=1.0,
+        first_shown_second=0.0,
+        agreed=False,
+    )
     write_records(run.round(1).shard(0).of("comparisons"), Comparison, [compared])
     write_samples(run.round(1).evaluation, "e1", 1, texts=("56", "55"))
     write_policies(run, tmp_path)
@@ -112,20 +151,49 @@ def write_policies(run: RunFolder, tmp_path: Path) -> None:
 
 def write_history(run: RunFolder) -> None:
     journal, events = Journal(run.journal), EventLog(run.events)
-    before, after = {"eval/pass@1": 0.25, "eval/pass@8": 0.875}, {"eval/pass@1": 0.5, "eval/pass@8": 1.0, "prefer/examples": 1.0}
+    before, after = (
+        {"eval/pass@1": 0.25, "eval/pass@8": 0.875},
+        {"eval/pass@1": 0.5, "eval/pass@8": 1.0, "prefer/examples": 1.0},
+    )
     events.emit(EventKind.RUN_STARTED, resumed=False, rounds=1)
     journal.append(0, Phase.DRAW, Drawn(num_prompts=1, num_shards=0, digest="9f"))
     journal.append(0, Phase.EVALUATE, Evaluated(version=0, digests={}, metrics=before))
-    journal.append(0, Phase.ACCEPT, RoundResult(round=0, status="untrained", before=0, after=0, reference="none", metrics=before))
+    journal.append(
+        0,
+        Phase.ACCEPT,
+        RoundResult(
+            round=0, status="untrained", before=0, after=0, reference="none", metrics=before
+        ),
+    )
     events.emit(EventKind.PHASE_STARTED, round_index=1, phase="collect", shards=1)
     events.emit(EventKind.PHASE_FINISHED, round_index=1, phase="collect", seconds=2.5)
     events.emit(EventKind.PHASE_FINISHED, round_index=1, phase="collect", seconds=1.5)
     events.warn("one verifier failed \x1b[2J", round_index=1)
     journal.append(1, Phase.DRAW, Drawn(num_prompts=1, num_shards=1, digest="9f"))
-    journal.append(1, Phase.COLLECT, Collected(digests={}, num_trajectories=2, num_examples=1, counts={"rollout/tokens": 4.0}, dropped={"duplicate": 3}))
+    journal.append(
+        1,
+        Phase.COLLECT,
+        Collected(
+            digests={},
+            num_trajectories=2,
+            num_examples=1,
+            counts={"rollout/tokens": 4.0},
+            dropped={"duplicate": 3},
+        ),
+    )
     plan = ReferencePlan(parts=(ReferencePart(version=0, weight=1.0),))
-    journal.append(1, Phase.TRAIN, Trained(reference=plan, logprobs="rollout", outcome=None, skipped_because=""))
-    journal.append(1, Phase.ACCEPT, RoundResult(round=1, status="improved", before=0, after=1, reference="version 0", metrics=after))
+    journal.append(
+        1,
+        Phase.TRAIN,
+        Trained(reference=plan, logprobs="rollout", outcome=None, skipped_because=""),
+    )
+    journal.append(
+        1,
+        Phase.ACCEPT,
+        RoundResult(
+            round=1, status="improved", before=0, after=1, reference="version 0", metrics=after
+        ),
+    )
     events.emit(EventKind.RUN_FINISHED, reason="all 1 rounds are done")
 
 
@@ -133,7 +201,12 @@ def test_status_holds_state_metrics_and_summed_seconds(folder: RunFolder) -> Non
     code, out, _ = invoke("status", folder.path, "--json")
     facts = json.loads(out)
     assert code == 0
-    assert (facts["name"], facts["state"], facts["experiment"], facts["current"]) == ("demo-1", "finished", "demo", None)
+    assert (facts["name"], facts["state"], facts["experiment"], facts["current"]) == (
+        "demo-1",
+        "finished",
+        "demo",
+        None,
+    )
     assert [r["status"] for r in facts["rounds"]] == ["untrained", "improved"]
     assert [r["metrics"]["eval/pass@1"] for r in facts["rounds"]] == [0.25, 0.5]
     assert facts["rounds"][1]["seconds"] == {"collect": 4.0}  # 2.5 + 1.5: the phase was done twice
@@ -149,7 +222,9 @@ def test_status_for_people_is_a_table_without_control_codes(folder: RunFolder) -
 
 
 def driver(folder: RunFolder, pid: int, *, host: str = "", started: str | None = None) -> None:
-    write_json(folder.driver, {"pid": pid, "pid_started": started, "host": host or socket.gethostname()})
+    write_json(
+        folder.driver, {"pid": pid, "pid_started": started, "host": host or socket.gethostname()}
+    )
 
 
 def unfinish(folder: RunFolder) -> None:
@@ -252,7 +327,9 @@ def test_a_limit_reads_no_more_shards_than_needed(folder: RunFolder) -> None:
     write_samples(folder.round(1), "r1", 0, shard=1, texts=("later",))
     damaged = folder.round(1).shard(1).of("trajectories")
     damaged.write_bytes(b"damaged")
-    code, out, _ = invoke("show", folder.path, "--round", 1, "--trajectories", "--limit", 1, "--json")
+    code, out, _ = invoke(
+        "show", folder.path, "--round", 1, "--trajectories", "--limit", 1, "--json"
+    )
     assert (code, len(json.loads(out))) == (0, 1)
     code, _, err = invoke("show", folder.path, "--round", 1, "--trajectories")
     assert code == 1
@@ -315,5 +392,3 @@ def test_resuming_a_finished_run_says_so_and_succeeds(folder: RunFolder) -> None
     code, out, _ = invoke("resume", folder.path)
     assert code == 0
     assert "nothing to resume" in out
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import sys
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ import pytest
 from policies.component import Component, create
 from policies.errors import JudgeError
 from policies.records import Message, PolicyVersion, StopReason
+from policies.store import PolicyStore
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.verify.judge import BACKENDS, BackendContext, JudgeBackend, Question
 
@@ -134,18 +135,18 @@ def test_an_engine_that_cannot_start_is_a_judge_error(monkeypatch: pytest.Monkey
         backend().start()
 
 
-def test_the_shipped_scripted_engine_can_serve_a_judge(tmp_path: Path) -> None:
-    fake_model = pytest.importorskip("policies.fake_model")
-    from policies.shards import file_sha256
-    from policies.store import digest_of, weight_files
-
-    fake_model.write_fake_model(tmp_path, skill=1.0)
-    files = {p.name: file_sha256(p) for p in weight_files(tmp_path)}
-    served = PolicyVersion(
-        number=0, round=0, parent=None, path=str(tmp_path), digest=digest_of(files)
+def test_the_shipped_scripted_engine_serves_a_judge_from_the_policy_store(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "fake_policy.json").write_text('{"skill": 1.0}')
+    (folder / "model.safetensors").write_bytes(b"weights")
+    store = PolicyStore(tmp_path / "policies")
+    store.adopt_initial(folder)
+    context = pickle.loads(
+        pickle.dumps(BackendContext(policy_version=store.get, model_version=model))
     )
-    context = BackendContext(policy_version=lambda _: served, model_version=model)
     judge = create(BACKENDS.parse({"type": "engine", "engine": "fake"}), context=context)
-    reply = judge.ask([question("What is 7 times 8?")] * 2)
-    assert reply[0].text == reply[1].text
-    assert "torch" not in sys.modules or reply[0].error is None
+    asked = Question(messages=(Message(role="user", content="What is 7 times 8?"),), max_tokens=50)
+    first, second = judge.ask([asked, asked])
+    assert "56" in first.text
+    assert first.text == second.text

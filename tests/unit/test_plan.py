@@ -53,12 +53,19 @@ def model(tmp_path: Path) -> Path:
 
 
 def config(model: Path, *overrides: str) -> RunConfig:
-    small = ["rollout.max_tokens=48", "prompts.per_round=8", "tracking.enabled=false", f"policy.model={model}"]
+    small = [
+        "rollout.max_tokens=48",
+        "prompts.per_round=8",
+        "tracking.enabled=false",
+        f"policy.model={model}",
+    ]
     return load_config("quickstart", ["rollout.engine={type: vllm}", *small, *overrides]).config
 
 
 def planned(model: Path, tmp_path: Path, *overrides: str, elsewhere: bool = False) -> Plan:
-    return make_plan(config(model, *overrides), run_folder=tmp_path / "runs" / "x-1", elsewhere=elsewhere)
+    return make_plan(
+        config(model, *overrides), run_folder=tmp_path / "runs" / "x-1", elsewhere=elsewhere
+    )
 
 
 def problems(plan: Plan) -> str:
@@ -91,7 +98,16 @@ def test_a_cut_off_weight_file_is_a_problem(model: Path, tmp_path: Path) -> None
     assert "model.safetensors is cut off" in problems(planned(model, tmp_path))
 
 
-@pytest.mark.parametrize("content", [b"", b"\x08", struct.pack("<Q", 1 << 60), struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 9) + b'{"a": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x08",
+        struct.pack("<Q", 1 << 60),
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 9) + b'{"a": {}}',
+    ],
+)
 def test_a_file_that_is_not_safetensors_is_an_input_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
@@ -108,7 +124,9 @@ def test_a_file_that_is_not_safetensors_is_an_input_error(tmp_path: Path, conten
         ("model.safetensors", "no weights"),
     ],
 )
-def test_a_missing_file_of_the_model_is_named(model: Path, tmp_path: Path, remove: str, expected: str) -> None:
+def test_a_missing_file_of_the_model_is_named(
+    model: Path, tmp_path: Path, remove: str, expected: str
+) -> None:
     (model / remove).unlink()
     text = problems(planned(model, tmp_path))
     assert expected in text
@@ -139,10 +157,15 @@ def test_what_the_model_says_of_itself_is_checked(
         ("rollout.workers=1000", "CPUs: needs"),
         ("prompts.per_round=1000", "prompts.train has 97"),
         ("prompts.train={type: jsonl, path: /nowhere.jsonl}", "prompts.train: "),
-        ("prompts.train={type: arithmetic, split: all}", "24 held-out prompts are training prompts too"),
+        (
+            "prompts.train={type: arithmetic, split: all}",
+            "24 held-out prompts are training prompts too",
+        ),
     ],
 )
-def test_each_thing_that_cannot_work_is_a_problem(model: Path, tmp_path: Path, override: str, expected: str) -> None:
+def test_each_thing_that_cannot_work_is_a_problem(
+    model: Path, tmp_path: Path, override: str, expected: str
+) -> None:
     plan = planned(model, tmp_path, override)
     assert expected in problems(plan)
     with pytest.raises(ConfigurationError):
@@ -150,7 +173,12 @@ def test_each_thing_that_cannot_work_is_a_problem(model: Path, tmp_path: Path, o
 
 
 def test_overlap_can_be_allowed(model: Path, tmp_path: Path) -> None:
-    plan = planned(model, tmp_path, "prompts.train={type: arithmetic, split: all}", "prompts.allow_overlap=true")
+    plan = planned(
+        model,
+        tmp_path,
+        "prompts.train={type: arithmetic, split: all}",
+        "prompts.allow_overlap=true",
+    )
     assert plan.fits
     assert "training prompts too" in plan.of("warning")[0].found
 
@@ -162,7 +190,9 @@ def test_a_gpu_config_is_refused_without_a_gpu_unless_it_is_for_elsewhere(
     plan = planned(model, tmp_path, "rollout.resources.num_gpus=1")
     assert "needs 1 GPU, this machine has 0" in problems(plan)
     assert planned(model, tmp_path, "rollout.resources.num_gpus=1", elsewhere=True).fits
-    assert planned(model, tmp_path, "rollout.resources.num_gpus=1", "cluster.address=host:6379").fits
+    assert planned(
+        model, tmp_path, "rollout.resources.num_gpus=1", "cluster.address=host:6379"
+    ).fits
 
 
 def test_too_little_memory_or_disk_is_a_problem(
@@ -208,8 +238,12 @@ def test_lora_and_recomputed_references_change_the_memory(model: Path, tmp_path:
     full = found(planned(model, tmp_path), "memory")
     assert "trainer 2 MB" in full  # 100,000 parameters x 16 bytes
     assert "reference" not in full
-    assert "reference 400 kB" in found(planned(model, tmp_path, "training.reference={type: initial}"), "memory")
-    assert "trainer 500 kB" in found(planned(model, tmp_path, "policy.adapter={rank: 16}"), "memory")
+    assert "reference 400 kB" in found(
+        planned(model, tmp_path, "training.reference={type: initial}"), "memory"
+    )
+    assert "trainer 500 kB" in found(
+        planned(model, tmp_path, "policy.adapter={rank: 16}"), "memory"
+    )
 
 
 def test_this_machine_has_something() -> None:
@@ -218,6 +252,8 @@ def test_this_machine_has_something() -> None:
     assert 0 < machine.available_bytes <= machine.memory_bytes
 
 
-@pytest.mark.parametrize(("size", "text"), [(5, "5 B"), (1500, "2 kB"), (269e6, "269 MB"), (3.14e9, "3.1 GB")])
+@pytest.mark.parametrize(
+    ("size", "text"), [(5, "5 B"), (1500, "2 kB"), (269e6, "269 MB"), (3.14e9, "3.1 GB")]
+)
 def test_sizes_are_said_for_people(size: float, text: str) -> None:
     assert memory_text(size) == text

@@ -57,7 +57,11 @@ def test_every_shipped_component_is_an_option(schema: dict[str, Any]) -> None:
 def test_a_config_that_loads_passes_and_a_wrong_one_does_not(schema: dict[str, Any]) -> None:
     value = parse_yaml(SMALL, name="small").value
     assert complaints(schema, value) == []
-    for path, wrong in (("rounds", "three"), ("rollot", {}), ("preferences", {"type": "right_vs_wrong", "x": 1})):
+    for path, wrong in (
+        ("rounds", "three"),
+        ("rollot", {}),
+        ("preferences", {"type": "right_vs_wrong", "x": 1}),
+    ):
         changed = copy.deepcopy(value)
         changed[path] = wrong
         assert complaints(schema, changed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
@@ -97,105 +96,6 @@ def waited(calls: Sequence[Callable[[], None]]) -> list[float]:
         call()
         spent.append(time.monotonic() - began)
     return spent
-
-
-def test_a_run_lands_with_a_parent_and_a_nested_run_for_each_round(
-    folder: RunFolder, start: Start
-) -> None:
-    sink = MemorySink()
-    tracker = start(sink)
-    tracker.start(RUN)
-    tell(tracker, folder, 0, 1, 2)
-    tracker.finish("FINISHED")
-    assert sink.runs == dict.fromkeys(["q-1", "q-1/0", "q-1/1", "q-1/2"], "FINISHED")
-    assert sink.history(None, "eval/pass_at_1") == [(0, 0.29), (1, 0.39), (2, 0.55)]
-    assert sink.history(None, "seconds/train") == [(1, 3.5), (2, 3.5)]
-    assert sink.params == {"seed": "0"}
-    assert sink.tags["q-1/2"]["pawl.status"] == "improved"
-
-
-def test_a_round_has_its_training_curve_by_optimizer_step_and_not_the_total_in_it(
-    folder: RunFolder, start: Start
-) -> None:
-    sink = MemorySink()
-    tracker = start(sink)
-    tracker.start(RUN)
-    tell(tracker, folder, 2)
-    tracker.finish("FINISHED")
-    assert [step for step, _ in sink.history(2, "train/loss")] == [1, 2, 3]
-    assert sink.history(None, "train/loss") == [(2, 0.6)]
-    assert sink.history(2, "kl") == [(2, 0.02)]
-
-
-def test_steps_told_while_the_update_runs_are_not_told_again_at_its_end(
-    folder: RunFolder, start: Start
-) -> None:
-    sink = MemorySink()
-    tracker = start(sink)
-    tracker.start(RUN)
-    rows = [json.loads(line) for line in folder.round(2).train_log.read_text().splitlines()]
-    tracker.steps(2, rows[:1])
-    tracker.steps(2, rows[:2])
-    tell(tracker, folder, 2)
-    tracker.steps(2, rows)
-    tracker.finish("FINISHED")
-    assert [step for step, _ in sink.history(2, "rewards/margins")] == [1, 2, 3]
-
-
-def test_a_round_has_tables_of_samples_and_pairs_and_the_untrained_one_of_its_measurement(
-    folder: RunFolder, start: Start
-) -> None:
-    sink = MemorySink()
-    tracker = start(sink, rows=5)
-    tracker.start(RUN)
-    tell(tracker, folder, 0, 1)
-    tracker.finish("FINISHED")
-    assert {name: len(rows) for name, rows in sink.tables.items()} == {
-        "q-1/0/evaluation_samples.json": 5,
-        "q-1/1/evaluation_samples.json": 5,
-        "q-1/1/samples.json": 5,
-        "q-1/1/pairs.json": 5,
-    }
-    first = sink.tables["q-1/1/samples.json"][0]
-    assert first["prompt"] == "What is 2 times 3?"
-    assert first["completion"] == "It is 6."
-    assert (first["score"], first["desirable"], first["status"]) == (1.0, True, "complete")
-    pair = sink.tables["q-1/1/pairs.json"][0]
-    assert (pair["chosen"], pair["rejected"]) == ("It is 6.", "It is 7.")
-
-
-def test_tables_begin_with_one_sample_of_every_prompt(folder: RunFolder, start: Start) -> None:
-    sink = MemorySink()
-    tracker = start(sink, rows=3)
-    tracker.start(RUN)
-    tell(tracker, folder, 1)
-    tracker.finish("FINISHED")
-    assert {row["prompt"] for row in sink.tables["q-1/1/samples.json"]} == {
-        "What is 2 times 3?",
-        "What is 4 times 5?",
-        "What is 7 times 8?",
-    }
-
-
-def test_no_tables_are_sent_when_none_are_wanted(folder: RunFolder, start: Start) -> None:
-    sink = MemorySink()
-    tracker = start(sink, rows=0)
-    tracker.start(RUN)
-    tell(tracker, folder, 1)
-    tracker.finish("FINISHED")
-    assert sink.tables == {}
-
-
-def test_accepted_policies_are_registered_and_the_starting_one_is_not(
-    folder: RunFolder, start: Start
-) -> None:
-    sink = MemorySink()
-    tracker = start(sink, register=True)
-    tracker.start(RUN)
-    tell(tracker, folder, 0, 1, 2)
-    tracker.finish("FINISHED")
-    assert {r: p.number for r, p in sink.registered.items()} == {1: 1, 2: 2}
-    assert sink.registered[2].path == str(folder.policies / "0002")
 
 
 def test_the_driver_does_not_wait_for_a_server_that_hangs(

@@ -9,7 +9,9 @@ from workers.training.batching import Plan
 from workers.training.engine import AdapterSettings, TrainingOptions
 
 
-def training_arguments(options: TrainingOptions, plan: Plan, *, seed: int, scratch: str, use_cpu: bool) -> dict[str, Any]:
+def training_arguments(
+    options: TrainingOptions, plan: Plan, *, seed: int, scratch: str, use_cpu: bool
+) -> dict[str, Any]:
     """Arguments that DPOConfig and KTOConfig share; every default of theirs that would surprise is set here."""
     warmup = math.ceil(options.warmup_fraction * plan.num_steps)
     schedule: str = options.schedule

@@ -5,6 +5,7 @@ Pure functions of the examples and a seed: the same job gives the same batches o
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -65,6 +66,23 @@ def select(
     return kept, dict(dropped)
 
 
+def require_some(kept: Sequence[Example], dropped: dict[str, int]) -> None:
+    """Refuse a round with nothing to train on.
+
+    Raises:
+        TrainingError: names the reasons for which examples were dropped.
+    """
+    if not kept:
+        raise TrainingError(
+            explain(
+                "no example is left to train on",
+                value=dropped or "no examples at all",
+                where="preferences and training.max_length",
+                fix="see the reasons; rounds with fewer than training.min_examples are skipped",
+            )
+        )
+
+
 def unusable_because(example: Example, max_length: int) -> str | None:
     """Why an example cannot be trained on, or None."""
     sequences = sequences_of(example)
@@ -89,7 +107,7 @@ def _prompt(sequence: TokenSequence) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of one forward pass. Over the microbatches of a step, `share` times the mean loss sums to the step's mean."""
+    """Rows of one forward pass; over a step, `share` times the mean loss sums to the mean of the step."""
 
     rows: tuple[int, ...]
     share: float
@@ -153,14 +171,16 @@ def _micro(step: list[int], accumulation: int) -> list[MicroBatch]:
     parts = _even_cuts(step, accumulation)
     # A step with fewer rows than microbatches repeats a row with share 0, so that all steps have as many.
     return [
-        MicroBatch(rows=tuple(part), share=len(part) / len(step)) if part else MicroBatch(rows=(step[0],), share=0.0)
+        MicroBatch(rows=tuple(part), share=len(part) / len(step))
+        if part
+        else MicroBatch(rows=(step[0],), share=0.0)
         for part in parts
     ]
 
 
 def _even_cuts(rows: Sequence[int], parts: int) -> list[list[int]]:
     bounds = [round(len(rows) * i / parts) for i in range(parts + 1)]
-    return [list(rows[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [list(rows[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
 def _spread(rows: list[int], classes: Sequence[bool] | None) -> list[int]:
@@ -183,7 +203,9 @@ class Partner:
     sequence: TokenSequence
 
 
-def mismatched_partners(examples: Sequence[UnpairedExample], rows: Sequence[int], *, seed: int) -> dict[int, Partner]:
+def mismatched_partners(
+    examples: Sequence[UnpairedExample], rows: Sequence[int], *, seed: int
+) -> dict[int, Partner]:
     """Give each of `rows` the completion of an example with another prompt.
 
     Samples of one prompt lie side by side, so taking the neighbour's completion (as TRL does) would often take a
@@ -209,10 +231,14 @@ def mismatched_partners(examples: Sequence[UnpairedExample], rows: Sequence[int]
     partners: dict[int, Partner] = {}
     for row in rows:
         offset = 1
-        while examples[order[(place[row] + offset) % len(order)]].prompt_id == examples[row].prompt_id:
+        while (
+            examples[order[(place[row] + offset) % len(order)]].prompt_id == examples[row].prompt_id
+        ):
             offset += 1
         other = order[(place[row] + offset) % len(order)]
-        partners[row] = Partner(row, other, _mismatched(examples[row].sequence, examples[other].sequence))
+        partners[row] = Partner(
+            row, other, _mismatched(examples[row].sequence, examples[other].sequence)
+        )
     return partners
 
 

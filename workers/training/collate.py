@@ -27,7 +27,9 @@ class PairCollator:
 
     def __call__(self, batch: MicroBatch) -> dict[str, Any]:
         pairs = [self.pairs[row] for row in batch.rows]
-        ids, attention, mask = padded([p.chosen for p in pairs] + [p.rejected for p in pairs], self.pad)
+        ids, attention, mask = padded(
+            [p.chosen for p in pairs] + [p.rejected for p in pairs], self.pad
+        )
         sums = torch.tensor([self.references[row] for row in batch.rows])
         return {
             "input_ids": ids,

@@ -33,7 +33,9 @@ def load_optimizer_state(optimizer: Any, path: Path) -> None:
     )
     if not fits:
         raise _unusable(path, "it belongs to a model with other parameters")
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
 def _unusable(path: Path, why: str) -> TrainingError:

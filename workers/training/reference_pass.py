@@ -46,18 +46,23 @@ def score_reference(
         precision: of the forward pass, as in training.
         probe: how many sequences the trainer scores besides, to compare it with the sampler.
     """
+    import torch
+
     from policies.logprobs import sequence_logprobs
 
     is_policy = job.reference.single == job.policy.number
     if job.logprobs == "rollout":
-        recorded = _recorded(job, sequences)
+        check_recorded(job, sequences)
+        recorded = [torch.tensor(_scored_only(s)) for s in sequences]
         own = sequence_logprobs(policy_model, partners, precision=precision).per_token
         gap = _probe(job, sequences, policy_model, precision, probe)
         return ReferenceScores(recorded, own, gap)
     model = policy_model if is_policy else load_reference()
     unique = {(s.token_ids, s.loss_mask): i for i, s in enumerate(sequences)}
     rows = sorted(unique.values())
-    scores = sequence_logprobs(model, [sequences[row] for row in rows], precision=precision).per_token
+    scores = sequence_logprobs(
+        model, [sequences[row] for row in rows], precision=precision
+    ).per_token
     by_row = dict(zip(rows, scores, strict=True))
     scored = [by_row[unique[s.token_ids, s.loss_mask]] for s in sequences]
     scored_partners = sequence_logprobs(model, partners, precision=precision).per_token
@@ -68,9 +73,12 @@ def score_reference(
     return ReferenceScores(scored, scored_partners, gap)
 
 
-def _recorded(job: UpdateJob, sequences: Sequence[TokenSequence]) -> list[Tensor]:
-    import torch
+def check_recorded(job: UpdateJob, sequences: Sequence[TokenSequence]) -> None:
+    """Refuse the sampler's log-probs where they are not the reference's.
 
+    Raises:
+        TrainingError: the reference is not the policy, or some sequences were sampled by another version.
+    """
     number = job.policy.number
     if job.reference.single != number:
         raise TrainingError(
@@ -91,11 +99,12 @@ def _recorded(job: UpdateJob, sequences: Sequence[TokenSequence]) -> list[Tensor
                 fix="set it to recompute, or train on this round's samples only",
             )
         )
-    return [torch.tensor(_scored_only(s)) for s in sequences]
 
 
 def _scored_only(sequence: TokenSequence) -> list[float]:
-    return [value for value, scored in zip(sequence.logprobs, sequence.loss_mask, strict=True) if scored]
+    return [
+        value for value, scored in zip(sequence.logprobs, sequence.loss_mask, strict=True) if scored
+    ]
 
 
 def _probe(
@@ -107,10 +116,14 @@ def _probe(
     chosen = derive_rng(job.seed, "probe").sample(fresh, min(count, len(fresh)))
     if not chosen:
         return {}
-    return gap_metrics(job.policy.number, chosen, sequence_logprobs(model, chosen, precision=precision).per_token)
+    return gap_metrics(
+        job.policy.number, chosen, sequence_logprobs(model, chosen, precision=precision).per_token
+    )
 
 
-def gap_metrics(number: int, sequences: Sequence[TokenSequence], scores: Sequence[Tensor]) -> dict[str, float]:
+def gap_metrics(
+    number: int, sequences: Sequence[TokenSequence], scores: Sequence[Tensor]
+) -> dict[str, float]:
     """Distance between the trainer's and the sampler's log-probs, in nats per token, of what version `number` sampled.
 
     About 0.01 is the noise of bfloat16; much more means that sampler and trainer do not hold the same model.

@@ -59,7 +59,11 @@ class StepLog:
         """Mean of each value over the steps that have it, and the first loss."""
         names = {name for step in self.steps for name in step}
         means = {name: _mean([s[name] for s in self.steps if name in s]) for name in sorted(names)}
-        return {**means, "train/loss_first": self.steps[0]["train/loss"], "train/steps": float(len(self.steps))}
+        return {
+            **means,
+            "train/loss_first": self.steps[0]["train/loss"],
+            "train/steps": float(len(self.steps)),
+        }
 
     def final_mean(self, name: str) -> float | None:
         """Mean of a value over the last quarter of the steps, or None when no step has it."""

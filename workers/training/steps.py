@@ -51,7 +51,8 @@ class Steps:
         from torch.utils.data import DataLoader
 
         parts = self.pawl
-        return DataLoader(cast(Any, parts.batches), batch_size=None, shuffle=False, collate_fn=parts.collate)
+        batches, collate = cast(Any, parts.batches), cast(Any, parts.collate)
+        return DataLoader(batches, batch_size=None, shuffle=False, collate_fn=collate)
 
     def create_optimizer(self, model: Any = None) -> Any:
         from workers.training.optimizer_state import load_optimizer_state
@@ -66,7 +67,9 @@ class Steps:
         if "loss" in logs:  # the trainer also logs a summary at the end
             self.pawl.log.record(logs)
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
+    def _compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False
+    ) -> Any:
         inputs = dict(inputs)
         share, weights = inputs.pop("share"), inputs.pop("weights")
         if self.pawl.custom:
@@ -149,16 +152,20 @@ def pair_tensors(
     if tail_weight is None:
         sums = log_probs.sum(dim=1)
     else:
-        chosen_lengths, rejected_lengths = lengths.chunk(2)
-        shared = torch.minimum(chosen_lengths, rejected_lengths).repeat(2)
+        shared = torch.minimum(*lengths.chunk(2)).repeat(2)
         tail = scored.cumsum(dim=1) > shared[:, None]
         sums = (log_probs * torch.where(tail, tail_weight, 1.0)).sum(dim=1)
     alignment = None
     if log_sum_squares is not None:  # mean over tokens of log p - log sum p^2, both sides added
-        aligned = ((log_probs - log_sum_squares).detach() * scored).sum(dim=1) / lengths.clamp(min=1)
-        alignment = sum(aligned.chunk(2))
+        aligned = ((log_probs - log_sum_squares).detach() * scored).sum(dim=1) / lengths.clamp(
+            min=1
+        )
+        alignment = aligned[: len(aligned) // 2] + aligned[len(aligned) // 2 :]
     chosen, rejected = sums.chunk(2)
-    return PairTensors(chosen, rejected, ref_chosen, ref_rejected, *lengths.chunk(2), alignment=alignment)
+    chosen_lengths, rejected_lengths = lengths.chunk(2)
+    return PairTensors(
+        chosen, rejected, ref_chosen, ref_rejected, chosen_lengths, rejected_lengths, alignment
+    )
 
 
 class UnpairedSteps(Steps):
@@ -183,6 +190,8 @@ class UnpairedSteps(Steps):
                 self.keep_metric(f"rewards/{side}", rewards[rows].mean())
                 self.keep_metric(f"logps/{side}", examples.logps.detach()[rows].mean())
         if bool(desirable.any()) and not bool(desirable.all()):
-            self.keep_metric("rewards/margins", rewards[desirable].mean() - rewards[~desirable].mean())
+            self.keep_metric(
+                "rewards/margins", rewards[desirable].mean() - rewards[~desirable].mean()
+            )
         classes = torch.where(desirable, trainer.desirable_weight, trainer.undesirable_weight)
         return (loss.per_example(examples) * classes * weights).mean()

@@ -39,7 +39,10 @@ def load_model(path: str, *, device: str, attention: str, trust_remote_code: boo
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, attn_implementation=attention, trust_remote_code=trust_remote_code
+        path,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        trust_remote_code=trust_remote_code,
     )
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -59,12 +62,16 @@ def averaged_weights(plan: ReferencePlan, versions: Sequence[PolicyVersion]) -> 
     total: dict[str, Tensor] = {}
     for position, part in enumerate(plan.parts):
         if part.version not in paths:
-            raise TrainingError(f"the reference names version {part.version}, which the job does not bring")
+            raise TrainingError(
+                f"the reference names version {part.version}, which the job does not bring"
+            )
         state: dict[str, Tensor] = {}
         for file in weight_files(paths[part.version]):
             state.update(load_file(file))
         if position and state.keys() != total.keys():
-            raise TrainingError(f"versions {[p.version for p in plan.parts]} do not have the same weights to average")
+            raise TrainingError(
+                f"versions {[p.version for p in plan.parts]} do not have the same weights to average"
+            )
         for name, tensor in state.items():
             value = tensor.float() * part.weight
             total[name] = total[name] + value if position else value
@@ -82,11 +89,17 @@ def load_reference(
     """The reference as a model of its own: one version, or the average of several."""
     first = next((v for v in versions if v.number == plan.parts[0].version), None)
     if first is None:
-        raise TrainingError(f"the reference names version {plan.parts[0].version}, which the job does not bring")
-    model = load_model(first.path, device=device, attention=attention, trust_remote_code=trust_remote_code)
+        raise TrainingError(
+            f"the reference names version {plan.parts[0].version}, which the job does not bring"
+        )
+    model = load_model(
+        first.path, device=device, attention=attention, trust_remote_code=trust_remote_code
+    )
     if plan.single is None:
         missing, unexpected = model.load_state_dict(averaged_weights(plan, versions), strict=False)
-        tied = set(model.all_tied_weights_keys) if hasattr(model, "all_tied_weights_keys") else set()
+        tied = (
+            set(model.all_tied_weights_keys) if hasattr(model, "all_tied_weights_keys") else set()
+        )
         if unexpected or set(missing) - tied:
             raise TrainingError(
                 f"averaged weights do not fit the model: missing {missing[:3]}, unknown {list(unexpected)[:3]}"

@@ -30,6 +30,9 @@ class Verifier(Component):
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def prepare(self) -> None:
+        """Load what `verify` needs; runs once in the verifier's process, within its start-up timeout."""
+
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return the verdict on `trajectory`. Whatever this raises becomes an error verdict."""
         raise NotImplementedError

@@ -29,6 +29,7 @@ from workers.training.batching import (
     Plan,
     mismatched_partners,
     plan_batches,
+    require_some,
     select,
     sequences_of,
 )
@@ -84,16 +85,10 @@ class TRLEngine(TrainingEngine):
         from workers.training.weights import candidate_directory, quiet_transformers
 
         name = self.loss.config.type
-        kept, dropped = select(examples, kind=self.loss.kind, max_length=self.options.max_length, loss=name)
-        if not kept:
-            raise TrainingError(
-                explain(
-                    f"nothing is left to train on of {len(examples)} examples",
-                    value=dropped,
-                    where="training.max_length and preferences",
-                    fix="see the reasons; training.min_examples skips such rounds",
-                )
-            )
+        kept, dropped = select(
+            examples, kind=self.loss.kind, max_length=self.options.max_length, loss=name
+        )
+        require_some(kept, dropped)
         quiet_transformers()
         device = _device()
         with (
@@ -105,7 +100,9 @@ class TRLEngine(TrainingEngine):
             return _Update(self, job, kept, dropped, device).run(target)
 
 
-def refused_settings(loss: Loss, options: TrainingOptions, adapter: AdapterSettings | None) -> str | None:
+def refused_settings(
+    loss: Loss, options: TrainingOptions, adapter: AdapterSettings | None
+) -> str | None:
     """Why these settings cannot be trained with this engine, or None. Imports nothing heavy."""
     if not isinstance(loss, (PairLoss, UnpairedLoss)):
         return explain(
@@ -173,7 +170,9 @@ class _Update:
         job, source = self.job, Path(self.job.policy.path)
         log = StepLog(Path(job.log_path))
         model = load_model(str(source), **self._loading())
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=self.engine.config.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=self.engine.config.trust_remote_code
+        )
         self._lap("load")
         batches = self._batches(model, pad=tokenizer.pad_token_id or 0)
         self._lap("reference")
@@ -198,7 +197,9 @@ class _Update:
     def _loading(self) -> dict[str, Any]:
         attention: str = self.engine.config.attention
         if attention == "auto":
-            attention = "eager" if self.device == "cpu" and max(self.lengths) <= _EAGER_LIMIT else "sdpa"
+            attention = (
+                "eager" if self.device == "cpu" and max(self.lengths) <= _EAGER_LIMIT else "sdpa"
+            )
         remote = self.engine.config.trust_remote_code
         return {"device": self.device, "attention": attention, "trust_remote_code": remote}
 
@@ -235,8 +236,13 @@ class _Update:
         plan = self._plan(desirable)
         partners = self._partners(singles, plan)
         scores, partner_scores, metrics = self._reference(model, [p.sequence for p in partners])
-        mismatched = {p.row: (p, float(s.double().sum())) for p, s in zip(partners, partner_scores, strict=True)}
-        collate = UnpairedCollator(singles, [float(s.double().sum()) for s in scores], mismatched, pad)
+        mismatched = {
+            p.row: (p, float(s.double().sum()))
+            for p, s in zip(partners, partner_scores, strict=True)
+        }
+        collate = UnpairedCollator(
+            singles, [float(s.double().sum()) for s in scores], mismatched, pad
+        )
         return _Batches(plan, collate, num_desirable=sum(desirable), metrics=metrics)
 
     def _partners(self, examples: list[UnpairedExample], plan: Plan) -> list[Partner]:
@@ -259,26 +265,40 @@ class _Update:
             [s for e in self.examples for s in sequences_of(e)],
             partners,
             policy_model=model,
-            load_reference=lambda: load_reference(job.reference, job.reference_versions, **self._loading()),
+            load_reference=lambda: load_reference(
+                job.reference, job.reference_versions, **self._loading()
+            ),
             precision=self.options.precision,
             probe=self.engine.config.probe_sequences,
         )
         return scores.sequences, scores.partners, scores.metrics
 
-    def _trainer(self, model: Any, tokenizer: Any, batches: _Batches, log: StepLog, scratch: str) -> Any:
+    def _trainer(
+        self, model: Any, tokenizer: Any, batches: _Batches, log: StepLog, scratch: str
+    ) -> Any:
         from datasets import Dataset
         from transformers import PrinterCallback
 
         trainer_class, config_class = trainer_classes(self.loss)
         arguments = training_arguments(
-            self.options, batches.plan, seed=self.job.seed, scratch=scratch, use_cpu=self.device == "cpu"
+            self.options,
+            batches.plan,
+            seed=self.job.seed,
+            scratch=scratch,
+            use_cpu=self.device == "cpu",
         )
         spelled = self.loss.trl()
-        arguments.update(loss_type=spelled.loss_type, beta=self.loss.config.beta, **spelled.arguments)
+        arguments.update(
+            loss_type=spelled.loss_type, beta=self.loss.config.beta, **spelled.arguments
+        )
         if isinstance(self.loss, UnpairedLoss):
-            weights = self.loss.class_weights(batches.num_desirable, len(self.examples) - batches.num_desirable)
+            weights = self.loss.class_weights(
+                batches.num_desirable, len(self.examples) - batches.num_desirable
+            )
             arguments.update(desirable_weight=weights[0], undesirable_weight=weights[1])
-            batches.metrics.update({"train/desirable_weight": weights[0], "train/undesirable_weight": weights[1]})
+            batches.metrics.update(
+                {"train/desirable_weight": weights[0], "train/undesirable_weight": weights[1]}
+            )
         trainer_class.pawl = TrainerParts(
             loss=self.loss,
             batches=batches.plan.microbatches,
@@ -297,11 +317,15 @@ class _Update:
             peft_config=None if self.engine.adapter is None else lora_config(self.engine.adapter),
         )
         trainer.remove_callback(PrinterCallback)
-        score_with_ours(model, sum_squares=isinstance(self.loss, PairLoss) and self.loss.needs_alignment)
+        score_with_ours(
+            model, sum_squares=isinstance(self.loss, PairLoss) and self.loss.needs_alignment
+        )
         return trainer
 
     def _outcome(self, log: StepLog, batches: _Batches) -> UpdateOutcome:
-        tokens = self.options.epochs * sum(len(s.token_ids) for e in self.examples for s in sequences_of(e))
+        tokens = self.options.epochs * sum(
+            len(s.token_ids) for e in self.examples for s in sequences_of(e)
+        )
         metrics = {**log.means(), **batches.metrics}
         if isinstance(self.loss, PairLoss):
             metrics["train/pairs"] = float(len(self.examples))

@@ -1,0 +1,55 @@
+"""What each verifier and judge did in a round, read from the shards' summed counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class SourceCounts(NamedTuple):
+    """Sums over all shards for one verifier or judge."""
+
+    stage: str
+    """`verify` or `judge`."""
+    source: str
+    scored: float
+    abstained: float
+    errors: float
+    """Error verdicts."""
+    score_sum: float
+    comparisons: float
+    agreed: float
+    ties: float
+    cache_hits: float
+
+    @property
+    def asked(self) -> float:
+        return self.scored + self.abstained + self.errors
+
+
+def count_sources(counts: Mapping[str, float]) -> list[SourceCounts]:
+    """One entry per verifier and judge, by name."""
+    found = []
+    # Judges count failed questions as `errors` and error verdicts as `failed`.
+    for stage, error_key in (("verify", "errors"), ("judge", "failed")):
+        marker = f"{stage}/sources/"
+        for source in sorted({name.split("/")[2] for name in counts if name.startswith(marker)}):
+
+            def value(key: str, prefix: str = f"{marker}{source}/") -> float:
+                return counts.get(prefix + key, 0.0)
+
+            found.append(
+                SourceCounts(
+                    stage=stage,
+                    source=source,
+                    scored=value("scored"),
+                    abstained=value("abstained"),
+                    errors=value(error_key),
+                    score_sum=value("score_sum"),
+                    comparisons=value("comparisons"),
+                    agreed=value("agreed"),
+                    ties=value("ties"),
+                    cache_hits=value("cache_hits"),
+                )
+            )
+    return found

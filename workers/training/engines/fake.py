@@ -1,0 +1,130 @@
+"""A training engine without a model: writes a small policy whose skill has risen, the same bytes for the same job.
+
+It is shipped for tests, for trying a config in milliseconds, and as the smallest example of an engine. It keeps the
+whole contract: what it refuses, what it drops and counts, the log, the metrics, all or nothing on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from pydantic import Field
+
+from policies.component import Component
+from policies.errors import TrainingError, explain
+from policies.fake_model import read_skill, write_fake_model
+from policies.records import Example, PreferencePair, UnpairedExample
+from policies.shards import content_digest
+from workers.training.batching import plan_batches, require_some, select, sequences_of
+from workers.training.engine import TrainingEngine, UpdateJob, UpdateOutcome
+from workers.training.reference_pass import check_recorded
+from workers.training.steplog import StepLog
+from workers.training.weights import candidate_directory, copy_side_files
+
+
+class FakeTrainingEngine(TrainingEngine):
+    """Raises the policy's skill by a step when an example favours something."""
+
+    class Config(Component.Config):
+        """Settings of the script."""
+
+        skill_step: float = Field(default=0.1, ge=-1, le=1)
+        """How much skill an update adds; below 0 it makes the policy worse."""
+        seconds_per_step: float = Field(default=0.0, ge=0)
+        """Sleep in each optimizer step, to look like work."""
+        diverge_in_round: int | None = None
+        """Round whose update ends with a loss that is not a number."""
+
+    def update(self, job: UpdateJob, examples: Sequence[Example]) -> UpdateOutcome:
+        config = cast(FakeTrainingEngine.Config, self.config)
+        options, source = self.options, Path(job.policy.path)
+        kept, dropped = select(
+            examples, kind=self.loss.kind, max_length=options.max_length, loss=self.loss.config.type
+        )
+        require_some(kept, dropped)
+        if job.logprobs == "rollout":
+            check_recorded(job, [s for e in kept for s in sequences_of(e)])
+        with candidate_directory(Path(job.output_dir)) as target:
+            log = StepLog(Path(job.log_path))
+            for step in range(self._num_steps(kept, job.seed)):
+                time.sleep(config.seconds_per_step)
+                diverged = config.diverge_in_round == job.round
+                log.record(self._step(step, diverged))
+            skill = self._skill(source) + (config.skill_step if any(map(_favours, kept)) else 0.0)
+            copy_side_files(source, target)
+            lineage = f"{job.policy.digest} {job.reference} {job.seed} {content_digest(kept)}"
+            write_fake_model(target, round(min(1.0, max(0.0, skill)), 6), seed=lineage)
+            if job.optimizer_output is not None and options.optimizer == "carry":
+                digest = hashlib.sha256(lineage.encode()).hexdigest()
+                Path(job.optimizer_output).write_text(
+                    json.dumps({"moments": digest}), encoding="utf-8"
+                )
+        sequences = [s for e in kept for s in sequences_of(e)]
+        return UpdateOutcome(
+            num_examples=len(kept),
+            num_steps=len(log.steps),
+            num_tokens=options.epochs * sum(len(s.token_ids) for s in sequences),
+            dropped=dropped,
+            metrics={
+                **log.means(),
+                **self._counts(kept),
+                "health/logprob_gap": 0.0,
+                "health/logprob_gap_max": 0.0,
+            },
+        )
+
+    def _num_steps(self, examples: Sequence[Example], seed: int) -> int:
+        return plan_batches(
+            [len(sequences_of(e)[0].token_ids) for e in examples],
+            batch_size=self.options.batch_size,
+            micro_batch_size=self.options.micro_batch_size,
+            epochs=self.options.epochs,
+            seed=seed,
+        ).num_steps
+
+    def _step(self, step: int, diverged: bool) -> dict[str, float]:
+        learned = 0.1 * step
+        return {
+            "loss": float("nan") if diverged else 0.693147 / (1 + learned),
+            "learning_rate": self.options.learning_rate,
+            "grad_norm": 1.0,
+            "entropy": 1.0,
+            "rewards/chosen": learned,
+            "rewards/rejected": -learned,
+            "rewards/margins": 2 * learned,
+            "logps/chosen": -10.0 + learned,
+            "logps/rejected": -10.0 - learned,
+        }
+
+    def _skill(self, source: Path) -> float:
+        try:
+            return read_skill(source)
+        except (OSError, ValueError, KeyError) as error:
+            raise TrainingError(
+                explain(
+                    "the fake training engine trains fake policies only",
+                    value=str(source),
+                    where="policy.model",
+                    fix="make one with policies.fake_model.write_fake_model, or use another training.engine",
+                )
+            ) from error
+
+    def _counts(self, examples: Sequence[Example]) -> dict[str, float]:
+        if self.loss.kind != "unpaired":
+            return {"train/pairs": float(len(examples))}
+        desirable = sum(map(_favours, examples))
+        return {
+            "train/desirable": float(desirable),
+            "train/undesirable": float(len(examples) - desirable),
+        }
+
+
+def _favours(example: Example) -> bool:
+    if isinstance(example, PreferencePair):
+        return example.margin > 0
+    return not isinstance(example, UnpairedExample) or example.desirable
