@@ -5,27 +5,42 @@ Exit codes: 0 done, 1 failed, 2 refused (config, input or usage), 130 interrupte
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli_inspect import (
+    JsonOption,
+    RunArgument,
+    components,
+    schema,
+    show,
+    status,
+    trace,
+    ui,
+)
+from orchestrator.cli_output import (
+    INTERRUPTED,
+    REFUSED,
+    complain,
+    console,
+    debugging,
+    guarded,
+    say,
+    say_json,
+    show_rounds,
+)
 from policies.errors import ConfigurationError, InputError, PawlError, ResumeError
 
 if TYPE_CHECKING:
     from orchestrator.config import RunConfig
     from orchestrator.launch import RunSummary
     from orchestrator.run_folder import RunFolder
-
-P = ParamSpec("P")
-
-REFUSED, FAILED, INTERRUPTED = 2, 1, 130
 
 app = typer.Typer(
     name="pawl",
@@ -43,8 +58,6 @@ OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. training.loss.beta=0.2"),
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")]
 NameOption = Annotated[
     str | None, typer.Option("--name", help="Name of the run; default <experiment>-<number>.")
@@ -84,7 +97,8 @@ def run(
 ) -> None:
     """Run an experiment: all rounds of CONFIG, into RUNS_DIR/NAME."""
     from orchestrator.config_files import load_config, resolve_tracking
-    from orchestrator.plan import make_plan, refuse_what_cannot_run
+    from orchestrator.plan import make_plan
+    from orchestrator.plan_lines import refuse_what_cannot_run
     from orchestrator.run_naming import new_run_folder
 
     loaded = load_config(config, overrides or ())
@@ -135,6 +149,7 @@ def resume(run_dir: RunArgument) -> None:
 def _drive(folder: RunFolder, start: Callable[[list[Any]], RunSummary]) -> None:
     """Run or resume, with progress; then the table and what to type next."""
     from orchestrator.display import LiveProgress, observers_for, one_line
+    from orchestrator.inspect_run import read_config
 
     _set_up_logging()
     observers = observers_for(console())
@@ -159,7 +174,8 @@ def _drive(folder: RunFolder, start: Callable[[list[Any]], RunSummary]) -> None:
                 observer.stop()
     say(one_line(summary.reason, 400))
     show_rounds(folder)
-    for command in ("status", "show", "ui"):
+    tracked = (read_config(folder).get("tracking") or {}).get("enabled", True)
+    for command in ("status", "show", "ui") if tracked else ("status", "show"):
         say(f"  pawl {command} {folder.path}")
 
 
@@ -195,7 +211,8 @@ def validate(
     c = loaded.config
     judged = [v.source for v in c.verifiers] + [j.source for j in c.judges]
     say(
-        f"{config} is valid: {c.rounds} rounds of {c.prompts.per_round} prompts x {c.rollout.samples_per_prompt} samples, "
+        f"{config} is valid: {c.rounds} rounds of {c.prompts.per_round} prompts x "
+        f"{c.rollout.samples_per_prompt} samples, "
         f"scored by {', '.join(judged)}, {c.preferences.type} -> {c.training.loss.type}"
     )
 
@@ -229,7 +246,7 @@ def plan(
     folder = new_run_folder(runs_dir, name, resolved.tracking.experiment)
     made = make_plan(resolved, run_folder=folder.path, elsewhere=elsewhere)
     if as_json:
-        say_json(made.tosay_json())
+        say_json(made.to_json())
     else:
         table = Table(box=None, pad_edge=False, show_header=False)
         styles = {"ok": "green", "warning": "yellow", "problem": "bold red"}

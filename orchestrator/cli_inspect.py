@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli_output import console, guarded, say, say_json, show_rounds
+from orchestrator.cli_output import guarded, say, say_json, show_rounds
 from policies.errors import ConfigurationError, InputError, PawlError
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")]
@@ -32,7 +32,8 @@ def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
     current = facts["current"]
     if current:
         say(
-            f"  now: round {current['round']}, {current['phase'] or 'between phases'}, since {current['since']}"
+            f"  now: round {current['round']}, {current['phase'] or 'between phases'}, since "
+            f"{current['since']}"
         )
     if facts["message"]:
         say(f"  {one_line(facts['message'], 400)}")

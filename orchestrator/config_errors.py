@@ -139,15 +139,14 @@ def _expand(
 
 
 def _real_path(details: ErrorDetails, raw: Any) -> KeyPath:
-    """pydantic's location without the names of union members, which stand in no file."""
+    """Location as pydantic gives it, without the names of union members, which stand in no file."""
     path: list[str | int] = []
     here = raw
     location = details["loc"]
     for index, item in enumerate(location):
         last = index == len(location) - 1
-        if isinstance(here, dict) and isinstance(item, str) and item in here:
-            here = here[item]
-        elif isinstance(here, list) and isinstance(item, int) and item < len(here):
+        is_key = isinstance(here, dict) and isinstance(item, str) and item in here
+        if is_key or (isinstance(here, list) and isinstance(item, int) and item < len(here)):
             here = here[item]
         elif not (last and details["type"] == "missing"):
             continue

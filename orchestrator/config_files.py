@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,9 @@ _SECRET_KEYS = re.compile(
     r"(^|_)(api_?key|access_key|token|password|passwd|secret)$", re.IGNORECASE
 )
 _PASSWORD_IN_URI = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+
+
+_SOURCE_CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 class LoadedConfig(NamedTuple):
@@ -61,7 +64,8 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> LoadedConfig:
         )
     if not isinstance(parsed.value, dict):
         raise ConfigurationError(
-            f"config: {path} holds a {type(parsed.value).__name__}, not `key: value` lines. Fix: start from a shipped config"
+            f"config: {path} holds a {type(parsed.value).__name__}, not `key: value` lines. Fix: "
+            "start from a shipped config"
         )
     tree: dict[str, Any] = resolve_references(parsed.value, path.resolve().parent)
     origins: Origins = {where: f"Set in {path.name}:{line}" for where, line in parsed.lines.items()}
@@ -116,16 +120,18 @@ def find_config(name: str) -> Path:
     close = difflib.get_close_matches(path.stem, shipped, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ConfigurationError(
-        f"config: cannot read {name} (no such file{hint}). Fix: give a path, or a shipped config: {', '.join(shipped)}"
+        f"config: cannot read {name} (no such file{hint}). Fix: give a path, or a shipped config: "
+        f"{', '.join(shipped)}"
     )
 
 
 def shipped_configs() -> dict[str, Path]:
     """Names and files of the configs that come with Pawl."""
-    folder = Path(__file__).resolve().parent.parent / "configs"
+    folder = _SOURCE_CONFIGS
     if not (folder / "quickstart.yaml").is_file():
         try:
-            folder = Path(str(resources.files("orchestrator.shipped_configs")))
+            # A folder of data without __init__.py: a namespace package, which has a path but no file.
+            folder = Path(next(iter(import_module("orchestrator.shipped_configs").__path__)))
         except ModuleNotFoundError:
             return {}
     return {
@@ -204,7 +210,10 @@ def _tracking_problems(uri: str) -> list[Problem]:
         what, _, fix = str(error).partition(" Set by: tracking.uri. Fix: ")
         return [Problem(path, what, fix=fix)]
     if _PASSWORD_IN_URI.search(uri):
-        fix = "put MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment (a database: its own password file)"
+        fix = (
+            "put MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment "
+            "(a database: its own password file)"
+        )
         return [
             Problem(path, "holds a password, which would be written into the run folder", fix=fix)
         ]

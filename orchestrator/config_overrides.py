@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from orchestrator.config import RunConfig
@@ -33,7 +34,7 @@ def apply_override(tree: dict[str, Any], origins: Origins, text: str, resolve: R
     value = parse_yaml(value_text, name=f"override {key}").value
     path: list[str | int] = []
     here: Any = tree
-    for part, following in zip(parts[:-1], parts[1:], strict=True):
+    for part, following in pairwise(parts):
         step = _step(here, part, text)
         here = _enter(here, step, following, tuple(path))
         path.append(step)
@@ -65,10 +66,12 @@ def _step(here: Any, part: str, text: str) -> str | int:
         if part.isdecimal() and int(part) <= len(here):
             return int(part)
         raise ConfigurationError(
-            f"override {_shown(text)!r}: {part!r} is not an index of a list of {len(here)}. Fix: use 0 to {len(here)}"
+            f"override {_shown(text)!r}: {part!r} is not an index of a list of {len(here)}. Fix: "
+            f"use 0 to {len(here)}"
         )
     raise ConfigurationError(
-        f"override {_shown(text)!r}: nothing can be set below {here!r}. Fix: check the path with `pawl validate`"
+        f"override {_shown(text)!r}: nothing can be set below {here!r}. Fix: check the path with "
+        "`pawl validate`"
     )
 
 

@@ -66,7 +66,8 @@ def parse_yaml(text: str, *, name: str) -> YamlText:
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ConfigurationError(
-            f"{name}: too large (over {MAX_BYTES >> 20} MiB). Fix: a config is a page of text; keep data in files of its own"
+            f"{name}: too large (over {MAX_BYTES >> 20} MiB). Fix: a config is a page of text; "
+            "keep data in files of its own"
         )
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -141,7 +142,8 @@ class _Builder:
             key = str(key_node.value)
             if key in own_lines:
                 raise ConfigurationError(
-                    f"{self.name}:{line}: key {key!r} is given twice (lines {own_lines[key]} and {line}). Fix: remove one of the two"
+                    f"{self.name}:{line}: key {key!r} is given twice (lines {own_lines[key]} and "
+                    f"{line}). Fix: remove one of the two"
                 )
             own_lines[key] = line
             self.lines[(*path, key)] = line
@@ -217,7 +219,8 @@ def read_config_text(path: Path) -> str:
         ) from None
     if len(content) > MAX_BYTES:
         raise ConfigurationError(
-            f"config: {path} is too large (over {MAX_BYTES >> 20} MiB). Fix: give a YAML config; keep data in files of its own"
+            f"config: {path} is too large (over {MAX_BYTES >> 20} MiB). Fix: give a YAML config; "
+            "keep data in files of its own"
         )
     try:
         return content.decode("utf-8-sig")

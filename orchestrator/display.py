@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TextIO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -104,7 +104,7 @@ def _float(value: object) -> float:
 class PlainLines:
     """Observer for logs and pipes: one line per event that has one, with the time of day, no control codes."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stdout
 
     def __call__(self, event: Event) -> None:

@@ -21,16 +21,12 @@ from policies.component import Component
 from policies.errors import InputError, ResumeError
 from policies.preference import PREFERENCES, PreferenceBuilder
 from policies.records import (
-    Comparison,
     Example,
-    Feedback,
     PreferencePair,
     Record,
     RoundResult,
     SupervisedExample,
-    Trajectory,
     UnpairedExample,
-    Verdict,
 )
 from policies.shards import read_marker, read_records
 
@@ -40,13 +36,6 @@ EXAMPLE_KINDS: dict[str, type[Example]] = {
     "pair": PreferencePair,
     "unpaired": UnpairedExample,
     "supervised": SupervisedExample,
-}
-RECORD_KINDS: dict[str, type[Record]] = {
-    "trajectories": Trajectory,
-    "verdicts": Verdict,
-    "judge_verdicts": Verdict,
-    "comparisons": Comparison,
-    "feedback": Feedback,
 }
 _FINAL = {
     EventKind.RUN_FINISHED: "finished",
@@ -230,7 +219,8 @@ def round_of(folder: RunFolder, index: int) -> RoundFolder:
     if index not in known:
         have = f"0 to {known[-1]}" if known else "none yet"
         raise InputError(
-            f"round {index} has not begun in {folder.path} (rounds: {have}). Fix: give one of them with --round"
+            f"round {index} has not begun in {folder.path} (rounds: {have}). Fix: give one of "
+            "them with --round"
         )
     chosen = folder.round(index)
     return chosen.evaluation if index == 0 else chosen

@@ -98,7 +98,8 @@ def trajectories_text(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         score = "unscored" if row["score"] is None else f"score {number(row['score'])}"
         parts.append(
-            f"{one_line(row['id'])}  {row['status']}  {score}  {row['tokens']} tokens  policy version {row['policy_version']}"
+            f"{one_line(row['id'])}  {row['status']}  {score}  {row['tokens']} tokens  policy "
+            f"version {row['policy_version']}"
         )
         for turn in row["turns"]:
             parts.append(
@@ -189,7 +190,8 @@ def trace_text(facts: Mapping[str, Any]) -> str:
         )
         mean = "" if t["mean_logprob"] is None else f", mean log-prob {t['mean_logprob']:.3f}"
         lines.append(
-            f"  tokens: {t['prompt_tokens']} prompt, {t['policy_tokens']} policy, {t['observation_tokens']} observation; {t['scored_tokens']} in the loss{mean}"
+            f"  tokens: {t['prompt_tokens']} prompt, {t['policy_tokens']} policy, "
+            f"{t['observation_tokens']} observation; {t['scored_tokens']} in the loss{mean}"
         )
         for turn in t["turns"]:
             lines.append(
@@ -206,10 +208,12 @@ def trace_text(facts: Mapping[str, Any]) -> str:
             else f"first better with probability {c['probability']:.2f}"
         )
         lines.append(
-            f"comparison by {one_line(c['source'])}: {one_line(c['first'])} against {one_line(c['second'])}: {p}{'' if c['agreed'] else ', orders disagree'}"
+            f"comparison by {one_line(c['source'])}: {one_line(c['first'])} against "
+            f"{one_line(c['second'])}: {p}{'' if c['agreed'] else ', orders disagree'}"
         )
     lines += [
-        f"feedback on {one_line(f['trajectory_id'])}: {'unusable: ' + one_line(f['unusable_because']) if f['unusable_because'] else 'score ' + number(f['score'])}"
+        f"feedback on {one_line(f['trajectory_id'])}: "
+        f"{'unusable: ' + one_line(f['unusable_because']) if f['unusable_because'] else 'score ' + number(f['score'])}"
         for f in facts["feedback"]
     ]
     for prompt in facts["prompts"]:
@@ -229,6 +233,7 @@ def trace_text(facts: Mapping[str, Any]) -> str:
             f"{k} {number(v)}" for k, v in result["metrics"].items() if k.startswith("eval/pass@")
         )
         lines.append(
-            f"round {result['round']}: {result['status']}, version {result['before']} -> {result['after']}  {scores}"
+            f"round {result['round']}: {result['status']}, version {result['before']} -> "
+            f"{result['after']}  {scores}"
         )
     return "\n".join(lines)

@@ -83,7 +83,8 @@ def _workers(config: RunConfig, plan: Plan, machine: Machine, *, elsewhere: bool
     if parallel > max(1.0, config.rollout.resources.num_gpus):
         plan.add(
             "GPUs",
-            f"rollout.engine.tensor_parallel_size is {parallel}, but a rollout worker asks for {config.rollout.resources.num_gpus:g} GPU. Fix: set rollout.resources.num_gpus: {parallel}",
+            f"rollout.engine.tensor_parallel_size is {parallel}, but a rollout worker asks for "
+            f"{config.rollout.resources.num_gpus:g} GPU. Fix: set rollout.resources.num_gpus: {parallel}",
             "problem",
         )
     if elsewhere or config.cluster.backend == "inline":
@@ -124,7 +125,8 @@ def _memory(
     elif total > have:
         plan.add(
             "memory",
-            f"{text}, but there are {memory_text(have)}. Fix: a smaller model, policy.adapter, training.micro_batch_size, or more memory",
+            f"{text}, but there are {memory_text(have)}. Fix: a smaller model, policy.adapter, "
+            "training.micro_batch_size, or more memory",
             "problem",
         )
     elif not on_gpu and total > machine.available_bytes:
@@ -138,11 +140,13 @@ def _memory(
 def _cost(config: RunConfig, plan: Plan, counts: TokenCounts) -> None:
     plan.add(
         "a round",
-        f"{counts.samples} samples, up to {counts.sampled_tokens} tokens; update on up to {counts.max_examples} trajectories",
+        f"{counts.samples} samples, up to {counts.sampled_tokens} tokens; update on up to "
+        f"{counts.max_examples} trajectories",
     )
     plan.add(
         "a measurement",
-        f"{counts.held_out_samples} samples, up to {counts.measured_tokens} tokens; {config.rounds + 1} times",
+        f"{counts.held_out_samples} samples, up to {counts.measured_tokens} tokens; "
+        f"{config.rounds + 1} times",
     )
 
 

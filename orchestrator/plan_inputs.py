@@ -40,13 +40,15 @@ def plan_model(config: RunConfig, plan: Plan, *, elsewhere: bool) -> ModelFacts 
         if hub and (elsewhere or not offline):
             plan.add(
                 "model",
-                f"{config.policy.model} is not on this machine: it would be downloaded; its size and context are not checked",
+                f"{config.policy.model} is not on this machine: it would be downloaded; its size "
+                "and context are not checked",
                 "warning",
             )
         elif hub:
             plan.add(
                 "model",
-                f"{config.policy.model} is not on this machine and HF_HUB_OFFLINE is set. Set by: policy.model. Fix: give a local directory, or download it first",
+                f"{config.policy.model} is not on this machine and HF_HUB_OFFLINE is set. Set by: "
+                "policy.model. Fix: give a local directory, or download it first",
                 "problem",
             )
         else:
@@ -70,28 +72,34 @@ def _model_problems(config: RunConfig, model: ModelFacts) -> list[str]:
     engine = config.rollout.engine
     if not model.config:
         found.append(
-            f"{model.path} has no config.json that can be read. Set by: policy.model. Fix: give a complete model directory"
+            f"{model.path} has no config.json that can be read. Set by: policy.model. Fix: give a "
+            "complete model directory"
         )
     if not model.has_tokenizer:
         found.append(
-            f"{model.path} has no tokenizer files. Set by: policy.model. Fix: save the tokenizer beside the weights"
+            f"{model.path} has no tokenizer files. Set by: policy.model. Fix: save the tokenizer "
+            "beside the weights"
         )
     elif not model.has_chat_template:
         found.append(
-            f"the tokenizer of {model.path} has no chat template. Set by: policy.model. Fix: give an instruction-tuned model, or add chat_template.jinja"
+            f"the tokenizer of {model.path} has no chat template. Set by: policy.model. Fix: give "
+            "an instruction-tuned model, or add chat_template.jinja"
         )
     if model.vocabulary and model.tokenizer_size and model.tokenizer_size > model.vocabulary:
         found.append(
-            f"the tokenizer knows {model.tokenizer_size} tokens, the model {model.vocabulary}. Set by: policy.model. Fix: use the tokenizer that belongs to the model"
+            f"the tokenizer knows {model.tokenizer_size} tokens, the model {model.vocabulary}. "
+            "Set by: policy.model. Fix: use the tokenizer that belongs to the model"
         )
     if model.needs_remote_code and not getattr(engine, "trust_remote_code", False):
         found.append(
-            "the model brings Python code of its own. Set by: policy.model. Fix: read it, pin policy.revision, and set rollout.engine.trust_remote_code: true"
+            "the model brings Python code of its own. Set by: policy.model. Fix: read it, pin "
+            "policy.revision, and set rollout.engine.trust_remote_code: true"
         )
     parallel = getattr(engine, "tensor_parallel_size", 1)
     if model.attention_heads and model.attention_heads % parallel:
         found.append(
-            f"tensor_parallel_size {parallel} does not divide the model's {model.attention_heads} attention heads. Set by: rollout.engine. Fix: use a divisor"
+            f"tensor_parallel_size {parallel} does not divide the model's {model.attention_heads} "
+            "attention heads. Set by: rollout.engine. Fix: use a divisor"
         )
     return found
 
@@ -99,6 +107,7 @@ def _model_problems(config: RunConfig, model: ModelFacts) -> list[str]:
 def plan_prompts(
     config: RunConfig, plan: Plan, *, elsewhere: bool
 ) -> tuple[list[Prompt], list[Prompt]]:
+    """Load both sets, and look for prompts that stand in both."""
     train = _load("prompts.train", config.prompts.train, plan, elsewhere=elsewhere)
     held_out = _load("prompts.held_out", config.prompts.held_out, plan, elsewhere=elsewhere)
     shared = overlapping(train, held_out)
@@ -116,7 +125,8 @@ def plan_prompts(
     if train and config.prompts.per_round > len(train):
         plan.add(
             "prompts.per_round",
-            f"a round draws {config.prompts.per_round} prompts, but prompts.train has {len(train)}. Fix: lower prompts.per_round to at most {len(train)}, or give more prompts",
+            f"a round draws {config.prompts.per_round} prompts, but prompts.train has "
+            f"{len(train)}. Fix: lower prompts.per_round to at most {len(train)}, or give more prompts",
             "problem",
         )
     return train, held_out
@@ -145,10 +155,15 @@ def _load(name: str, source: Component.Config, plan: Plan, *, elsewhere: bool) -
 
 
 def plan_context(config: RunConfig, plan: Plan, model: ModelFacts, counts: TokenCounts) -> None:
+    """Compare the longest sequence with what the model, the engine and the trainer take."""
     limit = getattr(config.rollout.engine, "max_model_len", None) or model.context_tokens
     spent = counts.longest_prompt + config.rollout.max_tokens
     how = "" if counts.exact else "about "
-    text = f"longest prompt {how}{counts.longest_prompt} + rollout.max_tokens {config.rollout.max_tokens} = {how}{spent} tokens"
+    completion = config.rollout.max_tokens
+    text = (
+        f"longest prompt {how}{counts.longest_prompt} + rollout.max_tokens {completion} "
+        f"= {how}{spent} tokens"
+    )
     if limit is None:
         plan.add("context", f"{text}; the model states no limit")
     elif spent > limit:
@@ -163,6 +178,7 @@ def plan_context(config: RunConfig, plan: Plan, model: ModelFacts, counts: Token
     if spent > config.training.max_length:
         plan.add(
             "context",
-            f"sequences may reach {spent} tokens; those over training.max_length {config.training.max_length} are dropped",
+            f"sequences may reach {spent} tokens; those over training.max_length "
+            f"{config.training.max_length} are dropped",
             "warning",
         )

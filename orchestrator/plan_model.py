@@ -131,7 +131,8 @@ def safetensors_size(file: Path) -> tuple[int, int]:
         struct.error,
     ) as error:
         raise InputError(
-            f"{file} is not a whole safetensors file ({error}). Set by: policy.model. Fix: copy or download it again"
+            f"{file} is not a whole safetensors file ({error}). Set by: policy.model. Fix: copy "
+            "or download it again"
         ) from error
 
 

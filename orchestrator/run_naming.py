@@ -23,12 +23,14 @@ def new_run_folder(runs_dir: Path, name: str | None, experiment: str) -> RunFold
         return RunFolder(_next_free(runs_dir.absolute(), _safe(experiment)))
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
-            f"a run cannot be called {name!r}. Set by: --name. Fix: letters, digits, '-', '_' and '.', at most 128"
+            f"a run cannot be called {name!r}. Set by: --name. Fix: letters, digits, '-', '_' and "
+            "'.', at most 128"
         )
     path = runs_dir.absolute() / name
     if path.exists() or path.is_symlink():
         raise ConfigurationError(
-            f"{path} exists already. Set by: --name. Fix: choose another name, or go on with `pawl resume {path}`"
+            f"{path} exists already. Set by: --name. Fix: choose another name, or go on with "
+            f"`pawl resume {path}`"
         )
     return RunFolder(path)
 

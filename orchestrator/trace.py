@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.inspect_run import RECORD_KINDS, example_kind, read_config, results_of, stream
+from orchestrator.inspect_run import example_kind, read_config, results_of, stream
 from orchestrator.run_folder import RoundFolder, RunFolder
 from policies.errors import InputError, PolicyStoreError
 from policies.records import (
@@ -17,9 +17,7 @@ from policies.records import (
     Feedback,
     PreferencePair,
     Prompt,
-    SupervisedExample,
     Trajectory,
-    UnpairedExample,
     Verdict,
 )
 from policies.shards import read_marker, read_records
@@ -104,7 +102,7 @@ def _traced(
         for kind in ("verdicts", "judge_verdicts")
         for v in stream(place, kind, Verdict)
         if v.trajectory_id in ids
-    ]  # type: ignore[arg-type]
+    ]
     comparisons = [c for c in stream(place, "comparisons", Comparison) if {c.first, c.second} & ids]
     feedback = [f for f in stream(place, "feedback", Feedback) if f.trajectory_id in ids]
     versions = sorted({t.policy_version for t in found})
@@ -162,7 +160,8 @@ def _trajectory_facts(trajectory: Trajectory) -> dict[str, Any]:
 
 def policy_chain(folder: RunFolder, number: int) -> list[dict[str, Any]]:
     """A version and its ancestors down to version 0, as their manifests tell."""
-    store, chain = PolicyStore(folder.policies), []
+    store = PolicyStore(folder.policies)
+    chain: list[dict[str, Any]] = []
     current: int | None = number
     while current is not None and len(chain) < 10_000:
         try:
@@ -189,4 +188,7 @@ def _unknown(folder: RunFolder, wanted: str) -> str:
     close = close or heapq.nsmallest(3, known, key=lambda k: abs(len(k) - len(wanted)))
     near = f"close: {', '.join(close)}" if close else "it has no samples yet"
     name = (read_config(folder).get("tracking") or {}).get("experiment", folder.path.name)
-    return f"no example or trajectory {wanted!r} in {folder.path} (experiment {name}; {near}). Fix: `pawl show {folder.path} --round N --pairs` lists ids"
+    return (
+        f"no example or trajectory {wanted!r} in {folder.path} (experiment {name}; {near}). "
+        f"Fix: `pawl show {folder.path} --round N --pairs` lists ids"
+    )

@@ -57,7 +57,8 @@ def check_can_serve(port: int) -> None:
     """
     if importlib.util.find_spec("mlflow") is None:
         raise ConfigurationError(
-            "mlflow is not installed here. Fix: pip install 'pawl-lm[cpu]' (or [gpu]), or look at the run folder with `pawl show`"
+            "mlflow is not installed here. Fix: pip install 'pawl-lm[cpu]' (or [gpu]), or look "
+            "at the run folder with `pawl show`"
         )
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -65,7 +66,8 @@ def check_can_serve(port: int) -> None:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
             raise ConfigurationError(
-                f"port {port} of {HOST} cannot be used ({error}). Set by: --port. Fix: give another one, e.g. --port {port % 60000 + 1}"
+                f"port {port} of {HOST} cannot be used ({error}). Set by: --port. Fix: give "
+                f"another one, e.g. --port {port % 60000 + 1}"
             ) from None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable
 
@@ -101,6 +102,10 @@ def _progress(scope: RoundScope, collected: Collected) -> Callable[[], None]:
 
 
 def _without_clock(outcome: UpdateOutcome) -> UpdateOutcome:
-    """The journal holds no clocks; rates go to the events and the trainer's log."""
-    kept = {k: v for k, v in outcome.metrics.items() if "per_second" not in k and "seconds" not in k}
+    """The journal holds no clocks, and no NaN, which JSON has no word for; the trainer's log has both."""
+    kept = {
+        name: value
+        for name, value in outcome.metrics.items()
+        if "second" not in name and math.isfinite(value)
+    }
     return outcome.model_copy(update={"metrics": kept})

@@ -15,9 +15,7 @@ class APODown(PairLoss):
 
     def per_pair(self, pairs: PairTensors) -> Tensor:
         beta = self.config.beta
-        return cast(
-            "Tensor", (beta * pairs.chosen_logratios).sigmoid() + (-beta * pairs.margins).sigmoid()
-        )
+        return (beta * pairs.chosen_logratios).sigmoid() + (-beta * pairs.margins).sigmoid()
 
     def trl(self) -> TrlLoss:
         return TrlLoss("apo_down")

@@ -15,11 +15,8 @@ class APOZero(PairLoss):
 
     def per_pair(self, pairs: PairTensors) -> Tensor:
         beta = self.config.beta
-        # sigmoid(-x) is 1 - sigmoid(x) without cancellation
-        loss = (-beta * pairs.chosen_logratios).sigmoid() + (
-            beta * pairs.rejected_logratios
-        ).sigmoid()
-        return loss
+        chosen, rejected = beta * pairs.chosen_logratios, beta * pairs.rejected_logratios
+        return (-chosen).sigmoid() + rejected.sigmoid()  # sigmoid(-x) is 1 - sigmoid(x), exactly
 
     def trl(self) -> TrlLoss:
         return TrlLoss("apo_zero")

@@ -21,7 +21,7 @@ class DPO(DifferenceLoss):
         label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
         """cDPO: probability that a label is flipped; bounds the margin. TRL has no such option for this loss."""
         nll_coefficient: float = Field(default=0.0, ge=0)
-        """Weight of the chosen side's negative log-likelihood per scored token: iterative RPO, arXiv 2404.19733 eq. 1."""
+        """Iterative RPO (arXiv 2404.19733 eq. 1): weight of the chosen side's NLL per scored token."""
 
     config: Config
 

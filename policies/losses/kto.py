@@ -19,7 +19,7 @@ class KTO(UnpairedLoss):
         """Settings of KTO."""
 
         kl_share: float = Field(default=1.0, gt=0, le=1)
-        """Share of a microbatch's rows with a mismatched partner, which z0 is estimated from: fewer are faster, noisier."""
+        """Share of a microbatch's rows with a mismatched partner, for z0; fewer are faster and noisier."""
 
     config: Config
 

@@ -28,9 +28,7 @@ class RobustDPO(DifferenceLoss):
 
         logits = self.config.beta * (chosen - rejected)
         eps = self.config.label_smoothing
-        return cast(
-            "Tensor", (-(1 - eps) * logsigmoid(logits) + eps * logsigmoid(-logits)) / (1 - 2 * eps)
-        )
+        return (-(1 - eps) * logsigmoid(logits) + eps * logsigmoid(-logits)) / (1 - 2 * eps)
 
     def trl(self) -> TrlLoss:
         return TrlLoss(

@@ -18,10 +18,8 @@ class SPPOHard(PairLoss):
 
     def per_pair(self, pairs: PairTensors) -> Tensor:
         target = 0.5 / self.config.beta
-        return cast(
-            "Tensor",
-            (pairs.chosen_logratios - target) ** 2 + (pairs.rejected_logratios + target) ** 2,
-        )
+        chosen, rejected = pairs.chosen_logratios, pairs.rejected_logratios
+        return (chosen - target) ** 2 + (rejected + target) ** 2
 
     def trl(self) -> TrlLoss:
         return TrlLoss("sppo_hard")

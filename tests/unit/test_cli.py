@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -63,7 +64,11 @@ def test_no_light_command_imports_anything_heavy(arguments: list[str]) -> None:
 
 
 def test_validate_answers_at_once() -> None:
-    code = "import sys, time\nfrom orchestrator.cli import app\napp(args=['validate', 'quickstart'], standalone_mode=False)\nprint('CPU', time.process_time())"
+    code = (
+        "import time\nfrom orchestrator.cli import app\n"
+        "app(args=['validate', 'quickstart'], standalone_mode=False)\n"
+        "print('CPU', time.process_time())"
+    )
     spent = [float(run_python(code).stdout.rsplit(maxsplit=1)[-1]) for _ in range(2)]
     # Processor time, because the machine may be busy; the promise is 2 s of wall time on an idle one.
     assert min(spent) < 2.0
@@ -103,7 +108,10 @@ def test_bad_usage_exits_2(arguments: list[str]) -> None:
 
 
 def test_debug_shows_the_traceback_wherever_it_stands() -> None:
-    code = "import sys\nfrom orchestrator.cli import main\nsys.argv = ['pawl', 'validate', 'nothing', '--debug']\nmain()"
+    code = (
+        "import sys\nfrom orchestrator.cli import main\n"
+        "sys.argv = ['pawl', 'validate', 'nothing', '--debug']\nmain()"
+    )
     done = run_python(code)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
@@ -164,6 +172,63 @@ def test_plan_exits_2_when_something_does_not_fit(tmp_path: Path) -> None:
     code, out, _ = invoke(*arguments, "--json")
     assert code == 2
     assert json.loads(out)["fits"] is False
+
+
+def test_a_run_ends_with_a_table_and_what_to_type_next(tmp_path: Path) -> None:
+    code, out, err = invoke(
+        "run", "fake-smoke", "rounds=1", "--runs-dir", tmp_path / "runs", "--name", "one"
+    )
+    assert (code, err) == (0, "")
+    folder = tmp_path / "runs" / "one"
+    assert "\x1b" not in out
+    assert f"pawl status {folder}" in out
+    table = out[out.index("round  status") :].splitlines()
+    assert [row.split()[0] for row in table[1:3]] == ["0", "1"]
+    facts = json.loads(invoke("status", folder, "--json")[1])
+    assert (facts["state"], len(facts["rounds"])) == ("finished", 2)
+    assert set(facts["rounds"][1]["seconds"]) >= {"draw", "collect", "train", "evaluate"}
+    assert "# override: rounds=1" in (folder / "config.source.yaml").read_text()
+    assert invoke("resume", folder)[0] == 0
+    pairs = json.loads(invoke("show", folder, "--round", 1, "--pairs", "--json")[1])
+    assert all(p["chosen"]["text"] and p["rejected"]["text"] and p["prompt"] for p in pairs)
+    traced = json.loads(invoke("trace", folder, pairs[0]["id"], "--json")[1])
+    assert traced["policy_versions"][0]["number"] == 0
+
+
+def test_a_run_that_fails_exits_1_and_says_how_to_go_on(tmp_path: Path) -> None:
+    overrides = ["training.engine.diverge_in_round=1", "rounds=1"]
+    code, _, err = invoke("run", "fake-smoke", *overrides, "--runs-dir", tmp_path, "--name", "bad")
+    assert code == 1
+    assert f"pawl resume {tmp_path / 'bad'}" in err
+    assert "DivergenceError" in err
+    assert "Traceback" not in err
+    code, out, _ = invoke("status", tmp_path / "bad")
+    assert code == 0
+    assert "failed" in out
+
+
+def test_an_interrupted_run_exits_130_and_can_be_resumed(tmp_path: Path) -> None:
+    folder = tmp_path / "slow"
+    slow = ["rollout.engine.seconds_per_call=0.5", "rounds=1"]
+    command = ["run", "fake-smoke", *slow, "--runs-dir", str(tmp_path), "--name", "slow"]
+    code = (
+        f"import sys\nfrom orchestrator.cli import main\nsys.argv = ['pawl', *{command!r}]\nmain()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("rounds/0000/evaluate/trajectories/*.json")):
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert f"pawl resume {folder}" in err
+    assert json.loads(invoke("status", folder, "--json")[1])["state"] == "interrupted"
+    assert invoke("resume", folder)[0] == 0
+    assert json.loads(invoke("status", folder, "--json")[1])["state"] == "finished"
 
 
 # --- names of run folders -------------------------------------------------------------------------
@@ -247,7 +312,10 @@ def test_ui_ends_the_server_and_all_its_children(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pids = tmp_path / "pids"
-    script = f"import os, subprocess, sys, time; c = subprocess.Popen(['sleep', '60']); open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{c.pid}}'); time.sleep(60)"
+    script = (
+        "import os, subprocess, time; c = subprocess.Popen(['sleep', '60']); "
+        f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{c.pid}}'); time.sleep(60)"
+    )
     monkeypatch.setattr(tracking_server, "check_can_serve", lambda port: None)
     monkeypatch.setattr(
         tracking_server, "command", lambda uri, port: [sys.executable, "-c", script]

@@ -20,7 +20,7 @@ from orchestrator.display import (
     rounds_table,
 )
 from orchestrator.events import Event, EventKind
-from policies.records import RoundResult
+from policies.records import RoundResult, RoundStatus
 
 
 def event(
@@ -91,6 +91,7 @@ def test_progress_copes_with_events_out_of_order() -> None:
         observer(each)
     observer.stop()
     observer.stop()
+    assert observer._progress.tasks == []
 
 
 def test_every_kind_of_event_can_be_described() -> None:
@@ -118,7 +119,7 @@ def test_the_table_has_a_row_per_round_and_the_widest_pass_at_k() -> None:
     results = [
         RoundResult(
             round=0,
-            status="untrained",
+            status=RoundStatus.UNTRAINED,
             before=0,
             after=0,
             reference="none",
@@ -130,7 +131,12 @@ def test_the_table_has_a_row_per_round_and_the_widest_pass_at_k() -> None:
             },
         ),
         RoundResult(
-            round=1, status="skipped", before=0, after=0, reference="none", reason="no examples"
+            round=1,
+            status=RoundStatus.SKIPPED,
+            before=0,
+            after=0,
+            reference="none",
+            reason="no examples",
         ),
     ]
     screen = io.StringIO()

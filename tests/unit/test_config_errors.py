@@ -144,7 +144,8 @@ def test_sections_that_contradict_each_other_are_each_named_with_a_way_out(tmp_p
 
 
 def test_nothing_that_looks_like_a_secret_is_echoed(tmp_path: Path) -> None:
-    judge = "judges: [{type: pairwise, backend: {type: openai, base_url: 'http://127.0.0.1:1/v1', model: m, api_key: sk-VERYSECRET}}]\n"
+    backend = "{type: openai, base_url: 'http://127.0.0.1:1/v1', model: m, api_key: sk-VERYSECRET}"
+    judge = f"judges: [{{type: pairwise, backend: {backend}}}]\n"
     text = "\n".join(problems(tmp_path, judge))
     assert "api_key" in text
     assert "VERYSECRET" not in text

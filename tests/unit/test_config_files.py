@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import orchestrator
 from orchestrator.config_files import find_config, load_config, resolve_tracking, shipped_configs
 from orchestrator.config_yaml import parse_yaml
 from policies.errors import ConfigurationError
@@ -198,6 +200,18 @@ def test_a_shipped_config_is_found_by_its_name() -> None:
     assert find_config("quickstart") == shipped_configs()["quickstart"]
 
 
+def test_an_installed_pawl_finds_its_configs_in_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shipped_configs" / "recipes").mkdir(parents=True)
+    for name in ("quickstart", "recipes/one"):
+        (tmp_path / "shipped_configs" / f"{name}.yaml").write_text(SMALL)
+    monkeypatch.setattr("orchestrator.config_files._SOURCE_CONFIGS", tmp_path / "nothing")
+    monkeypatch.setattr(orchestrator, "__path__", [*orchestrator.__path__, str(tmp_path)])
+    assert list(shipped_configs()) == ["quickstart", "recipes/one"]
+    monkeypatch.delitem(sys.modules, "orchestrator.shipped_configs")
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -238,5 +252,8 @@ def test_every_float_survives(value: float) -> None:
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         parse_yaml(text, name="t")
-    except ConfigurationError as error:
-        assert str(error).startswith("t:")
+    except ConfigurationError as refused:
+        message = str(refused)
+    else:
+        message = "t: fine"
+    assert message.startswith("t:")

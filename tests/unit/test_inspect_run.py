@@ -28,11 +28,15 @@ from policies.records import (
     PreferencePair,
     Prompt,
     RoundResult,
+    RoundStatus,
     Sampling,
+    StopReason,
     TokenSequence,
     Trajectory,
+    TrajectoryStatus,
     Turn,
     Verdict,
+    VerdictStatus,
 )
 from policies.reference import ReferencePart, ReferencePlan
 from policies.shards import write_json, write_records
@@ -49,14 +53,17 @@ def invoke(*arguments: object) -> tuple[int, str, str]:
 
 def attempt(scope: str, index: int, text: str, version: int = 0) -> Trajectory:
     tool = Turn(
-        role="observation", token_ids=(50, 51), text="Output: 56", stop_reason="observation"
+        role="observation",
+        token_ids=(50, 51),
+        text="Output: 56",
+        stop_reason=StopReason.OBSERVATION,
     )
     said = Turn(
         role="policy",
         token_ids=(9, 10 + index),
         text=text,
         logprobs=(-0.1, -0.7),
-        stop_reason="stop",
+        stop_reason=StopReason.STOP,
     )
     return Trajectory(
         id=f"{scope}.7x8.{index}",
@@ -66,7 +73,7 @@ def attempt(scope: str, index: int, text: str, version: int = 0) -> Trajectory:
         policy_digest="d" * 64,
         prompt_token_ids=(1, 5),
         turns=(said, tool) if index == 1 else (said,),
-        status="complete",
+        status=TrajectoryStatus.COMPLETE,
         sampling=Sampling(),
     )
 
@@ -75,7 +82,7 @@ def judged(trajectory: Trajectory, score: float) -> tuple[Verdict, Feedback]:
     verdict = Verdict(
         source="numeric_match",
         trajectory_id=trajectory.id,
-        status="scored",
+        status=VerdictStatus.SCORED,
         score=score,
         rationale="read 56",
     )
@@ -162,7 +169,12 @@ def write_history(run: RunFolder) -> None:
         0,
         Phase.ACCEPT,
         RoundResult(
-            round=0, status="untrained", before=0, after=0, reference="none", metrics=before
+            round=0,
+            status=RoundStatus.UNTRAINED,
+            before=0,
+            after=0,
+            reference="none",
+            metrics=before,
         ),
     )
     events.emit(EventKind.PHASE_STARTED, round_index=1, phase="collect", shards=1)
@@ -191,7 +203,12 @@ def write_history(run: RunFolder) -> None:
         1,
         Phase.ACCEPT,
         RoundResult(
-            round=1, status="improved", before=0, after=1, reference="version 0", metrics=after
+            round=1,
+            status=RoundStatus.IMPROVED,
+            before=0,
+            after=1,
+            reference="version 0",
+            metrics=after,
         ),
     )
     events.emit(EventKind.RUN_FINISHED, reason="all 1 rounds are done")
@@ -214,11 +231,8 @@ def test_status_holds_state_metrics_and_summed_seconds(folder: RunFolder) -> Non
 
 def test_status_for_people_is_a_table_without_control_codes(folder: RunFolder) -> None:
     code, out, _ = invoke("status", folder.path)
-    assert code == 0
-    assert "\x1b" not in out
-    assert "pass@8" in out
-    assert "improved" in out
-    assert "one verifier failed" in out
+    assert (code, "\x1b" in out) == (0, False)
+    assert all(text in out for text in ("pass@8", "improved", "one verifier failed"))
 
 
 def driver(folder: RunFolder, pid: int, *, host: str = "", started: str | None = None) -> None:
@@ -273,6 +287,8 @@ def test_reading_never_cuts_off_what_is_being_written(folder: RunFolder) -> None
     assert len(read_journal(folder)) == 7
     assert run_status(folder)["state"] == "finished"
     assert folder.journal.stat().st_size == size
+    folder.events.write_text("garbage\n" + folder.events.read_text())
+    assert run_status(folder)["state"] == "finished"
 
 
 def test_show_sums_a_round_up(folder: RunFolder) -> None:
@@ -282,9 +298,7 @@ def test_show_sums_a_round_up(folder: RunFolder) -> None:
     assert facts["dropped"] == {"duplicate": 3}
     assert facts["on_disk"]["trajectories"] == 2
     assert facts["reference"] == "version 0"
-    code, text, _ = invoke("show", folder.path)
-    assert code == 0
-    assert "duplicate: 3" in text
+    assert "duplicate: 3" in invoke("show", folder.path)[1]
 
 
 def test_model_text_reaches_the_terminal_without_control_codes_or_markup(folder: RunFolder) -> None:
@@ -305,14 +319,11 @@ def test_show_pairs_looks_the_texts_up(folder: RunFolder) -> None:
     assert QUESTION in pair["prompt"]
     assert pair["chosen"] == {"id": "r1.7x8.0", "text": EVIL}
     assert pair["rejected"]["text"].startswith("It is 54.")
-    code, text, _ = invoke("show", folder.path, "--round", 1, "--pairs")
-    assert code == 0
-    assert "rejected r1.7x8.1" in text
+    assert "rejected r1.7x8.1" in invoke("show", folder.path, "--round", 1, "--pairs")[1]
 
 
 def test_show_feedback_names_every_verdict(folder: RunFolder) -> None:
-    code, out, _ = invoke("show", folder.path, "--round", 1, "--feedback")
-    assert code == 0
+    out = invoke("show", folder.path, "--round", 1, "--feedback")[1]
     assert "numeric_match: score 1 (read 56)" in out
 
 
@@ -362,8 +373,7 @@ def test_an_evaluation_trajectory_is_traced_through_its_chain_of_parents(folder:
     assert code == 0
     assert facts["measurement"] is True
     assert [v["number"] for v in facts["policy_versions"]] == [1, 0]
-    code, text, _ = invoke("trace", folder.path, "r1.7x8.0>r1.7x8.1")
-    assert code == 0
+    text = invoke("trace", folder.path, "r1.7x8.0>r1.7x8.1")[1]
     assert "orders disagree" in text
     assert "\x1b" not in text
 
@@ -383,12 +393,6 @@ def test_a_folder_that_is_no_run_is_refused_by_every_reader(tmp_path: Path) -> N
         assert "is not a run folder" in err
 
 
-def test_a_damaged_event_does_not_hide_the_others(folder: RunFolder) -> None:
-    folder.events.write_text("garbage\n" + folder.events.read_text())
-    assert run_status(folder)["state"] == "finished"
-
-
 def test_resuming_a_finished_run_says_so_and_succeeds(folder: RunFolder) -> None:
     code, out, _ = invoke("resume", folder.path)
-    assert code == 0
-    assert "nothing to resume" in out
+    assert (code, "nothing to resume" in out) == (0, True)

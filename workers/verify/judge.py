@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 
@@ -23,6 +23,8 @@ class Question:
     temperature: float = 0.0
     vote: int = 0
     """Which of several votes on the same messages this is: makes repeated samples differ."""
+    choices: tuple[str, ...] = ()
+    """When given, the reply must be one of these, whatever the model would rather write."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class BackendContext:
 
 class JudgeBackend(Component):
     """Answers questions. Constructor: `(config, *, context: BackendContext)`, which starts nothing."""
+
+    takes_choices: ClassVar[bool] = False
+    """Whether `Question.choices` is kept to."""
 
     def start(self) -> None:
         """Load what answers, or check that it can be reached; called once, before the first question."""

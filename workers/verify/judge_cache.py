@@ -154,5 +154,6 @@ class CachedBackend(JudgeBackend):
             question.max_tokens,
             question.temperature,
             question.vote,
+            question.choices,
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -165,7 +165,20 @@ class PromptedJudge(Judge):
         """What is judged: the last text of the policy, or the `transcript` of all turns."""
         temperature: float = Field(default=0.0, ge=0)
         """Sampling temperature of the judge model; 0 is greedy."""
+        verdict_only: bool = False
+        """Let the judge write nothing but a verdict line that can be read (constrained decoding): for small
+        models that ignore the form. Their reasons are lost. Needs a backend that takes choices: `engine`."""
         _template: PromptTemplate = PrivateAttr()
+
+        @model_validator(mode="after")
+        def _backend_takes_choices(self) -> Self:
+            backend = cast("type[JudgeBackend]", type(self.backend).component)
+            if self.verdict_only and not backend.takes_choices:
+                what = f"the judge backend {self.backend.type!r} cannot hold a model to a choice"
+                fix = "use backend type engine, or verdict_only: false"
+                where = f"verdict_only of judge {self.source!r}"
+                raise ConfigurationError(explain(what, value=True, where=where, fix=fix))
+            return self
 
         @model_validator(mode="after")
         def _load_prompt(self, info: ValidationInfo) -> Self:
@@ -216,7 +229,12 @@ class PromptedJudge(Judge):
             max_tokens=self.settings.max_tokens,
             temperature=self.settings.temperature,
             vote=vote,
+            choices=self.verdict_lines() if self.settings.verdict_only else (),
         )
+
+    def verdict_lines(self) -> tuple[str, ...]:
+        """Every verdict line that can be read."""
+        raise NotImplementedError
 
     def answers(self, questions: Sequence[Question], read: Callable[[str], float]) -> list[Answer]:
         """Ask all questions and read each reply by itself; one that cannot be read harms no other."""

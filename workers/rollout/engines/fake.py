@@ -8,7 +8,6 @@ fake training engine raises it.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pydantic import Field
 
 from policies.component import Component
 from policies.errors import RolloutError
+from policies.fake_model import FAKE_POLICY, read_skill
 from policies.records import Message, PolicyVersion, StopReason
 from policies.seeds import derive_rng
 from policies.store import check_weights
@@ -46,10 +46,10 @@ class FakeEngine(RolloutEngine):
 
     def load_policy(self, policy: PolicyVersion) -> None:
         check_weights(policy)
-        path = Path(policy.path) / "fake_policy.json"
+        path = Path(policy.path) / FAKE_POLICY
         if not path.is_file():
             raise RolloutError(f"the fake engine serves fake policies only: {path} does not exist. Fix: make one with policies.fake_model.write_fake_model, or use another rollout.engine")
-        self.skill = float(json.loads(path.read_text(encoding="utf-8"))["skill"])
+        self.skill = read_skill(Path(policy.path))
         self.serving = policy
 
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> tuple[int, ...]:
@@ -67,6 +67,8 @@ class FakeEngine(RolloutEngine):
         if pattern is not None and re.search(pattern, prompt):
             raise RolloutError(f"the fake engine was told to fail on prompts matching {pattern!r}")
         rng = derive_rng(self.seed, request.seed, self.serving.digest)
+        if request.choices:
+            return _said(rng.choice(request.choices))
         words = rng.choice(["It is ", "The answer is ", "", "That makes "])
         text = f"{words}{self._answer(prompt, rng.random(), rng.randint(1, 9))}."
         ids = [*text.encode(), TERMINATOR]
@@ -86,3 +88,9 @@ class FakeEngine(RolloutEngine):
         a, b = int(left), int(right)
         results = {"times": a * b, "*": a * b, "plus": a + b, "+": a + b, "minus": a - b, "-": a - b}
         return results[operation] + (0 if luck < self.skill else error)
+
+
+def _said(text: str) -> Generation:
+    """A fixed text as a generation."""
+    ids = (*text.encode(), TERMINATOR)
+    return Generation(token_ids=ids, logprobs=(0.0,) * len(ids), text=text, stop_reason=StopReason.STOP)

@@ -81,6 +81,9 @@ class TransformersEngine(RolloutEngine):
         found: dict[int, Generation] = {}
         by_sampling: dict[Sampling, list[int]] = {}
         for index, request in enumerate(requests):
+            if request.choices:
+                found[index] = self._choose(request)
+                continue
             by_sampling.setdefault(request.sampling, []).append(index)
         for sampling, indices in by_sampling.items():
             # Near lengths together: a batch is padded to its longest prompt.
@@ -119,6 +122,31 @@ class TransformersEngine(RolloutEngine):
         steps = [torch.log_softmax(step.float(), dim=-1) for step in output.logits]
         logprobs = torch.stack([s.gather(1, sampled[:, t : t + 1])[:, 0] for t, s in enumerate(steps)], dim=1)
         return [self._cut(sampled[i].tolist(), logprobs[i].tolist(), sampling) for i in range(len(requests))]
+
+    def _choose(self, request: GenerationRequest) -> Generation:
+        """One of `request.choices`, by the log-probs of their tokens: the likeliest at temperature 0, else sampled."""
+        import torch
+
+        prompt = list(request.prompt_token_ids)
+        options = [self._tokenizer.encode(c, add_special_tokens=False) for c in request.choices]
+        scored: list[Tensor] = []
+        with torch.inference_mode():
+            for option in options:
+                ids = torch.tensor([prompt + option], device=self._device)
+                logprobs = torch.log_softmax(self._model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float(), dim=-1)
+                scored.append(logprobs.gather(1, ids[0, len(prompt) :, None])[:, 0])
+        totals = torch.stack([s.sum() for s in scored])
+        index = int(totals.argmax())
+        if request.sampling.temperature > 0:
+            generator = torch.Generator().manual_seed(request.seed % 2**31)
+            shares = torch.softmax(totals.cpu() / request.sampling.temperature, dim=0)
+            index = int(torch.multinomial(shares, 1, generator=generator))
+        return Generation(
+            token_ids=tuple(options[index]),
+            logprobs=tuple(scored[index].tolist()),
+            text=request.choices[index],
+            stop_reason=StopReason.STOP,
+        )
 
     def _cut(self, ids: list[int], logprobs: list[float], sampling: Sampling) -> Generation:
         """Drop the padding after the terminator; the terminator itself stays."""

@@ -94,6 +94,7 @@ class VllmEngine(RolloutEngine):
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import StructuredOutputsParams
 
         prompts = [TokensPrompt(prompt_token_ids=list(r.prompt_token_ids)) for r in requests]
         # Per-request seeds crash on the CPU when a prompt is prefilled in chunks; the engine's seed holds there.
@@ -107,6 +108,7 @@ class VllmEngine(RolloutEngine):
                 include_stop_str_in_output=True,
                 logprobs=0,
                 seed=None if self._on_cpu else r.seed,
+                structured_outputs=StructuredOutputsParams(choice=list(r.choices)) if r.choices else None,
             )
             for r in requests
         ]

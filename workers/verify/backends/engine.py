@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from typing import Annotated, Self, cast
+from typing import Annotated, ClassVar, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 class EngineBackend(JudgeBackend):
     """Answers with a frozen version of the run's own policy, or with another model."""
+
+    takes_choices: ClassVar[bool] = True
 
     class Config(Component.Config):
         """Settings of the judge's engine."""
@@ -107,6 +109,7 @@ class EngineBackend(JudgeBackend):
             prompt_token_ids=self._engine.render(question.messages),
             sampling=Sampling(temperature=question.temperature, max_tokens=question.max_tokens),
             seed=derive_seed(self._context.seed, content, question.vote),
+            choices=question.choices,
         )
 
     def _generate(self, requests: dict[int, GenerationRequest]) -> dict[int, Reply]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ Rule = Literal["longer", "shorter", "first", "second", "tie", "coin", "garbage",
 
 class FakeBackend(JudgeBackend):
     """Answers by `rule`."""
+
+    takes_choices: ClassVar[bool] = True
 
     class Config(Component.Config):
         """Settings of the script."""

@@ -55,6 +55,9 @@ class Pairwise(PromptedJudge):
         super().__init__(config, backend=backend)
         self.limit = cast(Pairwise.Config, config).comparisons_per_prompt
 
+    def verdict_lines(self) -> tuple[str, ...]:
+        return ("Winner: A", "Winner: B", "Winner: tie")
+
     def judge(self, jobs: Sequence[JudgeJob]) -> list[Judgement]:
         matches = [self._matches(job) for job in jobs]
         questions = [

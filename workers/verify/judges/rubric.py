@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,10 @@ class Rubric(PromptedJudge):
     def __init__(self, config: Judge.Config, *, backend: JudgeBackend) -> None:
         super().__init__(config, backend=backend)
         self.rubric = cast(Rubric.Config, config)
+
+    def verdict_lines(self) -> tuple[str, ...]:
+        low, high = math.ceil(self.rubric.low), math.floor(self.rubric.high)
+        return tuple(f"Score: {rating}" for rating in range(low, high + 1))
 
     def judge(self, jobs: Sequence[JudgeJob]) -> list[Judgement]:
         scale = {"low": f"{self.rubric.low:g}", "high": f"{self.rubric.high:g}"}

@@ -1,0 +1,136 @@
+"""What every rollout engine promises: ids and log-probs that belong together, and weights it can name.
+
+The fake and transformers run here; vLLM keeps the same contract in `tests/e2e/test_vllm_engine.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policies.component import create
+from policies.errors import PolicyStoreError
+from policies.fake_model import write_fake_model
+from policies.records import Message, PolicyVersion, Sampling, StopReason
+from tests.training_cases import version, write_tiny_model
+from workers.rollout.engine import ENGINES, Generation, GenerationRequest, RolloutEngine
+
+TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}w7{% endif %}"
+
+
+def model(name: str, path: Path, seed: int) -> PolicyVersion:
+    if name == "fake":
+        return version(write_fake_model(path, skill=0.3 + seed * 0.5), number=seed)
+    write_tiny_model(path, seed=seed)
+    (path / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    return version(path, number=seed)
+
+
+@pytest.fixture(params=["fake", "transformers"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> RolloutEngine:
+    built: RolloutEngine = create(
+        ENGINES.parse(request.param), policy=model(request.param, tmp_path / "v0", 0), dtype="float32", seed=0
+    )
+    return built
+
+
+def requests(engine: RolloutEngine, count: int = 6, **sampling: Any) -> list[GenerationRequest]:
+    settings = Sampling(**({"temperature": 1.0, "max_tokens": 24} | sampling))
+    found = []
+    for index in range(count):
+        ids = engine.render([Message(role="user", content="w9 " * (1 + index % 3) + "What is 6 times 7?")])
+        found.append(GenerationRequest(ids, settings, seed=index))
+    return found
+
+
+def key(generations: Sequence[Generation]) -> list[tuple[int, ...]]:
+    return [g.token_ids for g in generations]
+
+
+def test_every_sampled_token_has_a_logprob_of_its_own(engine: RolloutEngine) -> None:
+    generations = engine.generate(requests(engine))
+    assert len(generations) == 6
+    for each in generations:
+        assert len(each.token_ids) == len(each.logprobs) > 0
+        assert all(value <= 0.0 for value in each.logprobs)
+
+
+def test_the_budget_cuts_and_says_so(engine: RolloutEngine) -> None:
+    for each in engine.generate(requests(engine, max_tokens=2)):
+        assert len(each.token_ids) <= 2
+        if len(each.token_ids) == 2 and each.stop_reason is StopReason.LENGTH:
+            break
+    else:
+        pytest.fail("no completion ran into a budget of two tokens")
+
+
+def test_an_unseen_prompt_renders_the_same_each_time_and_ends_where_the_policy_begins(
+    engine: RolloutEngine,
+) -> None:
+    messages = [Message(role="user", content="w5 What is 6 times 7?")]
+    ids = engine.render(messages)
+    assert ids
+    assert engine.render(messages) == ids
+    assert all(isinstance(i, int) for i in ids)
+
+
+def test_answers_come_in_the_order_of_the_requests(engine: RolloutEngine) -> None:
+    asked = requests(engine, temperature=0.0)
+    together = key(engine.generate(asked))
+    one_by_one = [key(engine.generate([each]))[0] for each in asked]
+    assert together == one_by_one
+
+
+def test_new_weights_are_served_in_place_and_the_old_ones_come_back(
+    engine: RolloutEngine, tmp_path: Path
+) -> None:
+    old = engine.serving
+    asked = requests(engine, count=12)
+    before = key(engine.generate(asked))
+    name = "fake" if type(engine).__name__ == "FakeEngine" else "transformers"
+    engine.load_policy(model(name, tmp_path / "v1", 1))
+    assert engine.serving.number == 1
+    assert key(engine.generate(asked)) != before
+    engine.load_policy(old)
+    assert engine.serving == old
+    assert key(engine.generate(asked)) == before
+
+
+def test_weights_that_changed_since_they_were_published_are_not_served(
+    engine: RolloutEngine, tmp_path: Path
+) -> None:
+    name = "fake" if type(engine).__name__ == "FakeEngine" else "transformers"
+    candidate = model(name, tmp_path / "v1", 1)
+    weights = Path(candidate.path) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    before = engine.serving
+    with pytest.raises(PolicyStoreError, match="does not match its digest"):
+        engine.load_policy(candidate)
+    assert engine.serving == before
+
+
+def test_a_choice_is_kept_to(engine: RolloutEngine) -> None:
+    asked = [
+        GenerationRequest(r.prompt_token_ids, Sampling(temperature=1.0), r.seed, choices=("w8 w9", "w4"))
+        for r in requests(engine)
+    ]
+    assert {g.text for g in engine.generate(asked)} <= {"w8 w9", "w4"}
+
+
+def test_transformers_logprobs_are_those_of_a_plain_forward_pass(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    policy = model("transformers", tmp_path / "v0", 0)
+    built: RolloutEngine = create(ENGINES.parse("transformers"), policy=policy, dtype="float32", seed=0)
+    asked = requests(built, temperature=0.7)
+    plain = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.float32)
+    for request, generation in zip(asked, built.generate(asked), strict=True):
+        ids = torch.tensor([[*request.prompt_token_ids, *generation.token_ids]])
+        logprobs = torch.log_softmax(plain(input_ids=ids).logits[0].detach().float(), dim=-1)
+        start = len(request.prompt_token_ids)
+        expected = [float(logprobs[start - 1 + n, token]) for n, token in enumerate(generation.token_ids)]
+        assert generation.logprobs == pytest.approx(expected, abs=1e-4)

@@ -1,0 +1,159 @@
+"""A tiny real model and small jobs, for tests of training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from policies.fake_model import write_fake_model
+from policies.loss import LOSSES, Loss
+from policies.records import Example, PolicyVersion, PreferencePair, TokenSequence, UnpairedExample
+from policies.reference import ReferencePart, ReferencePlan
+from policies.seeds import derive_rng
+from policies.store import digest_of, file_sha256, weight_files
+from workers.training.engine import (
+    TRAINING_ENGINES,
+    AdapterSettings,
+    TrainingEngine,
+    TrainingOptions,
+    UpdateJob,
+)
+
+VOCABULARY = 60
+
+
+def make_loss(name: str, **settings: Any) -> Loss:
+    config: Any = LOSSES.parse({"type": name, **settings})
+    loss: Loss = config.component(config)
+    return loss
+
+
+def make_engine(name: str, loss: Loss, adapter: AdapterSettings | None = None, **options: Any) -> TrainingEngine:
+    config: Any = TRAINING_ENGINES.parse({"type": name})
+    settings = {"precision": "fp32", "batch_size": 4, **options}
+    engine: TrainingEngine = config.component(
+        config, loss=loss, options=TrainingOptions(**settings), adapter=adapter
+    )
+    return engine
+
+
+def write_tiny_model(path: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """A two-layer Llama with random weights, a tokenizer of numbered words, and the skill of a fake policy."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        **changes,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w3"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="w1", eos_token="w2", pad_token="w0", unk_token="w3"
+    ).save_pretrained(path)
+    (path / "fake_policy.json").write_text(json.dumps({"skill": 0.3}))
+    return path
+
+
+def write_model(engine: str, path: Path) -> Path:
+    return write_fake_model(path, skill=0.3) if engine == "fake" else write_tiny_model(path)
+
+
+def version(path: Path, number: int = 0) -> PolicyVersion:
+    digest = digest_of({p.name: file_sha256(p) for p in weight_files(path)})
+    return PolicyVersion(number=number, round=number, parent=None, path=str(path), digest=digest)
+
+
+def make_job(policy: PolicyVersion, folder: Path, **changes: Any) -> UpdateJob:
+    values: dict[str, Any] = {
+        "round": 1,
+        "policy": policy,
+        "reference": ReferencePlan(parts=(ReferencePart(version=policy.number, weight=1.0),)),
+        "reference_versions": (policy,),
+        "logprobs": "recompute",
+        "seed": 7,
+        "output_dir": str(folder / "new"),
+        "log_path": str(folder / "log.jsonl"),
+        **changes,
+    }
+    return UpdateJob(**values)
+
+
+def sequence(
+    prompt: str, index: int, *, length: int | None = None, hole: bool = True, policy_version: int = 0
+) -> TokenSequence:
+    """A sequence whose tokens depend on prompt and index; with a masked hole inside, as an observation makes."""
+    prompt_rng, rng = derive_rng("prompt", prompt), derive_rng("completion", prompt, index)
+    head = [prompt_rng.randrange(4, VOCABULARY) for _ in range(prompt_rng.randint(3, 6))]
+    tail = [rng.randrange(4, VOCABULARY) for _ in range(length or rng.randint(5, 9))]
+    mask = [1] * len(tail)
+    if hole:
+        mask[2] = 0
+    return TokenSequence(
+        trajectory_id=f"{prompt}.{index}",
+        policy_version=policy_version,
+        token_ids=(*head, *tail),
+        loss_mask=(*([0] * len(head)), *mask),
+        logprobs=(*([0.0] * len(head)), *(-4.0 * m for m in mask)),
+    )
+
+
+def pairs(count: int = 10, **changes: Any) -> list[Example]:
+    return [
+        PreferencePair(
+            id=f"pair{i}",
+            prompt_id=f"p{i}",
+            chosen=sequence(f"p{i}", 0),
+            rejected=sequence(f"p{i}", 1),
+            margin=1.0,
+            **changes,
+        )
+        for i in range(count)
+    ]
+
+
+def singles(count: int = 12, **changes: Any) -> list[Example]:
+    """Four samples of each prompt side by side, every third one desirable."""
+    return [
+        UnpairedExample(
+            id=f"single{i}",
+            prompt_id=f"p{i // 4}",
+            sequence=sequence(f"p{i // 4}", i),
+            desirable=i % 3 == 0,
+            score=float(i % 3 == 0),
+            **changes,
+        )
+        for i in range(count)
+    ]
+
+
+def log_of(job: UpdateJob) -> list[dict[str, float]]:
+    return [json.loads(line) for line in Path(job.log_path).read_text().splitlines()]
+
+
+def weights_of(path: str | Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    state: dict[str, Any] = {}
+    for file in weight_files(Path(path)):
+        state.update(load_file(file))
+    return state
+
+
+def examples_of(kind: str) -> Sequence[Example]:
+    return pairs() if kind == "pair" else singles()
