@@ -17,7 +17,18 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CSV = HERE / "learning.csv"
-COLUMNS = ["arm", "seed", "round", "status", "pass@1", "pass@8", "length", "entropy", "examples", "seconds"]
+COLUMNS = [
+    "arm",
+    "seed",
+    "round",
+    "status",
+    "pass@1",
+    "pass@8",
+    "length",
+    "entropy",
+    "examples",
+    "seconds",
+]
 COIN = f"[{{type: '{HERE / 'coin_flip.py'}:score', name: coin}}]"
 ARMS: dict[str, list[str]] = {
     "dpo": ["quickstart"],
@@ -30,15 +41,47 @@ def run(arm: str, seed: int, runs_dir: Path) -> list[list[str]]:
     """One run through the installed command; its rows by round."""
     name = f"{arm}-seed{seed}"
     config, *overrides = ARMS[arm]
-    command = ["run", config, f"seed={seed}", *overrides, "--name", name, "--runs-dir", str(runs_dir)]
+    command = [
+        "run",
+        config,
+        f"seed={seed}",
+        *overrides,
+        "--name",
+        name,
+        "--runs-dir",
+        str(runs_dir),
+    ]
     subprocess.run([pawl(), *command], check=True)
-    done = subprocess.run([pawl(), "status", str(runs_dir / name), "--json"], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [pawl(), "status", str(runs_dir / name), "--json"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     rows = []
     for each in json.loads(done.stdout)["rounds"]:
         metrics = each["metrics"]
-        numbers = [metrics.get(k) for k in ("eval/pass@1", "eval/pass@8", "eval/length_tokens", "eval/entropy", "prefer/examples")]
+        numbers = [
+            metrics.get(k)
+            for k in (
+                "eval/pass@1",
+                "eval/pass@8",
+                "eval/length_tokens",
+                "eval/entropy",
+                "prefer/examples",
+            )
+        ]
         seconds = sum(each["seconds"].values())
-        rows.append([arm, str(seed), str(each["round"]), each["status"], *(f"{n:.4g}" if n is not None else "" for n in numbers), f"{seconds:.0f}"])
+        rows.append(
+            [
+                arm,
+                str(seed),
+                str(each["round"]),
+                each["status"],
+                *(f"{n:.4g}" if n is not None else "" for n in numbers),
+                f"{seconds:.0f}",
+            ]
+        )
     return rows
 
 
@@ -59,17 +102,28 @@ def table() -> str:
     """Markdown: held-out pass@1 by round, a row per run."""
     rows = known()
     rounds = sorted({int(r["round"]) for r in rows})
-    lines = ["| arm | seed | " + " | ".join("base" if r == 0 else f"round {r}" for r in rounds) + " | pass@8 | tokens | seconds |"]
+    lines = [
+        "| arm | seed | "
+        + " | ".join("base" if r == 0 else f"round {r}" for r in rounds)
+        + " | pass@8 | tokens | seconds |"
+    ]
     lines.append("|---" * (len(rounds) + 5) + "|")
-    for arm, seed in sorted({(r["arm"], r["seed"]) for r in rows}, key=lambda x: (list(ARMS).index(x[0]), x[1])):
+    for arm, seed in sorted(
+        {(r["arm"], r["seed"]) for r in rows}, key=lambda x: (list(ARMS).index(x[0]), x[1])
+    ):
         own = {int(r["round"]): r for r in rows if (r["arm"], r["seed"]) == (arm, seed)}
         first, last = own[min(own)], own[max(own)]
         scores = [f"{float(own[r]['pass@1']):.2f}" if r in own else "" for r in rounds]
         seconds = sum(float(r["seconds"]) for r in own.values())
-        lines.append(
-            f"| {arm} | {seed} | " + " | ".join(scores)
-            + f" | {float(first['pass@8']):.2f} -> {float(last['pass@8']):.2f} | {float(first['length']):.0f} -> {float(last['length']):.0f} | {seconds:.0f} |"
-        )
+        cells = [
+            arm,
+            seed,
+            *scores,
+            f"{float(first['pass@8']):.2f} -> {float(last['pass@8']):.2f}",
+            f"{float(first['length']):.0f} -> {float(last['length']):.0f}",
+            f"{seconds:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -79,7 +133,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--table", action="store_true", help="only print the table of what was measured")
+    parser.add_argument(
+        "--table", action="store_true", help="only print the table of what was measured"
+    )
     arguments = parser.parse_args()
     if not arguments.table:
         for seed in arguments.seeds:

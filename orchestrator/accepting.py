@@ -44,7 +44,11 @@ def finish_unchanged(scope: RoundScope, collected: Collected, trained: Trained) 
 
 
 def accept(
-    scope: RoundScope, collected: Collected, trained: Trained, candidate: PolicyVersion, measured: Evaluated
+    scope: RoundScope,
+    collected: Collected,
+    trained: Trained,
+    candidate: PolicyVersion,
+    measured: Evaluated,
 ) -> RoundResult:
     """Decide on the candidate; when it is refused the samplers serve the old version again."""
     run = scope.run

@@ -82,9 +82,23 @@ def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
     if not config.prompts.allow_overlap:
         check_overlap(train, held_out)
     if config.prompts.per_round > len(train):
-        raise ConfigurationError(explain(f"a round draws more prompts than there are: prompts.train has {len(train)}", value=config.prompts.per_round, where="prompts.per_round", fix=f"lower it to at most {len(train)}, or give more prompts"))
+        raise ConfigurationError(
+            explain(
+                f"a round draws more prompts than there are: prompts.train has {len(train)}",
+                value=config.prompts.per_round,
+                where="prompts.per_round",
+                fix=f"lower it to at most {len(train)}, or give more prompts",
+            )
+        )
     if not held_out:
-        raise ConfigurationError(explain("the held-out set is empty: nothing could be measured", value=0, where="prompts.held_out", fix="give at least one prompt"))
+        raise ConfigurationError(
+            explain(
+                "the held-out set is empty: nothing could be measured",
+                value=0,
+                where="prompts.held_out",
+                fix="give at least one prompt",
+            )
+        )
     return train, held_out
 
 
@@ -97,11 +111,17 @@ def _cluster(config: RunConfig) -> Cluster:
 
 
 def start_groups(
-    cluster: Cluster, config: RunConfig, folder: RunFolder, store: PolicyStore, policy: PolicyVersion
+    cluster: Cluster,
+    config: RunConfig,
+    folder: RunFolder,
+    store: PolicyStore,
+    policy: PolicyVersion,
 ) -> Groups:
     """Start every worker group at once and wait until all are ready."""
 
-    def start(name: str, factory: type, kwargs: dict[str, object], size: int, asked: ResourceSettings) -> Group:
+    def start(
+        name: str, factory: type, kwargs: dict[str, object], size: int, asked: ResourceSettings
+    ) -> Group:
         return cluster.start_group(
             name,
             factory,
@@ -124,7 +144,13 @@ def start_groups(
         config.rollout.workers,
         config.rollout.resources,
     )
-    verify = start("verify", VerifyWorker, _verify_kwargs(config), config.verify.workers, config.verify.resources)
+    verify = start(
+        "verify",
+        VerifyWorker,
+        _verify_kwargs(config),
+        config.verify.workers,
+        config.verify.resources,
+    )
     grade = verify
     if config.evaluation.verifiers is not None:
         kwargs = {"verifiers": config.evaluation_verifiers, "feedback": config.feedback}
@@ -132,10 +158,15 @@ def start_groups(
     judge = None
     if config.judges:
         context = BackendContext(
-            policy_version=store.get, model_version=model_as_version, dtype=config.policy.dtype, seed=config.seed
+            policy_version=store.get,
+            model_version=model_as_version,
+            dtype=config.policy.dtype,
+            seed=config.seed,
         )
         kwargs = {"judges": config.judges, "context": context, "cache_dir": str(folder.judge_cache)}
-        judge = start("judge", JudgeWorker, kwargs, config.verify.judge_workers, config.verify.judge_resources)
+        judge = start(
+            "judge", JudgeWorker, kwargs, config.verify.judge_workers, config.verify.judge_resources
+        )
     train = start(
         "train",
         TrainWorker,
@@ -158,5 +189,6 @@ def _verify_kwargs(config: RunConfig) -> dict[str, object]:
         "verifiers": config.verifiers,
         "feedback": config.feedback,
         "preferences": config.preferences,
-        "weights": {source.source: source.weight for source in (*config.verifiers, *config.judges)},
+        "weights": {v.source: v.weight for v in config.verifiers}
+        | {j.source: j.weight for j in config.judges},
     }

@@ -43,7 +43,11 @@ def collect(scope: RoundScope, drawn: Drawn) -> Collected:
         num_trajectories=int(counts.get("rollout/trajectories", 0)),
         num_examples=int(counts.get("prefer/examples", 0)),
         counts={k: v for k, v in counts.items() if not k.startswith("prefer/dropped/")},
-        dropped={k.removeprefix("prefer/dropped/"): int(v) for k, v in counts.items() if k.startswith("prefer/dropped/")},
+        dropped={
+            k.removeprefix("prefer/dropped/"): int(v)
+            for k, v in counts.items()
+            if k.startswith("prefer/dropped/")
+        },
     )
 
 
@@ -89,13 +93,17 @@ def _stages(scope: RoundScope) -> list[Stage]:
         stages.append(verify_stage(run.groups.verify))
         before_prefer.append("verify")
     if run.groups.judge is not None:
-        stages.append(_judge_stage(run.groups.judge, derive_seed(config.seed, "judge", scope.index)))
+        stages.append(
+            _judge_stage(run.groups.judge, derive_seed(config.seed, "judge", scope.index))
+        )
         before_prefer.append("judge")
     stages.append(_prefer_stage(scope, tuple(before_prefer)))
     return stages
 
 
-def rollout_stage(run: Run, policy: PolicyVersion, *, samples: int, sampling: Sampling, prefix: str) -> Stage:
+def rollout_stage(
+    run: Run, policy: PolicyVersion, *, samples: int, sampling: Sampling, prefix: str
+) -> Stage:
     """Sample a shard with `policy`."""
 
     def arguments(shard: ShardPaths) -> tuple[Any, ...]:
@@ -138,7 +146,13 @@ def _judge_stage(group: Group, seed: int) -> Stage:
         name="judge",
         group=group,
         method="judge",
-        arguments=lambda s: (str(s.of("trajectories")), str(s.prompts), str(s.of("judge_verdicts")), str(s.of("comparisons")), seed),
+        arguments=lambda s: (
+            str(s.of("trajectories")),
+            str(s.prompts),
+            str(s.of("judge_verdicts")),
+            str(s.of("comparisons")),
+            seed,
+        ),
         outputs=lambda s: [s.of("judge_verdicts"), s.of("comparisons")],
         after=("rollout",),
     )
@@ -150,7 +164,9 @@ def _prefer_stage(scope: RoundScope, after: tuple[str, ...]) -> Stage:
 
     def arguments(s: ShardPaths) -> tuple[Any, ...]:
         verdicts = str(s.of("verdicts")) if with_verifiers else None
-        judgements = (str(s.of("judge_verdicts")), str(s.of("comparisons"))) if with_judges else None
+        judgements = (
+            (str(s.of("judge_verdicts")), str(s.of("comparisons"))) if with_judges else None
+        )
         return (
             str(s.of("trajectories")),
             str(s.prompts),
@@ -195,7 +211,7 @@ def _numbers(value: Mapping[str, Any], prefix: str) -> list[tuple[str, float]]:
 
 def digests(folder: RoundFolder, kinds: Sequence[ShardKind]) -> dict[str, str]:
     """One content digest per kind of file, over all shards in order."""
-    found = {}
+    found: dict[str, str] = {}
     for kind in kinds:
         digest = hashlib.sha256()
         for path in folder.shards(kind):
@@ -207,5 +223,7 @@ def digests(folder: RoundFolder, kinds: Sequence[ShardKind]) -> dict[str, str]:
 def _content_digest(path: Path) -> str:
     marker = read_marker(path)
     if marker is None:
-        raise ArtifactError(f"{path} was never finished although its stage ended. Fix: `pawl resume` makes it again")
+        raise ArtifactError(
+            f"{path} was never finished although its stage ended. Fix: `pawl resume` makes it again"
+        )
     return marker.content_digest

@@ -6,7 +6,7 @@ run folder. Importing this module, and loading a config, imports none of ray, vl
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -38,7 +38,8 @@ class PolicySettings(Settings):
     """The model that is improved."""
 
     model: str
-    """A local directory with safetensors weights, a Hugging Face hub id, or `smollm2-135m-instruct` (the cached demo model)."""
+    """A local directory with safetensors weights, a Hugging Face hub id, or `smollm2-135m-instruct`
+    (the cached demo model)."""
     revision: str | None = None
     """Commit or tag of a hub model; null takes the newest."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -114,7 +115,6 @@ class VerifySettings(Settings):
     """What each judge actor asks for; give it a GPU when the judge is a model of ours."""
 
 
-
 class TrainingSettings(TrainingOptions):
     """The update."""
 
@@ -122,10 +122,12 @@ class TrainingSettings(TrainingOptions):
         default_factory=lambda: TRAINING_ENGINES.parse("trl")
     )
     """What applies the update: trl, or the shipped fake."""
-    loss: Annotated[Component.Config, LOSSES.field()] = Field(default_factory=lambda: LOSSES.parse("dpo"))
+    loss: Annotated[Component.Config, LOSSES.field()] = Field(
+        default_factory=lambda: LOSSES.parse("dpo")
+    )
     """The objective; `pawl components loss` lists them."""
     reference: Annotated[ReferenceSchedule.Config, REFERENCES.field()] = Field(
-        default_factory=lambda: REFERENCES.parse("refresh")
+        default_factory=lambda: cast(ReferenceSchedule.Config, REFERENCES.parse("refresh"))
     )
     """Which weights the policy is compared with: refresh, initial, rounds_ago, moving_average."""
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
@@ -275,21 +277,32 @@ def _problems(config: RunConfig) -> list[str]:
             f"{config.preferences.type!r} makes {config.example_kind} examples. Fix: change one of the two"
         )
     if not config.verifiers and not config.judges:
-        found.append("verifiers and judges are both empty: nothing would score a completion. Fix: give at least one")
+        found.append(
+            "verifiers and judges are both empty: nothing would score a completion. Fix: give at least one"
+        )
     if not config.evaluation_verifiers:
-        found.append("nothing grades the held-out prompts. Fix: give evaluation.verifiers (judges are not used there)")
+        found.append(
+            "nothing grades the held-out prompts. Fix: give evaluation.verifiers (judges are not used there)"
+        )
     if config.example_kind == "pair" and config.rollout.samples_per_prompt < 2:
         found.append(
             f"rollout.samples_per_prompt is {config.rollout.samples_per_prompt}: a pair needs at least 2 attempts. "
             "Fix: raise it, or use a thresholded builder with loss kto"
         )
     if config.rollout.temperature == 0 and config.rollout.samples_per_prompt > 1:
-        found.append("rollout.temperature is 0: all samples of a prompt would be equal. Fix: raise it, or set samples_per_prompt: 1")
+        found.append(
+            "rollout.temperature is 0: all samples of a prompt would be equal. Fix: "
+            "raise it, or set samples_per_prompt: 1"
+        )
     micro = config.training.micro_batch_size or config.training.batch_size
     if config.training.batch_size % micro:
-        found.append(f"training.batch_size {config.training.batch_size} is not a multiple of training.micro_batch_size {micro}")
+        found.append(
+            f"training.batch_size {config.training.batch_size} is not a multiple of training.micro_batch_size {micro}"
+        )
     sources = [v.source for v in config.verifiers] + [j.source for j in config.judges]
     twice = sorted({s for s in sources if sources.count(s) > 1})
     if twice:
-        found.append(f"two verifiers or judges are called {', '.join(twice)}. Fix: give one of them another `name`")
+        found.append(
+            f"two verifiers or judges are called {', '.join(twice)}. Fix: give one of them another `name`"
+        )
     return found

@@ -23,15 +23,25 @@ def draw(scope: RoundScope) -> Drawn:
     held_out = content_digest(run.held_out_prompts)
     train = content_digest(run.train_prompts)
     if scope.index == 0:
-        write_shards(scope.folder.evaluation, run.held_out_prompts, run.config.rollout.prompts_per_shard)
-        return Drawn(num_prompts=len(run.held_out_prompts), num_shards=0, digest=f"{train}:{held_out}")
-    prompts = draw_prompts(run.train_prompts, scope.index, run.config.prompts.per_round, run.config.seed)
-    write_shards(scope.folder.evaluation, run.held_out_prompts, run.config.rollout.prompts_per_shard)
+        write_shards(
+            scope.folder.evaluation, run.held_out_prompts, run.config.rollout.prompts_per_shard
+        )
+        return Drawn(
+            num_prompts=len(run.held_out_prompts), num_shards=0, digest=f"{train}:{held_out}"
+        )
+    prompts = draw_prompts(
+        run.train_prompts, scope.index, run.config.prompts.per_round, run.config.seed
+    )
+    write_shards(
+        scope.folder.evaluation, run.held_out_prompts, run.config.rollout.prompts_per_shard
+    )
     number = write_shards(scope.folder, prompts, run.config.rollout.prompts_per_shard)
     return Drawn(num_prompts=len(prompts), num_shards=number, digest=content_digest(prompts))
 
 
-def check_same_prompts(recorded: Drawn, train: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
+def check_same_prompts(
+    recorded: Drawn, train: Sequence[Prompt], held_out: Sequence[Prompt]
+) -> None:
     """Refuse to go on with prompt files that changed since the run began.
 
     Raises:
@@ -44,7 +54,10 @@ def check_same_prompts(recorded: Drawn, train: Sequence[Prompt], held_out: Seque
         strict=True,
     ):
         if before != now:
-            raise ResumeError(f"{name} changed since the run began (digest {before[:12]} -> {now[:12]}). Fix: restore the data, or start a new run")
+            raise ResumeError(
+                f"{name} changed since the run began (digest {before[:12]} -> {now[:12]}). "
+                "Fix: restore the data, or start a new run"
+            )
 
 
 def write_shards(folder: RoundFolder, prompts: Sequence[Prompt], per_shard: int) -> int:

@@ -47,7 +47,13 @@ def evaluate(scope: RoundScope, version: PolicyVersion) -> Evaluated:
 
 def _grade_stage(scope: RoundScope) -> Stage:
     def arguments(s: ShardPaths) -> tuple[Any, ...]:
-        return (str(s.of("trajectories")), str(s.prompts), str(s.of("verdicts")), None, str(s.of("feedback")))
+        return (
+            str(s.of("trajectories")),
+            str(s.prompts),
+            str(s.of("verdicts")),
+            None,
+            str(s.of("feedback")),
+        )
 
     return Stage(
         name="grade",

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from policies.records import Json, Record
 logger = logging.getLogger(__name__)
 
 
-class EventKind(str, Enum):
+class EventKind(StrEnum):
     """Everything that is worth a line."""
 
     RUN_STARTED = "run_started"
@@ -48,7 +48,9 @@ class EventKind(str, Enum):
 
 
 class Event(Record):
-    """One thing that happened. Example: `Event(at="2026-11-21T09:00:00Z", kind="phase_started", round=1, phase="train")`."""
+    """One thing that happened. Example: `Event(at="2026-11-21T09:00:00Z", kind="phase_started",
+    round=1, phase="train")`.
+    """
 
     at: str
     kind: EventKind
@@ -72,9 +74,22 @@ class EventLog:
         for event in read_events(path):
             self._remember(event)
 
-    def emit(self, kind: EventKind, *, round_index: int | None = None, phase: str | None = None, **detail: Any) -> None:
+    def emit(
+        self,
+        kind: EventKind,
+        *,
+        round_index: int | None = None,
+        phase: str | None = None,
+        **detail: Any,
+    ) -> None:
         """Record one event. A progress event of a shard or step is not written, only observed."""
-        event = Event(at=datetime.now(UTC).isoformat(), kind=kind, round=round_index, phase=phase, detail=detail)
+        event = Event(
+            at=datetime.now(UTC).isoformat(),
+            kind=kind,
+            round=round_index,
+            phase=phase,
+            detail=detail,
+        )
         with self._lock:
             if kind not in (EventKind.SHARD_STAGE_FINISHED, EventKind.TRAINING_STEP):
                 with self.path.open("a", encoding="utf-8") as handle:
@@ -93,7 +108,11 @@ class EventLog:
         if event.kind is EventKind.ROUND_FINISHED:
             self.reported_rounds.add(event.round)
         seconds = event.detail.get("seconds")
-        if event.kind is EventKind.PHASE_FINISHED and event.phase is not None and isinstance(seconds, (int, float)):
+        if (
+            event.kind is EventKind.PHASE_FINISHED
+            and event.phase is not None
+            and isinstance(seconds, (int, float))
+        ):
             of_round = self._seconds.setdefault(event.round, {})
             of_round[event.phase] = of_round.get(event.phase, 0.0) + float(seconds)
 

@@ -81,5 +81,7 @@ def _read(path: Path) -> list[JournalEntry]:
         try:
             entries.append(JournalEntry.model_validate(json.loads(line)))
         except (ValidationError, ValueError) as error:
-            raise ResumeError(f"{path}:{number} cannot be read: {error}. Fix: restore the journal from a copy, or start a new run") from error
+            raise ResumeError(
+                f"{path}:{number} cannot be read: {error}. Fix: restore the journal from a copy, or start a new run"
+            ) from error
     return entries

@@ -62,7 +62,14 @@ def run_experiment(
         InterruptedRun: it was asked to stop.
     """
     if folder.identity.exists():
-        raise ConfigurationError(explain("the folder holds a run already", value=str(folder.path), where="--name", fix=f"choose another name, or go on with `pawl resume {folder.path}`"))
+        raise ConfigurationError(
+            explain(
+                "the folder holds a run already",
+                value=str(folder.path),
+                where="--name",
+                fix=f"choose another name, or go on with `pawl resume {folder.path}`",
+            )
+        )
     folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_json(folder.config, config.model_dump(mode="json"))
     folder.config_source.write_text(source, encoding="utf-8")
@@ -88,7 +95,10 @@ def resume_experiment(folder: RunFolder, observers: Sequence[Observer] = ()) -> 
     identity = read_identity(folder)
     config = read_config(folder)
     if config_digest(config) != identity.config_digest:
-        raise ResumeError(f"{folder.config} was edited since the run began: its digest is not that of run.json. Fix: undo the edit, or start a new run")
+        raise ResumeError(
+            f"{folder.config} was edited since the run began: its digest is not that "
+            "of run.json. Fix: undo the edit, or start a new run"
+        )
     return _drive(config, folder, observers, resumed=True)
 
 
@@ -103,7 +113,10 @@ def read_identity(folder: RunFolder) -> RunIdentity:
     except (OSError, ValueError) as error:
         raise ResumeError(f"{folder.identity} cannot be read: {error}") from error
     if found.get("schema_version") != SCHEMA_VERSION:
-        raise ResumeError(f"{folder.path} was written by another version of Pawl (schema {found.get('schema_version')}, this one reads {SCHEMA_VERSION}). Fix: resume it with that version")
+        raise ResumeError(
+            f"{folder.path} was written by another version of Pawl (schema {found.get('schema_version')}, "
+            f"this one reads {SCHEMA_VERSION}). Fix: resume it with that version"
+        )
     return RunIdentity.model_validate(found)
 
 
@@ -118,7 +131,9 @@ def config_digest(config: RunConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _drive(config: RunConfig, folder: RunFolder, observers: Sequence[Observer], *, resumed: bool) -> RunSummary:
+def _drive(
+    config: RunConfig, folder: RunFolder, observers: Sequence[Observer], *, resumed: bool
+) -> RunSummary:
     claim(folder)
     events = EventLog(folder.events, observers)
     stop = StopRequest()
@@ -174,16 +189,27 @@ def claim(folder: RunFolder) -> None:
     except (OSError, ValueError):
         before = {}
     if before and before.get("host") == socket.gethostname() and _is_alive(before):
-        raise ResumeError(f"{folder.path} is driven by process {before['pid']} on this machine. Fix: wait for it, or stop it with `kill -INT {before['pid']}`")
+        raise ResumeError(
+            f"{folder.path} is driven by process {before['pid']} on this machine. Fix: "
+            f"wait for it, or stop it with `kill -INT {before['pid']}`"
+        )
     write_json(
         folder.driver,
-        {"pid": os.getpid(), "pid_started": process_start(os.getpid()), "host": socket.gethostname()},
+        {
+            "pid": os.getpid(),
+            "pid_started": process_start(os.getpid()),
+            "host": socket.gethostname(),
+        },
     )
 
 
 def _is_alive(driver: dict[str, object]) -> bool:
     pid = driver.get("pid")
-    return isinstance(pid, int) and pid != os.getpid() and process_start(pid) == driver.get("pid_started") is not None
+    return (
+        isinstance(pid, int)
+        and pid != os.getpid()
+        and process_start(pid) == driver.get("pid_started") is not None
+    )
 
 
 def process_start(pid: int) -> int | None:

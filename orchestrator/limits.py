@@ -13,7 +13,10 @@ from policies.records import RoundResult, RoundStatus
 
 
 def check_collection(
-    run: Run, round_index: int, counts: Mapping[str, float], summaries: Mapping[str, Sequence[Mapping[str, Any]]]
+    run: Run,
+    round_index: int,
+    counts: Mapping[str, float],
+    summaries: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
     """Stop the round when too many trajectories or verdicts failed; warn about every failure below that.
 
@@ -46,7 +49,15 @@ def check_collection(
 
 
 def _check(
-    run: Run, round_index: int, *, what: str, failed: float, asked: float, limit: float, setting: str, example: str
+    run: Run,
+    round_index: int,
+    *,
+    what: str,
+    failed: float,
+    asked: float,
+    limit: float,
+    setting: str,
+    example: str,
 ) -> None:
     if not failed:
         return
@@ -55,8 +66,17 @@ def _check(
     if example:
         text += f"; most common: {example}"
     if share > limit:
-        raise LimitExceededError(explain(text, value=round(share, 3), where=f"{setting} ({limit:g})", fix="mend the cause; `pawl show RUN_DIR --round N --feedback` lists each one; or raise the limit"))
-    run.events.warn(f"{text} (they are no score; see pawl show --feedback)", round_index=round_index)
+        raise LimitExceededError(
+            explain(
+                text,
+                value=round(share, 3),
+                where=f"{setting} ({limit:g})",
+                fix="mend the cause; `pawl show RUN_DIR --round N --feedback` lists each one; or raise the limit",
+            )
+        )
+    run.events.warn(
+        f"{text} (they are no score; see pawl show --feedback)", round_index=round_index
+    )
 
 
 def _example(summaries: Sequence[Mapping[str, Any]], source: str) -> str:
@@ -77,5 +97,8 @@ def reason_to_stop(results: Sequence[RoundResult], limits: LimitSettings) -> str
             break
         streak += 1
     if streak >= limits.max_skipped_rounds:
-        return f"{streak} rounds in a row had too few examples (limits.max_skipped_rounds); the last: {results[-1].reason}"
+        return (
+            f"{streak} rounds in a row had too few examples (limits.max_skipped_rounds); "
+            f"the last: {results[-1].reason}"
+        )
     return None

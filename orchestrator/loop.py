@@ -35,8 +35,15 @@ def run_round(scope: RoundScope) -> RoundResult:
     collected = phase(scope, Phase.COLLECT, Collected, lambda s: collect(s, drawn))
     trained = phase(scope, Phase.TRAIN, Trained, lambda s: update(s, collected))
     if trained.outcome is None:
-        return phase(scope, Phase.ACCEPT, RoundResult, lambda s: finish_unchanged(s, collected, trained))
+        return phase(
+            scope, Phase.ACCEPT, RoundResult, lambda s: finish_unchanged(s, collected, trained)
+        )
     candidate = scope.run.store.get(phase(scope, Phase.PUBLISH, Published, publish).version)
     phase(scope, Phase.SYNC, Synced, lambda s: sync(s, candidate))
     measured = phase(scope, Phase.EVALUATE, Evaluated, lambda s: evaluate(s, candidate))
-    return phase(scope, Phase.ACCEPT, RoundResult, lambda s: accept(s, collected, trained, candidate, measured))
+    return phase(
+        scope,
+        Phase.ACCEPT,
+        RoundResult,
+        lambda s: accept(s, collected, trained, candidate, measured),
+    )

@@ -36,9 +36,26 @@ def resolve_model(policy: PolicySettings, *, download: bool = True) -> Path:
             weight_files(path)
             return path.resolve()
     if policy.model == DEMO_MODEL:
-        raise InputError(explain("the demo model is not in the cache", value=str(cached), where="policy.model", fix="run `bash scripts/install`, which fetches and converts it once"))
+        raise InputError(
+            explain(
+                "the demo model is not in the cache",
+                value=str(cached),
+                where="policy.model",
+                fix="run `bash scripts/install`, which fetches and converts it once",
+            )
+        )
     if policy.model.startswith((".", "/", "~")) or policy.model.count("/") != 1:
-        raise InputError(explain("no such model directory", value=policy.model, where="policy.model", fix=f"give a directory with config.json and safetensors, a hub id like Qwen/Qwen2.5-0.5B-Instruct, or {DEMO_MODEL}"))
+        raise InputError(
+            explain(
+                "no such model directory",
+                value=policy.model,
+                where="policy.model",
+                fix=(
+                    "give a directory with config.json and safetensors, a hub id like "
+                    f"Qwen/Qwen2.5-0.5B-Instruct, or {DEMO_MODEL}"
+                ),
+            )
+        )
     return _from_hub(policy, download=download)
 
 
@@ -46,7 +63,14 @@ def _from_hub(policy: PolicySettings, *, download: bool) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise InputError(explain("a hub model needs the huggingface_hub package", value=policy.model, where="policy.model", fix="install pawl-lm[cpu] or [gpu], or give a local directory")) from error
+        raise InputError(
+            explain(
+                "a hub model needs the huggingface_hub package",
+                value=policy.model,
+                where="policy.model",
+                fix="install pawl-lm[cpu] or [gpu], or give a local directory",
+            )
+        ) from error
     try:
         path = snapshot_download(
             policy.model,
@@ -55,7 +79,14 @@ def _from_hub(policy: PolicySettings, *, download: bool) -> Path:
             allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"],
         )
     except Exception as error:  # the hub client raises a dozen kinds, all meaning "not to be had"
-        raise InputError(explain(f"the model cannot be had from the hub: {type(error).__name__}: {str(error).splitlines()[0]}", value=policy.model, where="policy.model", fix="check the id and the network, or give a local directory")) from error
+        raise InputError(
+            explain(
+                f"the model cannot be had from the hub: {type(error).__name__}: {str(error).splitlines()[0]}",
+                value=policy.model,
+                where="policy.model",
+                fix="check the id and the network, or give a local directory",
+            )
+        ) from error
     weight_files(Path(path))
     return Path(path)
 

@@ -6,7 +6,7 @@ of an uninterrupted one.
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from policies.reference import ReferencePlan
 from workers.training.engine import UpdateOutcome
 
 
-class Phase(str, Enum):
+class Phase(StrEnum):
     """States of a round, in order."""
 
     DRAW = "draw"

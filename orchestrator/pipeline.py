@@ -82,23 +82,39 @@ class Pipeline:
         """Stages whose files are finished already are not run again."""
         for stage in self.stages:
             markers = [read_marker(path) for path in stage.outputs(progress.shard)]
-            if markers and all(m is not None for m in markers) and set(stage.after) <= set(progress.done):
+            if (
+                markers
+                and all(m is not None for m in markers)
+                and set(stage.after) <= set(progress.done)
+            ):
                 first = markers[0]
                 assert first is not None
                 progress.done[stage.name] = dict(first.summary)
 
-    def _submit_what_can_start(self, progress: Sequence[_Progress], calls: dict[Call, tuple[_Progress, Stage]]) -> None:
-        open_shards = sum(1 for p in progress if p.running or (p.done and len(p.done) < len(self.stages)))
+    def _submit_what_can_start(
+        self, progress: Sequence[_Progress], calls: dict[Call, tuple[_Progress, Stage]]
+    ) -> None:
+        open_shards = sum(
+            1 for p in progress if p.running or (p.done and len(p.done) < len(self.stages))
+        )
         for each in progress:
             for stage in self.stages:
-                if stage.name in each.done or stage.name in each.running or not set(stage.after) <= set(each.done):
+                if (
+                    stage.name in each.done
+                    or stage.name in each.running
+                    or not set(stage.after) <= set(each.done)
+                ):
                     continue
                 if stage.starts_shard and not each.done:
                     sampling = sum(1 for _, s in calls.values() if s is stage)
                     if open_shards >= self.max_in_flight or sampling > stage.group.size:
                         continue
                     open_shards += 1
-                call = stage.group.submit(stage.method, *stage.arguments(each.shard), label=f"shard-{each.shard.index:04d}")
+                call = stage.group.submit(
+                    stage.method,
+                    *stage.arguments(each.shard),
+                    label=f"shard-{each.shard.index:04d}",
+                )
                 each.running.add(stage.name)
                 calls[call] = (each, stage)
 
@@ -109,8 +125,14 @@ class Pipeline:
         except WorkerLostError as error:
             progress.attempts += 1
             if progress.attempts >= self.max_attempts:
-                raise WorkerLostError(f"{error}. Shard {progress.shard.index} lost its worker {progress.attempts} times (cluster.max_attempts). Fix: look at the worker's log for the cause (memory?), then `pawl resume`") from error
-            logger.warning("%s; the shard is submitted again (attempt %d)", error, progress.attempts + 1)
+                raise WorkerLostError(
+                    f"{error}. Shard {progress.shard.index} lost its worker {progress.attempts} "
+                    "times (cluster.max_attempts). Fix: look at the worker's log for "
+                    "the cause (memory?), then `pawl resume`"
+                ) from error
+            logger.warning(
+                "%s; the shard is submitted again (attempt %d)", error, progress.attempts + 1
+            )
             return
         progress.done[stage.name] = summary
         self.on_stage(progress.shard, stage.name, summary)

@@ -17,7 +17,10 @@ from policies.records import PolicyVersion
 def publish(scope: RoundScope) -> Published:
     """Move the candidate into the store as the version of this round."""
     version = scope.run.store.publish(
-        scope.folder.candidate, number=scope.index, round_index=scope.index, parent=scope.policy.number
+        scope.folder.candidate,
+        number=scope.index,
+        round_index=scope.index,
+        parent=scope.policy.number,
     )
     return Published(version=version.number, parent=scope.policy.number, digest=version.digest)
 
@@ -25,12 +28,18 @@ def publish(scope: RoundScope) -> Published:
 def sync(scope: RoundScope, version: PolicyVersion) -> Synced:
     """Let every rollout worker load `version`, and check what each says it serves."""
     run, group = scope.run, scope.run.groups.rollout
-    calls = [group.submit("load_policy", version, worker=i, label=f"version {version.number}") for i in range(group.size)]
+    calls = [
+        group.submit("load_policy", version, worker=i, label=f"version {version.number}")
+        for i in range(group.size)
+    ]
     for index, call in enumerate(calls):
-        answer = wait_for_result(run.cluster, call, run.config.cluster.sync_timeout_seconds, stop=run.stop)
+        answer = wait_for_result(
+            run.cluster, call, run.config.cluster.sync_timeout_seconds, stop=run.stop
+        )
         if answer != {"version": version.number, "digest": version.digest}:
             raise RolloutError(
                 f"rollout worker {index} serves {answer} after it was told to load version {version.number} "
-                f"({version.digest[:12]}): its samples would be recorded under the wrong policy. Fix: `pawl resume`; report this if it comes back"
+                f"({version.digest[:12]}): its samples would be recorded under the "
+                "wrong policy. Fix: `pawl resume`; report this if it comes back"
             )
     return Synced(version=version.number, digest=version.digest, workers=group.size)

@@ -22,7 +22,9 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True)
 class Groups:
-    """The worker groups. `judge` is None without judges; `grade` is `verify` unless evaluation has its own verifiers."""
+    """The worker groups. `judge` is None without judges; `grade` is `verify` unless
+    evaluation has its own verifiers.
+    """
 
     rollout: Group
     verify: Group

@@ -1,13 +1,13 @@
 """Where everything of a run lies. The run folder is the truth; Ray, MLflow and memory are caches.
 
-    <run>/run.json               what the run is: name, versions, config digest; written once
-    <run>/config.json            the resolved config
-    <run>/config.source.yaml     the config as it was given
-    <run>/driver.json            the process that drives it now (or drove it last)
-    <run>/journal.jsonl          finished phases; resume reads this and nothing else
-    <run>/events.jsonl           what happened when, for people and `pawl status`; never read for decisions
-    <run>/policies/0003/         published weights with their manifest
-    <run>/rounds/0003/           prompts.parquet, trajectories/, verdicts/, ..., examples/, train/, evaluate/
+<run>/run.json               what the run is: name, versions, config digest; written once
+<run>/config.json            the resolved config
+<run>/config.source.yaml     the config as it was given
+<run>/driver.json            the process that drives it now (or drove it last)
+<run>/journal.jsonl          finished phases; resume reads this and nothing else
+<run>/events.jsonl           what happened when, for people and `pawl status`; never read for decisions
+<run>/policies/0003/         published weights with their manifest
+<run>/rounds/0003/           prompts.parquet, trajectories/, verdicts/, ..., examples/, train/, evaluate/
 """
 
 from __future__ import annotations
@@ -142,5 +142,8 @@ def open_run(path: Path) -> RunFolder:
     """
     folder = RunFolder(path.resolve())
     if not folder.identity.is_file():
-        raise ResumeError(f"{path} is not a run folder (it has no run.json). Fix: give the folder that `pawl run` printed, e.g. runs/quickstart-1")
+        raise ResumeError(
+            f"{path} is not a run folder (it has no run.json). Fix: give the folder "
+            "that `pawl run` printed, e.g. runs/quickstart-1"
+        )
     return folder

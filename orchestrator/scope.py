@@ -32,6 +32,11 @@ def phase(scope: RoundScope, name: Phase, kind: type[R], work: Callable[[RoundSc
     result = work(scope)
     seconds = time.monotonic() - started
     run.journal.append(scope.index, name, result)
-    run.events.emit(EventKind.PHASE_FINISHED, round_index=scope.index, phase=name.value, seconds=round(seconds, 3))
+    run.events.emit(
+        EventKind.PHASE_FINISHED,
+        round_index=scope.index,
+        phase=name.value,
+        seconds=round(seconds, 3),
+    )
     logger.info("round %d: %s took %.1f s", scope.index, name.value, seconds)
     return result

@@ -31,9 +31,19 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
     own = options.reference.logprobs == "rollout" and plan.single == scope.policy.number
     source = "rollout" if own else "recompute"
     if collected.num_examples < options.min_examples:
-        reason = f"{collected.num_examples} examples, training.min_examples is {options.min_examples}"
-        dropped = ", ".join(f"{name}: {n}" for name, n in sorted(collected.dropped.items(), key=lambda kv: -kv[1])[:4])
-        return Trained(reference=plan, logprobs=source, outcome=None, skipped_because=f"{reason} (left out: {dropped or 'nothing'})")
+        reason = (
+            f"{collected.num_examples} examples, training.min_examples is {options.min_examples}"
+        )
+        dropped = ", ".join(
+            f"{name}: {n}"
+            for name, n in sorted(collected.dropped.items(), key=lambda kv: -kv[1])[:4]
+        )
+        return Trained(
+            reference=plan,
+            logprobs=source,
+            outcome=None,
+            skipped_because=f"{reason} (left out: {dropped or 'nothing'})",
+        )
     job = UpdateJob(
         round=scope.index,
         policy=scope.policy,
@@ -43,13 +53,20 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
         seed=derive_seed(run.config.seed, "train", scope.index),
         output_dir=str(scope.folder.candidate),
         optimizer_state=_carried_state(scope),
-        optimizer_output=str(scope.folder.optimizer_state) if options.optimizer == "carry" else None,
+        optimizer_output=str(scope.folder.optimizer_state)
+        if options.optimizer == "carry"
+        else None,
         log_path=str(scope.folder.train_log),
     )
     if scope.folder.train.exists():  # a part of an update that was cut off
         shutil.rmtree(scope.folder.train)
     scope.folder.train.mkdir(parents=True)
-    call = run.groups.train.submit("update", job, [str(p) for p in scope.folder.shards("examples")], label=f"round {scope.index}")
+    call = run.groups.train.submit(
+        "update",
+        job,
+        [str(p) for p in scope.folder.shards("examples")],
+        label=f"round {scope.index}",
+    )
     outcome: UpdateOutcome = wait_for_result(
         run.cluster,
         call,

@@ -20,7 +20,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -59,7 +65,9 @@ class Component:
         super().__init_subclass__(**kwargs)
         if "Config" not in cls.__dict__:
             base = cast(Any, cls.Config)
-            cls.Config = type("Config", (base,), {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.Config", "__doc__": base.__doc__})  # type: ignore[misc, assignment]
+            own = {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.Config"}
+            own["__doc__"] = base.__doc__
+            setattr(cls, "Config", type("Config", (base,), own))  # noqa: B010 - a class may not be assigned
         cls.Config.component = cls
 
 
@@ -83,7 +91,8 @@ def load_module(reference: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -105,7 +114,9 @@ def load_object(reference: str) -> Any:
         module = load_module(module_name)
     except ConfigurationError:
         raise
-    except Exception as error:  # whatever a user's module does at import is reported, not propagated
+    except (
+        Exception
+    ) as error:  # whatever a user's module does at import is reported, not propagated
         raise ConfigurationError(
             f"cannot import {module_name!r} of {reference!r}: {type(error).__name__}: {error}"
         ) from error
@@ -117,7 +128,11 @@ def load_object(reference: str) -> Any:
 def reference_to(component: type[Component]) -> str:
     """A reference that `load_object` resolves to `component` in any process that sees the same files."""
     module = sys.modules[component.__module__]
-    home = str(module.__file__) if component.__module__.startswith(_USER_MODULE) else component.__module__
+    home = (
+        str(module.__file__)
+        if component.__module__.startswith(_USER_MODULE)
+        else component.__module__
+    )
     return f"{home}:{component.__qualname__}"
 
 
@@ -175,7 +190,8 @@ class Family(Generic[C]):
             close = difflib.get_close_matches(name, members, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ConfigurationError(
-                f"unknown {self.name} {name!r}{hint} Known: {', '.join(members)}. Your own: 'package.module:Class' or './file.py:name'."
+                f"unknown {self.name} {name!r}{hint} Known: {', '.join(members)}. Your "
+                "own: 'package.module:Class' or './file.py:name'."
             )
         reference = members[name]
         if ":" in reference:
@@ -187,13 +203,17 @@ class Family(Generic[C]):
                 and issubclass(candidate, self.base)
                 and candidate.__module__ == module.__name__
             ):
-                return cast(type[C], candidate)
-        raise ConfigurationError(f"{reference} defines no {self.name} (a subclass of {self.base.__name__})")
+                return candidate
+        raise ConfigurationError(
+            f"{reference} defines no {self.name} (a subclass of {self.base.__name__})"
+        )
 
     def _checked(self, found: Any, name: str) -> type[C]:
         if inspect.isclass(found) and issubclass(found, self.base):
             return found
-        raise ConfigurationError(f"{name!r} is not a {self.name}: it must inherit {self.base.__name__}")
+        raise ConfigurationError(
+            f"{name!r} is not a {self.name}: it must inherit {self.base.__name__}"
+        )
 
     def parse(self, value: Any) -> Component.Config:
         """Turn `{type: ..., ...}`, or a bare name, into the settings object of the component it names."""
@@ -202,7 +222,9 @@ class Family(Generic[C]):
         if isinstance(value, str):
             value = {"type": value}
         if not isinstance(value, dict) or not isinstance(value.get("type"), str):
-            raise ValueError(f"a {self.name} is written {{type: NAME, ...}}; known: {', '.join(self.members())}")
+            raise ValueError(
+                f"a {self.name} is written {{type: NAME, ...}}; known: {', '.join(self.members())}"
+            )
         name = value["type"]
         if ":" in name and self._wrap_function is not None:
             found = load_object(name)
@@ -226,7 +248,9 @@ class FamilyField:
     def __init__(self, family: Family[Any]) -> None:
         self.family = family
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         dump = core_schema.plain_serializer_function_ser_schema(_dump)
         return core_schema.no_info_plain_validator_function(self.family.parse, serialization=dump)
 

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from policies.component import Component, Family
-from policies.records import Example, ExampleKind, Feedback, ScoredGroup, Trajectory, TrajectoryStatus
+from policies.records import (
+    Example,
+    ExampleKind,
+    Feedback,
+    ScoredGroup,
+    Trajectory,
+    TrajectoryStatus,
+)
 
 
 @dataclass
@@ -64,7 +71,9 @@ class PreferenceBuilder(Component):
             kept.append(Candidate(trajectory, feedback, feedback.score))
         return kept
 
-    def _reason_to_drop(self, trajectory: Trajectory, feedback: Feedback, seen: set[tuple[int, ...]]) -> str | None:
+    def _reason_to_drop(
+        self, trajectory: Trajectory, feedback: Feedback, seen: set[tuple[int, ...]]
+    ) -> str | None:
         if trajectory.status is TrajectoryStatus.ERROR:
             return "rollout_error"
         if feedback.unusable_because is not None or feedback.score is None:

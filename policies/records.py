@@ -6,7 +6,7 @@ text, are what moves from the sampler to the trainer, and every mask comes from 
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -55,7 +55,7 @@ class Sampling(Record):
     stop: tuple[str, ...] = ()
 
 
-class StopReason(str, Enum):
+class StopReason(StrEnum):
     """Why a turn ended."""
 
     STOP = "stop"
@@ -83,7 +83,10 @@ class Turn(Record):
     def _aligned(self) -> Self:
         expected = len(self.token_ids) if self.role == "policy" else 0
         if len(self.logprobs) != expected:
-            raise ValueError(f"{self.role} turn of {len(self.token_ids)} tokens has {len(self.logprobs)} log-probs, expected {expected}")
+            raise ValueError(
+                f"{self.role} turn of {len(self.token_ids)} tokens has {len(self.logprobs)} "
+                f"log-probs, expected {expected}"
+            )
         return self
 
 
@@ -94,7 +97,7 @@ class Branch(Record):
     at_token: int
 
 
-class TrajectoryStatus(str, Enum):
+class TrajectoryStatus(StrEnum):
     """How an attempt ended."""
 
     COMPLETE = "complete"
@@ -161,7 +164,7 @@ class Span(Record):
     end: int
 
 
-class VerdictStatus(str, Enum):
+class VerdictStatus(StrEnum):
     """What a verifier said."""
 
     SCORED = "scored"
@@ -316,7 +319,9 @@ ExampleKind = Literal["pair", "unpaired", "supervised"]
 
 
 class PolicyVersion(Record):
-    """Published weights. Example: `PolicyVersion(number=1, round=1, parent=0, path="runs/x/policies/0001", digest="9f..")`."""
+    """Published weights. Example: `PolicyVersion(number=1, round=1, parent=0, path="runs/x/policies/0001",
+    digest="9f..")`.
+    """
 
     number: int
     round: int
@@ -326,7 +331,7 @@ class PolicyVersion(Record):
     """sha256 over the names and contents of the weight files."""
 
 
-class RoundStatus(str, Enum):
+class RoundStatus(StrEnum):
     """What became of a round."""
 
     UNTRAINED = "untrained"
@@ -344,7 +349,8 @@ class RoundStatus(str, Enum):
 class RoundResult(Record):
     """A finished round, as the journal keeps it: no clock in it, so that two runs can be compared.
 
-    Example: `RoundResult(round=1, status="improved", before=0, after=1, reference="version 0", metrics={"eval/pass@1": 0.39})`.
+    Example: `RoundResult(round=1, status="improved", before=0, after=1, reference="version 0",
+    metrics={"eval/pass@1": 0.39})`.
     """
 
     round: int

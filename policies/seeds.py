@@ -19,4 +19,4 @@ def derive_seed(*parts: object) -> int:
 
 def derive_rng(*parts: object) -> random.Random:
     """A private random generator seeded by `derive_seed(*parts)`."""
-    return random.Random(derive_seed(*parts))  # noqa: S311 - sampling, not secrets
+    return random.Random(derive_seed(*parts))

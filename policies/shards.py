@@ -82,6 +82,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def marker_path(path: Path) -> Path:
+    """Where the marker of `path` lies."""
     return path.with_name(path.name + ".json")
 
 
@@ -92,7 +93,9 @@ def read_marker(path: Path) -> Marker | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ArtifactError(f"marker of {path} cannot be read: {error}. Fix: delete {marker_path(path)}; the shard is then redone") from error
+        raise ArtifactError(
+            f"marker of {path} cannot be read: {error}. Fix: delete {marker_path(path)}; the shard is then redone"
+        ) from error
 
 
 def content_digest(records: Iterable[BaseModel]) -> str:
@@ -105,7 +108,10 @@ def content_digest(records: Iterable[BaseModel]) -> str:
 
 
 def canonical_json(record: BaseModel) -> str:
-    return json.dumps(_without_clock(record.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
+    """One line of JSON, equal for equal records whatever their clocks."""
+    return json.dumps(
+        _without_clock(record.model_dump(mode="json")), sort_keys=True, separators=(",", ":")
+    )
 
 
 def _without_clock(value: Any) -> Any:
@@ -116,7 +122,9 @@ def _without_clock(value: Any) -> Any:
     return value
 
 
-def write_records(path: Path, kind: type[R], records: Sequence[R], *, summary: dict[str, JsonValue] | None = None) -> Marker:
+def write_records(
+    path: Path, kind: type[R], records: Sequence[R], *, summary: dict[str, JsonValue] | None = None
+) -> Marker:
     """Write records of one kind as a finished Parquet file and return its marker."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -147,9 +155,14 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
 
     marker = read_marker(path)
     if marker is None or not path.is_file():
-        raise ArtifactError(f"{path} was never finished. Fix: resume the run; unfinished files are made again")
+        raise ArtifactError(
+            f"{path} was never finished. Fix: resume the run; unfinished files are made again"
+        )
     if file_sha256(path) != marker.sha256:
-        raise ArtifactError(f"{path} changed since it was written (sha256 differs from its marker). Fix: delete it and its marker; it is then made again")
+        raise ArtifactError(
+            f"{path} changed since it was written (sha256 differs from its marker). "
+            "Fix: delete it and its marker; it is then made again"
+        )
     rows = pq.read_table(path).to_pylist()
     try:
         return [kind.model_validate(_from_row(row, kind)) for row in rows]
@@ -215,7 +228,10 @@ def _convert(value: Any, annotation: Any, *, encode: bool) -> Any:
         return None
     annotation = _plain(annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {n: _convert(value.get(n), f.annotation, encode=encode) for n, f in annotation.model_fields.items()}
+        return {
+            n: _convert(value.get(n), f.annotation, encode=encode)
+            for n, f in annotation.model_fields.items()
+        }
     if get_origin(annotation) is tuple:
         inner = get_args(annotation)[0]
         if _plain(inner) in (int, float, str, bool):
@@ -225,8 +241,12 @@ def _convert(value: Any, annotation: Any, *, encode: bool) -> Any:
 
 
 def _to_row(value: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
-    return {n: _convert(value.get(n), f.annotation, encode=True) for n, f in kind.model_fields.items()}
+    return {
+        n: _convert(value.get(n), f.annotation, encode=True) for n, f in kind.model_fields.items()
+    }
 
 
 def _from_row(row: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
-    return {n: _convert(row.get(n), f.annotation, encode=False) for n, f in kind.model_fields.items()}
+    return {
+        n: _convert(row.get(n), f.annotation, encode=False) for n, f in kind.model_fields.items()
+    }

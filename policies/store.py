@@ -21,7 +21,9 @@ MANIFEST = "manifest.json"
 
 
 class Manifest(Record):
-    """What a published version is. Example: `Manifest(number=1, round=1, parent=0, files={"model.safetensors": "9f.."}, ...)`."""
+    """What a published version is. Example: `Manifest(number=1, round=1, parent=0,
+    files={"model.safetensors": "9f.."}, ...)`.
+    """
 
     number: int
     round: int
@@ -41,12 +43,17 @@ def weight_files(path: Path) -> list[Path]:
         InputError: there are none (only pickled weights, or no model at all).
     """
     if not path.is_dir():
-        raise InputError(f"no model directory at {path}. Set by: policy.model. Fix: give a local directory with safetensors weights, or a hub id that can be downloaded")
+        raise InputError(
+            f"no model directory at {path}. Set by: policy.model. Fix: give a local "
+            "directory with safetensors weights, or a hub id that can be downloaded"
+        )
     files = sorted(path.glob("*.safetensors"))
     if not files:
         pickled = [p.name for p in path.glob("*.bin")]
         found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
-        raise InputError(f"{path} has {found}. Set by: policy.model. Fix: save the model as safetensors (pickle is not loaded)")
+        raise InputError(
+            f"{path} has {found}. Set by: policy.model. Fix: save the model as safetensors (pickle is not loaded)"
+        )
     return files
 
 
@@ -66,7 +73,8 @@ def check_weights(version: PolicyVersion) -> None:
     if digest_of(files) != version.digest:
         raise PolicyStoreError(
             f"policy version {version.number} at {version.path} does not match its digest {version.digest[:12]}: "
-            f"its files changed since it was published. Fix: restore them, or delete the folder and resume to train the round again"
+            f"its files changed since it was published. Fix: restore them, or delete "
+            "the folder and resume to train the round again"
         )
 
 
@@ -86,12 +94,22 @@ class PolicyStore:
         digest = digest_of(files)
         if existing is not None:
             if existing.digest != digest:
-                raise PolicyStoreError(f"the starting model at {model_dir} changed since the run began ({existing.digest[:12]} -> {digest[:12]}). Fix: restore it, or start a new run")
+                raise PolicyStoreError(
+                    f"the starting model at {model_dir} changed since the run began "
+                    f"({existing.digest[:12]} -> {digest[:12]}). Fix: restore it, or "
+                    "start a new run"
+                )
             return self.get(0)
-        self._write_manifest(Manifest(number=0, round=0, parent=None, files=files, digest=digest, path=str(model_dir)))
+        self._write_manifest(
+            Manifest(
+                number=0, round=0, parent=None, files=files, digest=digest, path=str(model_dir)
+            )
+        )
         return self.get(0)
 
-    def publish(self, candidate: Path, *, number: int, round_index: int, parent: int) -> PolicyVersion:
+    def publish(
+        self, candidate: Path, *, number: int, round_index: int, parent: int
+    ) -> PolicyVersion:
         """Move a finished candidate folder into the store and return its version.
 
         Doing it again for a version that was published already returns that version.
@@ -111,7 +129,14 @@ class PolicyStore:
             os.rename(candidate, target)
             fsync_directory(self.root)
         self._write_manifest(
-            Manifest(number=number, round=round_index, parent=parent, files=files, digest=digest_of(files), path=str(target))
+            Manifest(
+                number=number,
+                round=round_index,
+                parent=parent,
+                files=files,
+                digest=digest_of(files),
+                path=str(target),
+            )
         )
         return self.get(number)
 
@@ -125,7 +150,13 @@ class PolicyStore:
         if manifest is None:
             raise PolicyStoreError(f"policy version {number} was never published in {self.root}")
         path = manifest.path if number == 0 else str(self.directory(number))
-        return PolicyVersion(number=number, round=manifest.round, parent=manifest.parent, path=path, digest=manifest.digest)
+        return PolicyVersion(
+            number=number,
+            round=manifest.round,
+            parent=manifest.parent,
+            path=path,
+            digest=manifest.digest,
+        )
 
     def discard_unpublished(self) -> list[Path]:
         """Remove folders without a manifest: a publish that was cut off before its files were marked."""
@@ -136,11 +167,15 @@ class PolicyStore:
 
     def _manifest(self, number: int) -> Manifest | None:
         try:
-            return Manifest.model_validate_json((self.directory(number) / MANIFEST).read_text(encoding="utf-8"))
+            return Manifest.model_validate_json(
+                (self.directory(number) / MANIFEST).read_text(encoding="utf-8")
+            )
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise PolicyStoreError(f"manifest of policy version {number} cannot be read: {error}") from error
+            raise PolicyStoreError(
+                f"manifest of policy version {number} cannot be read: {error}"
+            ) from error
 
     def _write_manifest(self, manifest: Manifest) -> None:
         write_json(self.directory(manifest.number) / MANIFEST, manifest.model_dump(mode="json"))

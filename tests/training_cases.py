@@ -30,7 +30,9 @@ def make_loss(name: str, **settings: Any) -> Loss:
     return loss
 
 
-def make_engine(name: str, loss: Loss, adapter: AdapterSettings | None = None, **options: Any) -> TrainingEngine:
+def make_engine(
+    name: str, loss: Loss, adapter: AdapterSettings | None = None, **options: Any
+) -> TrainingEngine:
     config: Any = TRAINING_ENGINES.parse({"type": name})
     settings = {"precision": "fp32", "batch_size": 4, **options}
     engine: TrainingEngine = config.component(
@@ -95,7 +97,12 @@ def make_job(policy: PolicyVersion, folder: Path, **changes: Any) -> UpdateJob:
 
 
 def sequence(
-    prompt: str, index: int, *, length: int | None = None, hole: bool = True, policy_version: int = 0
+    prompt: str,
+    index: int,
+    *,
+    length: int | None = None,
+    hole: bool = True,
+    policy_version: int = 0,
 ) -> TokenSequence:
     """A sequence whose tokens depend on prompt and index; with a masked hole inside, as an observation makes."""
     prompt_rng, rng = derive_rng("prompt", prompt), derive_rng("completion", prompt, index)

@@ -32,7 +32,9 @@ class InlineGroup:
     def size(self) -> int:
         return len(self._workers)
 
-    def submit(self, method: str, *args: Any, worker: int | None = None, label: str = "") -> InlineCall:
+    def submit(
+        self, method: str, *args: Any, worker: int | None = None, label: str = ""
+    ) -> InlineCall:
         if worker is None:
             worker = self._next
             self._next = (self._next + 1) % len(self._workers)

@@ -19,7 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from policies.errors import ConfigurationError, PawlError, WaitTimeoutError, WorkerLostError, explain
+from policies.errors import (
+    ConfigurationError,
+    PawlError,
+    WaitTimeoutError,
+    WorkerLostError,
+    explain,
+)
 from workers.cluster import Call, Group, Resources
 
 logger = logging.getLogger(__name__)
@@ -73,7 +79,9 @@ class RayGroup:
     def size(self) -> int:
         return len(self.actors)
 
-    def submit(self, method: str, *args: Any, worker: int | None = None, label: str = "") -> RayCall:
+    def submit(
+        self, method: str, *args: Any, worker: int | None = None, label: str = ""
+    ) -> RayCall:
         if worker is None:
             worker = min(range(self.size), key=lambda i: self._waiting[i])
         ref = self.actors[worker].call.remote(method, args)
@@ -124,7 +132,16 @@ class RayCluster:
         except (ConnectionError, RuntimeError, ValueError) as error:
             self._remove_token()
             raise ConfigurationError(
-                explain(f"cannot join the Ray cluster: {error}", value=address, where="cluster.address", fix="check that the cluster runs (`ray status`), that versions agree, and that RAY_AUTH_TOKEN_PATH holds its token; or set cluster.address: null")
+                explain(
+                    f"cannot join the Ray cluster: {error}",
+                    value=address,
+                    where="cluster.address",
+                    fix=(
+                        "check that the cluster runs (`ray status`), that versions agree, "
+                        "and that RAY_AUTH_TOKEN_PATH holds its token; or set cluster.address: "
+                        "null"
+                    ),
+                )
             ) from error
         self._groups: list[RayGroup] = []
 
@@ -185,7 +202,13 @@ class RayCluster:
             need = taken[kind] + size * each
             if need > total.get(kind, 0.0) + 1e-9:
                 raise ConfigurationError(
-                    explain(f"{size} {name} worker(s) do not fit: all groups together ask for {need:g} {kind}, this machine has {total.get(kind, 0.0):g}", value=each, where=f"the workers and resources of {name}", fix="lower the number of workers or their num_cpus/num_gpus (fractions share a core or a GPU)")
+                    explain(
+                        f"{size} {name} worker(s) do not fit: all groups together ask "
+                        f"for {need:g} {kind}, this machine has {total.get(kind, 0.0):g}",
+                        value=each,
+                        where=f"the workers and resources of {name}",
+                        fix="lower the number of workers or their num_cpus/num_gpus (fractions share a core or a GPU)",
+                    )
                 )
 
     def wait_ready(self, groups: Sequence[Group], timeout_seconds: float) -> None:
@@ -193,13 +216,25 @@ class RayCluster:
 
         deadline = time.monotonic() + timeout_seconds
         for group in cast("Sequence[RayGroup]", groups):
-            done, missing = ray.wait(group.built, num_returns=group.size, timeout=max(0.0, deadline - time.monotonic()))
+            done, missing = ray.wait(
+                group.built, num_returns=group.size, timeout=max(0.0, deadline - time.monotonic())
+            )
             for ref in done:
                 self._value(ref, f"{group.name}: start", 60.0)
             if missing:
                 r = group.resources
                 raise WaitTimeoutError(
-                    explain(f"{len(missing)} of {group.size} {group.name} workers were not placed or did not load in time; each asks for {r.num_cpus:g} CPU and {r.num_gpus:g} GPU, free now: {_free()}", value=timeout_seconds, where="cluster.start_timeout_seconds", fix="free the resources, ask for less, or wait longer; the workers' logs are in Ray's session folder (logs/)")
+                    explain(
+                        f"{len(missing)} of {group.size} {group.name} workers were "
+                        f"not placed or did not load in time; each asks for {r.num_cpus:g} "
+                        f"CPU and {r.num_gpus:g} GPU, free now: {_free()}",
+                        value=timeout_seconds,
+                        where="cluster.start_timeout_seconds",
+                        fix=(
+                            "free the resources, ask for less, or wait longer; the workers' "
+                            "logs are in Ray's session folder (logs/)"
+                        ),
+                    )
                 )
 
     def wait_any(self, calls: Sequence[Call], timeout_seconds: float) -> list[Call]:
@@ -211,7 +246,12 @@ class RayCluster:
         if not done:
             names = ", ".join(c.label for c in ray_calls[:4])
             raise WaitTimeoutError(
-                explain(f"nothing finished in time; waiting for {len(ray_calls)} call(s): {names}", value=timeout_seconds, where="cluster.*_timeout_seconds", fix="look at the workers' logs in Ray's session folder; raise the timeout if the work is just slow")
+                explain(
+                    f"nothing finished in time; waiting for {len(ray_calls)} call(s): {names}",
+                    value=timeout_seconds,
+                    where="cluster.*_timeout_seconds",
+                    fix="look at the workers' logs in Ray's session folder; raise the timeout if the work is just slow",
+                )
             )
         ready, _ = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
         return [by_ref[ref] for ref in ready]
@@ -231,15 +271,26 @@ class RayCluster:
             return ray.get(ref, timeout=timeout_seconds)
         except exceptions.GetTimeoutError as error:
             raise WaitTimeoutError(
-                explain(f"no answer from {label}", value=timeout_seconds, where="cluster.*_timeout_seconds", fix="look at the worker's log in Ray's session folder; raise the timeout if the work is just slow")
+                explain(
+                    f"no answer from {label}",
+                    value=timeout_seconds,
+                    where="cluster.*_timeout_seconds",
+                    fix="look at the worker's log in Ray's session folder; raise the timeout if the work is just slow",
+                )
             ) from error
         except exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, PawlError):
                 raise type(cause)(f"{label}: {cause}") from error
             raise PawlError(f"{label} failed: {error}") from error
-        except (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.OutOfMemoryError) as error:
-            raise WorkerLostError(f"{label}: the worker died: {str(error).strip().splitlines()[0]}") from error
+        except (
+            exceptions.RayActorError,
+            exceptions.ObjectLostError,
+            exceptions.OutOfMemoryError,
+        ) as error:
+            raise WorkerLostError(
+                f"{label}: the worker died: {str(error).strip().splitlines()[0]}"
+            ) from error
 
     def close(self) -> None:
         import ray

@@ -26,7 +26,17 @@ WALLS = {
     "httpx": {"workers/verify/backends/openai.py"},
     "math_verify": {"workers/verify/verifiers/math_answer.py"},
 }
-HEAVY = ("ray", "vllm", "torch", "mlflow", "trl", "transformers", "datasets", "reasoning_gym", "peft")
+HEAVY = (
+    "ray",
+    "vllm",
+    "torch",
+    "mlflow",
+    "trl",
+    "transformers",
+    "datasets",
+    "reasoning_gym",
+    "peft",
+)
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py"}
@@ -79,12 +89,23 @@ def test_config_and_every_component_import_nothing_heavy() -> None:
         "    for name in family.members(): family.resolve(name)\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("path", _sources(*PACKAGES, "tests", "scripts", "benchmarks"), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    _sources(*PACKAGES, "tests", "scripts", "benchmarks"),
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
 def test_files_and_functions_stay_within_their_budgets(path: Path) -> None:
     assert path.name not in FORBIDDEN_NAMES, "name the file after what is in it"
     lines = path.read_text(encoding="utf-8").count("\n")
@@ -95,7 +116,9 @@ def test_files_and_functions_stay_within_their_budgets(path: Path) -> None:
             assert length <= MAX_FUNCTION_LINES, f"{node.name} has {length} lines"
 
 
-@pytest.mark.parametrize("path", _sources(*PACKAGES, "scripts", "benchmarks"), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", _sources(*PACKAGES, "scripts", "benchmarks"), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_every_module_says_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(_tree(path)), "a module opens with a sentence"
 
@@ -110,9 +133,17 @@ def test_every_test_can_fail(path: Path) -> None:
 
 
 def test_committed_text_names_no_machine_and_no_secret() -> None:
-    needles = ["/".join(("", "work", "main")), "/".join(("", "opt", "pypi")), "/".join(("", "opt", "wheels"))]
+    needles = [
+        "/".join(("", "work", "main")),
+        "/".join(("", "opt", "pypi")),
+        "/".join(("", "opt", "wheels")),
+    ]
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True, cwd=ROOT
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     ).stdout.splitlines()
     found = []
     for name in listed:

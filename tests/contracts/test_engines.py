@@ -18,7 +18,9 @@ from policies.records import Message, PolicyVersion, Sampling, StopReason
 from tests.training_cases import version, write_tiny_model
 from workers.rollout.engine import ENGINES, Generation, GenerationRequest, RolloutEngine
 
-TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}w7{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}w7{% endif %}"
+)
 
 
 def model(name: str, path: Path, seed: int) -> PolicyVersion:
@@ -32,7 +34,10 @@ def model(name: str, path: Path, seed: int) -> PolicyVersion:
 @pytest.fixture(params=["fake", "transformers"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> RolloutEngine:
     built: RolloutEngine = create(
-        ENGINES.parse(request.param), policy=model(request.param, tmp_path / "v0", 0), dtype="float32", seed=0
+        ENGINES.parse(request.param),
+        policy=model(request.param, tmp_path / "v0", 0),
+        dtype="float32",
+        seed=0,
     )
     return built
 
@@ -41,7 +46,9 @@ def requests(engine: RolloutEngine, count: int = 6, **sampling: Any) -> list[Gen
     settings = Sampling(**({"temperature": 1.0, "max_tokens": 24} | sampling))
     found = []
     for index in range(count):
-        ids = engine.render([Message(role="user", content="w9 " * (1 + index % 3) + "What is 6 times 7?")])
+        ids = engine.render(
+            [Message(role="user", content="w9 " * (1 + index % 3) + "What is 6 times 7?")]
+        )
         found.append(GenerationRequest(ids, settings, seed=index))
     return found
 
@@ -114,7 +121,9 @@ def test_weights_that_changed_since_they_were_published_are_not_served(
 
 def test_a_choice_is_kept_to(engine: RolloutEngine) -> None:
     asked = [
-        GenerationRequest(r.prompt_token_ids, Sampling(temperature=1.0), r.seed, choices=("w8 w9", "w4"))
+        GenerationRequest(
+            r.prompt_token_ids, Sampling(temperature=1.0), r.seed, choices=("w8 w9", "w4")
+        )
         for r in requests(engine)
     ]
     assert {g.text for g in engine.generate(asked)} <= {"w8 w9", "w4"}
@@ -125,12 +134,16 @@ def test_transformers_logprobs_are_those_of_a_plain_forward_pass(tmp_path: Path)
     from transformers import AutoModelForCausalLM
 
     policy = model("transformers", tmp_path / "v0", 0)
-    built: RolloutEngine = create(ENGINES.parse("transformers"), policy=policy, dtype="float32", seed=0)
+    built: RolloutEngine = create(
+        ENGINES.parse("transformers"), policy=policy, dtype="float32", seed=0
+    )
     asked = requests(built, temperature=0.7)
     plain = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.float32)
     for request, generation in zip(asked, built.generate(asked), strict=True):
         ids = torch.tensor([[*request.prompt_token_ids, *generation.token_ids]])
         logprobs = torch.log_softmax(plain(input_ids=ids).logits[0].detach().float(), dim=-1)
         start = len(request.prompt_token_ids)
-        expected = [float(logprobs[start - 1 + n, token]) for n, token in enumerate(generation.token_ids)]
+        expected = [
+            float(logprobs[start - 1 + n, token]) for n, token in enumerate(generation.token_ids)
+        ]
         assert generation.logprobs == pytest.approx(expected, abs=1e-4)

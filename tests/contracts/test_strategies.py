@@ -14,7 +14,9 @@ from workers.rollout.engine import ENGINES, RolloutEngine
 from workers.rollout.strategy import STRATEGIES, RolloutJob, RolloutStrategy
 
 PROMPTS = tuple(
-    Prompt(id=f"{a}x7", messages=(Message(role="user", content=f"What is {a} times 7?"),), answer=7 * a)
+    Prompt(
+        id=f"{a}x7", messages=(Message(role="user", content=f"What is {a} times 7?"),), answer=7 * a
+    )
     for a in range(2, 5)
 )
 
@@ -41,7 +43,9 @@ def test_each_prompt_gets_its_attempts_with_ids_of_their_own(
 ) -> None:
     found = strategy.run(job(), engine)
     assert [t.id for t in found] == [f"r1.{p.id}.{k}" for p in PROMPTS for k in range(4)]
-    assert [(t.prompt_id, t.sample_index) for t in found] == [(p.id, k) for p in PROMPTS for k in range(4)]
+    assert [(t.prompt_id, t.sample_index) for t in found] == [
+        (p.id, k) for p in PROMPTS for k in range(4)
+    ]
 
 
 def test_every_trajectory_names_the_policy_that_wrote_it(
@@ -60,6 +64,8 @@ def test_equal_seeds_give_equal_trajectories_and_other_seeds_others(
     assert strategy.run(job(seed=1), engine) != strategy.run(job(), engine)
 
 
-def test_a_cut_answer_is_truncated_not_complete(strategy: RolloutStrategy, engine: RolloutEngine) -> None:
+def test_a_cut_answer_is_truncated_not_complete(
+    strategy: RolloutStrategy, engine: RolloutEngine
+) -> None:
     statuses = {t.status for t in strategy.run(job(max_tokens=2), engine)}
     assert statuses == {TrajectoryStatus.TRUNCATED}

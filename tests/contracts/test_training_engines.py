@@ -25,7 +25,9 @@ from tests.training_cases import (
 )
 from workers.training.engine import TRAINING_ENGINES
 
-ENGINES = sorted(n for n, where in TRAINING_ENGINES.members().items() if where.startswith("workers."))
+ENGINES = sorted(
+    n for n, where in TRAINING_ENGINES.members().items() if where.startswith("workers.")
+)
 LOSS_OF = {"pair": "dpo", "unpaired": "kto"}
 
 
@@ -40,7 +42,9 @@ def model(engine_name: str, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["pair", "unpaired"])
-def test_an_update_leaves_weights_a_log_and_finite_metrics(kind: str, engine_name: str, model: Path, tmp_path: Path) -> None:
+def test_an_update_leaves_weights_a_log_and_finite_metrics(
+    kind: str, engine_name: str, model: Path, tmp_path: Path
+) -> None:
     job = make_job(version(model), tmp_path)
     examples = examples_of(kind)
     outcome = make_engine(engine_name, make_loss(LOSS_OF[kind])).update(job, examples)
@@ -55,16 +59,22 @@ def test_an_update_leaves_weights_a_log_and_finite_metrics(kind: str, engine_nam
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log.jsonl", "model", "new"]
 
 
-def test_what_lies_beside_the_weights_is_carried_over(engine_name: str, model: Path, tmp_path: Path) -> None:
+def test_what_lies_beside_the_weights_is_carried_over(
+    engine_name: str, model: Path, tmp_path: Path
+) -> None:
     (model / "chat_template.jinja").write_text("{{ messages }}")
     (model / "manifest.json").write_text("{}")
     job = make_job(version(model), tmp_path)
     make_engine(engine_name, make_loss("dpo")).update(job, pairs())
     assert (Path(job.output_dir) / "chat_template.jinja").read_text() == "{{ messages }}"
-    assert not (Path(job.output_dir) / "manifest.json").exists(), "a manifest speaks of one version only"
+    assert not (Path(job.output_dir) / "manifest.json").exists(), (
+        "a manifest speaks of one version only"
+    )
 
 
-def test_unusable_examples_are_dropped_and_counted_by_reason(engine_name: str, model: Path, tmp_path: Path) -> None:
+def test_unusable_examples_are_dropped_and_counted_by_reason(
+    engine_name: str, model: Path, tmp_path: Path
+) -> None:
     good: Any = pairs(3)
     seq = good[0].chosen
     unscored = seq.model_copy(update={"loss_mask": (0,) * len(seq.token_ids)})
@@ -83,24 +93,34 @@ def test_unusable_examples_are_dropped_and_counted_by_reason(engine_name: str, m
     assert outcome.num_examples == 3
 
 
-def test_examples_of_another_kind_are_refused(engine_name: str, model: Path, tmp_path: Path) -> None:
+def test_examples_of_another_kind_are_refused(
+    engine_name: str, model: Path, tmp_path: Path
+) -> None:
     engine = make_engine(engine_name, make_loss("dpo"))
     with pytest.raises(TrainingError, match="PreferencePair"):
         engine.update(make_job(version(model), tmp_path), singles())
     assert not (tmp_path / "new").exists()
 
 
-def test_nothing_to_train_on_is_refused_with_the_reasons(engine_name: str, model: Path, tmp_path: Path) -> None:
+def test_nothing_to_train_on_is_refused_with_the_reasons(
+    engine_name: str, model: Path, tmp_path: Path
+) -> None:
     engine = make_engine(engine_name, make_loss("dpo"), max_length=8)
     with pytest.raises(TrainingError, match="too_long"):
-        engine.update(make_job(version(model), tmp_path), [p for p in pairs()])
+        engine.update(make_job(version(model), tmp_path), list(pairs()))
 
 
-def test_a_sampler_is_not_taken_for_another_reference(engine_name: str, model: Path, tmp_path: Path) -> None:
+def test_a_sampler_is_not_taken_for_another_reference(
+    engine_name: str, model: Path, tmp_path: Path
+) -> None:
     plan = ReferencePlan(parts=(ReferencePart(version=3, weight=1.0),))
     engine = make_engine(engine_name, make_loss("dpo"))
     job = make_job(
-        version(model), tmp_path, logprobs="rollout", reference=plan, reference_versions=(version(model, 3),)
+        version(model),
+        tmp_path,
+        logprobs="rollout",
+        reference=plan,
+        reference_versions=(version(model, 3),),
     )
     with pytest.raises(TrainingError, match="recompute"):
         engine.update(job, pairs())
@@ -111,14 +131,20 @@ def test_a_sampler_is_not_taken_for_another_reference(engine_name: str, model: P
     assert not [p for p in tmp_path.iterdir() if p.name.startswith("new")]
 
 
-def test_a_published_folder_is_never_overwritten(engine_name: str, model: Path, tmp_path: Path) -> None:
+def test_a_published_folder_is_never_overwritten(
+    engine_name: str, model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "new").mkdir()
     with pytest.raises(TrainingError, match="exists already"):
-        make_engine(engine_name, make_loss("dpo")).update(make_job(version(model), tmp_path), pairs())
+        make_engine(engine_name, make_loss("dpo")).update(
+            make_job(version(model), tmp_path), pairs()
+        )
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_killed_attempts_leavings_do_not_disturb(engine_name: str, model: Path, tmp_path: Path) -> None:
+def test_a_killed_attempts_leavings_do_not_disturb(
+    engine_name: str, model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "new.tmp").mkdir()
     (tmp_path / "new.tmp" / "half.safetensors").write_bytes(b"half")
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
@@ -128,7 +154,9 @@ def test_a_killed_attempts_leavings_do_not_disturb(engine_name: str, model: Path
     assert not (Path(job.output_dir) / "half.safetensors").exists()
 
 
-def test_a_model_that_cannot_be_read_is_an_error_of_ours(engine_name: str, model: Path, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_read_is_an_error_of_ours(
+    engine_name: str, model: Path, tmp_path: Path
+) -> None:
     policy = version(model).model_copy(update={"path": str(tmp_path / "nowhere")})
     with pytest.raises(PawlError, match="nowhere"):
         make_engine(engine_name, make_loss("dpo")).update(make_job(policy, tmp_path), pairs())
@@ -145,7 +173,9 @@ def test_the_same_job_gives_the_same_weights(engine_name: str, model: Path, tmp_
     assert len(digests) == 1
 
 
-def test_another_seed_or_other_examples_give_other_weights(engine_name: str, model: Path, tmp_path: Path) -> None:
+def test_another_seed_or_other_examples_give_other_weights(
+    engine_name: str, model: Path, tmp_path: Path
+) -> None:
     digests = set()
     for name, seed, count in (("a", 1, 10), ("b", 2, 10), ("c", 1, 9)):
         (tmp_path / name).mkdir()

@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+from orchestrator import assembly
 from orchestrator.config import RunConfig
 from orchestrator.events import Event, EventKind
 from orchestrator.journal import Journal
@@ -40,10 +41,9 @@ class Killer:
         if self.kind == "finished" and event.kind is EventKind.PHASE_FINISHED and at == self.rest:
             die()
         if self.kind == "stage" and event.kind is EventKind.SHARD_STAGE_FINISHED:
-            if [str(event.round), str(event.detail["stage"])] == self.rest[:2]:
-                self.seen += 1
-                if self.seen == int(self.rest[2]):
-                    die()
+            self.seen += [str(event.round), str(event.detail["stage"])] == self.rest[:2]
+            if self.seen == int(self.rest[2]):
+                die()
 
 
 class KillingJournal(Journal):
@@ -60,10 +60,8 @@ class KillingJournal(Journal):
 def main() -> None:
     folder, config_path, moment = RunFolder(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
     if moment.startswith("journal"):
-        from orchestrator import assembly
-
         KillingJournal.moment = moment
-        assembly.Journal = KillingJournal  # type: ignore[misc]
+        assembly.Journal = KillingJournal  # type: ignore[attr-defined]
     observers = [Killer(moment)]
     if folder.identity.exists():
         resume_experiment(folder, observers)

@@ -12,7 +12,13 @@ from typing import Any
 
 import pytest
 
-from policies.errors import ConfigurationError, PawlError, RolloutError, WaitTimeoutError, WorkerLostError
+from policies.errors import (
+    ConfigurationError,
+    PawlError,
+    RolloutError,
+    WaitTimeoutError,
+    WorkerLostError,
+)
 from workers.cluster import Cluster, Resources
 from workers.inline import InlineCluster
 from workers.pool import RayCluster
@@ -53,7 +59,10 @@ def ray_cluster() -> Iterator[RayCluster]:
 
 @pytest.fixture(params=["inline", "ray"])
 def cluster(request: pytest.FixtureRequest) -> Cluster:
-    return InlineCluster() if request.param == "inline" else request.getfixturevalue("ray_cluster")  # type: ignore[no-any-return]
+    if request.param == "inline":
+        return InlineCluster()
+    joined: RayCluster = request.getfixturevalue("ray_cluster")
+    return joined
 
 
 def group(cluster: Cluster, size: int = 1, **kwargs: Any) -> Any:
@@ -88,7 +97,7 @@ def test_an_error_of_ours_comes_back_as_what_it_is(cluster: Cluster) -> None:
 
 
 def test_a_worker_that_cannot_start_says_why(cluster: Cluster) -> None:
-    with pytest.raises(RolloutError, match="cannot start. Fix: this is a test"):
+    with pytest.raises(RolloutError, match=r"cannot start\. Fix: this is a test"):
         group(cluster, broken=True)
 
 
@@ -152,6 +161,17 @@ def test_an_address_that_nobody_answers_is_refused_with_what_to_do() -> None:
         "try:\n    RayCluster(address='127.0.0.1:1')\n"
         "except ConfigurationError as error:\n    print('REFUSED', 'cluster.address' in str(error))\n"
     )
-    env = os.environ | {"RAY_gcs_server_request_timeout_seconds": "3", "RAY_gcs_rpc_server_connect_timeout_s": "3", "RAY_NUM_REDIS_GET_RETRIES": "1"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, env=env)
+    env = os.environ | {
+        "RAY_gcs_server_request_timeout_seconds": "3",
+        "RAY_gcs_rpc_server_connect_timeout_s": "3",
+        "RAY_NUM_REDIS_GET_RETRIES": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=env,
+    )
     assert "REFUSED True" in done.stdout, done.stderr[-2000:]

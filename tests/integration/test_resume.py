@@ -96,7 +96,9 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     assert state(tmp_path / "run") == uninterrupted
 
 
-def test_two_kills_in_a_row_change_nothing_either(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
+def test_two_kills_in_a_row_change_nothing_either(
+    tmp_path: Path, uninterrupted: dict[str, Any]
+) -> None:
     path = config(tmp_path)
     for moment in ("stage:1:rollout:1", "journal:1:train", "start:2:evaluate"):
         assert drive(tmp_path / "run", path, moment) == -signal.SIGKILL

@@ -47,7 +47,10 @@ def unpaired_loss(name: str, **settings: Any) -> UnpairedLoss:
 
 def f1_inputs() -> dict[str, Any]:
     _, mask, _ = fixture_rows()
-    references = {"ref_chosen_logps": torch.tensor(REF_CHOSEN), "ref_rejected_logps": torch.tensor(REF_REJECTED)}
+    references = {
+        "ref_chosen_logps": torch.tensor(REF_CHOSEN),
+        "ref_rejected_logps": torch.tensor(REF_REJECTED),
+    }
     return {**inputs_for(mask), **references}
 
 
@@ -57,33 +60,54 @@ def test_every_loss_type_of_trl_is_reachable_by_a_config() -> None:
 
 
 @pytest.mark.parametrize(("name", "settings", "expected"), F1)
-def test_our_formula_gives_the_worked_values(name: str, settings: dict[str, Any], expected: list[float]) -> None:
+def test_our_formula_gives_the_worked_values(
+    name: str, settings: dict[str, Any], expected: list[float]
+) -> None:
     values = pair_loss(name, **settings).per_pair(fixture_pairs())
     torch.testing.assert_close(values, torch.tensor(expected), **CLOSE)
 
 
 @pytest.mark.parametrize(("name", "settings", "expected"), F1_MEANS)
-def test_f_divergences_give_the_worked_means(name: str, settings: dict[str, Any], expected: float) -> None:
-    assert float(pair_loss(name, **settings).per_pair(fixture_pairs()).mean()) == pytest.approx(expected, abs=1e-6)
+def test_f_divergences_give_the_worked_means(
+    name: str, settings: dict[str, Any], expected: float
+) -> None:
+    assert float(pair_loss(name, **settings).per_pair(fixture_pairs()).mean()) == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_aot_gives_the_worked_value() -> None:
     zero = torch.zeros(2)
-    pairs = fixture_pairs().__class__(torch.tensor([2.0, -4.0]), zero, torch.tensor([0.5, 1.0]), zero, zero, zero)
+    pairs = fixture_pairs().__class__(
+        torch.tensor([2.0, -4.0]), zero, torch.tensor([0.5, 1.0]), zero, zero, zero
+    )
     assert float(pair_loss("aot").per_pair(pairs).mean()) == pytest.approx(0.793823, abs=1e-6)
 
 
 EXPRESSIBLE = [
-    *((name, settings) for name, settings, _ in F1 if not settings.keys() & {"nll_coefficient"} and name != "dpo"),
+    *(
+        (name, settings)
+        for name, settings, _ in F1
+        if not settings.keys() & {"nll_coefficient"} and name != "dpo"
+    ),
     *[("dpo", {}), ("dpo", {"use_weighting": True}), ("dpo", {"ld_alpha": 0.5}), ("aot", {})],
-    *[("aot", {"label_smoothing": 0.2}), ("ipo", {"ld_alpha": 0.3}), ("hinge", {"use_weighting": True})],
+    *[
+        ("aot", {"label_smoothing": 0.2}),
+        ("ipo", {"ld_alpha": 0.3}),
+        ("hinge", {"use_weighting": True}),
+    ],
     *((name, settings) for name, settings, _ in F1_MEANS),
-    ("robust", {"label_smoothing": 0.2, "f_divergence": "alpha_divergence", "alpha_divergence_coef": 0.25}),
+    (
+        "robust",
+        {"label_smoothing": 0.2, "f_divergence": "alpha_divergence", "alpha_divergence_coef": 0.25},
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "settings"), EXPRESSIBLE)
-def test_trl_computes_the_same_loss_from_the_same_log_probs(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+def test_trl_computes_the_same_loss_from_the_same_log_probs(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
     log_probs, mask, squares = fixture_rows()
     loss = pair_loss(name, **settings)
     ours = loss.per_pair(
@@ -101,7 +125,9 @@ def test_trl_computes_the_same_loss_from_the_same_log_probs(name: str, settings:
 
 
 @pytest.mark.parametrize("settings", [{"label_smoothing": 0.3}, {"nll_coefficient": 1.0}])
-def test_what_trl_cannot_say_takes_the_custom_step(settings: dict[str, float], tmp_path: Path) -> None:
+def test_what_trl_cannot_say_takes_the_custom_step(
+    settings: dict[str, float], tmp_path: Path
+) -> None:
     log_probs, _, squares = fixture_rows()
     loss = pair_loss("dpo", **settings)
     assert loss.needs_custom_step
@@ -125,17 +151,27 @@ F3_UNMASKED = [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
 
 
 @pytest.mark.parametrize(("mask", "expected"), [(F3_MASK, 0.598139), (F3_UNMASKED, 1.350058)])
-def test_the_mask_decides_the_loss_in_ours_and_in_trls(mask: list[list[int]], expected: float, tmp_path: Path) -> None:
+def test_the_mask_decides_the_loss_in_ours_and_in_trls(
+    mask: list[list[int]], expected: float, tmp_path: Path
+) -> None:
     scored, table = torch.tensor(mask), torch.tensor(F3_POLICY)
     reference = (torch.tensor(F3_REFERENCE) * scored).sum(dim=1)
     loss = pair_loss("dpo")
     ours = loss.per_pair(pair_tensors(table * scored, scored, reference[:1], reference[1:]))
-    inputs = {**inputs_for(scored), "ref_chosen_logps": reference[:1], "ref_rejected_logps": reference[1:]}
+    inputs = {
+        **inputs_for(scored),
+        "ref_chosen_logps": reference[:1],
+        "ref_rejected_logps": reference[1:],
+    }
     assert float(ours) == pytest.approx(expected, abs=1e-6)
-    assert trl_loss(loss, NumbersModel(table), inputs, str(tmp_path)) == pytest.approx(expected, abs=1e-5)
+    assert trl_loss(loss, NumbersModel(table), inputs, str(tmp_path)) == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
-def kto_both_ways(loss: UnpairedLoss, mismatched: list[float], folder: Path, **weights: float) -> tuple[float, float]:
+def kto_both_ways(
+    loss: UnpairedLoss, mismatched: list[float], folder: Path, **weights: float
+) -> tuple[float, float]:
     """F2 through our formula and through TRL's."""
     ratios = torch.tensor(F2_DESIRABLE + F2_UNDESIRABLE)
     desirable = torch.tensor([True, True, False, False])

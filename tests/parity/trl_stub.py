@@ -59,7 +59,9 @@ def _bare(trainer_class: Any, args: Any, model: NumbersModel) -> Any:
     return trainer
 
 
-def trl_loss(loss: Loss, model: NumbersModel, inputs: dict[str, Tensor], folder: str, **more: Any) -> float:
+def trl_loss(
+    loss: Loss, model: NumbersModel, inputs: dict[str, Tensor], folder: str, **more: Any
+) -> float:
     """TRL's own loss on a batch, configured by the loss's `trl()`."""
     spelled = loss.trl()
     common: dict[str, Any] = {
@@ -77,7 +79,13 @@ def trl_loss(loss: Loss, model: NumbersModel, inputs: dict[str, Tensor], folder:
         trainer = _bare(DPOTrainer, args, model)
         trainer.loss_types = args.loss_type
         trainer.loss_weights = [1.0]
-        names = ("ld_alpha", "f_divergence_type", "f_alpha_divergence_coef", "label_smoothing", "use_weighting")
+        names = (
+            "ld_alpha",
+            "f_divergence_type",
+            "f_alpha_divergence_coef",
+            "label_smoothing",
+            "use_weighting",
+        )
     else:
         assert isinstance(loss, UnpairedLoss)
         trainer = _bare(KTOTrainer, KTOConfig(**common), model)

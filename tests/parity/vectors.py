@@ -61,5 +61,9 @@ def fixture_pairs() -> PairTensors:
     """F1 as the tensors that a loss reads."""
     log_probs, mask, squares = fixture_rows()
     return pair_tensors(
-        log_probs, mask, torch.tensor(REF_CHOSEN), torch.tensor(REF_REJECTED), log_sum_squares=squares
+        log_probs,
+        mask,
+        torch.tensor(REF_CHOSEN),
+        torch.tensor(REF_REJECTED),
+        log_sum_squares=squares,
     )

@@ -27,7 +27,9 @@ def test_every_member_of_every_family_is_a_documented_component(family: Family[C
 
 
 def test_an_unknown_name_lists_the_known_ones_and_the_likeliest() -> None:
-    with pytest.raises(ConfigurationError, match=r"did you mean 'numeric_match'\?.*Known: .*exact_match"):
+    with pytest.raises(
+        ConfigurationError, match=r"did you mean 'numeric_match'\?.*Known: .*exact_match"
+    ):
         VERIFIERS.parse("numeric_macth")
 
 
@@ -54,7 +56,7 @@ def test_settings_survive_json_and_pickle_and_build_the_same_component() -> None
 def test_settings_are_frozen() -> None:
     config = VERIFIERS.parse("numeric_match")
     with pytest.raises(ValidationError):
-        config.type = "other"
+        config.type = "other"  # type: ignore[misc]
 
 
 def test_a_class_in_a_file_is_a_component(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ DRAWN = Drawn(num_prompts=4, num_shards=2, digest="d")
 
 
 def result(index: int) -> RoundResult:
-    return RoundResult(round=index, status=RoundStatus.IMPROVED, before=0, after=index, reference="version 0")
+    return RoundResult(
+        round=index, status=RoundStatus.IMPROVED, before=0, after=index, reference="version 0"
+    )
 
 
 def test_a_finished_phase_is_found_after_reopening(tmp_path: Path) -> None:

@@ -32,11 +32,19 @@ class Recorder:
 
 
 def build(
-    tmp_path: Path, calls: list[str], fail: Callable[[str], None] = lambda call: None, **settings: Any
+    tmp_path: Path,
+    calls: list[str],
+    fail: Callable[[str], None] = lambda call: None,
+    **settings: Any,
 ) -> tuple[Pipeline, list[ShardPaths]]:
     cluster = InlineCluster()
     group = cluster.start_group(
-        "w", Recorder, {"calls": calls, "fail": fail}, size=1, resources=Resources(), timeout_seconds=1
+        "w",
+        Recorder,
+        {"calls": calls, "fail": fail},
+        size=1,
+        resources=Resources(),
+        timeout_seconds=1,
     )
 
     def stage(name: str, kind: Any, after: tuple[str, ...] = ()) -> Stage:
@@ -50,8 +58,17 @@ def build(
             starts_shard=not after,
         )
 
-    stages = [stage("a", "trajectories"), stage("b", "verdicts", ("a",)), stage("c", "examples", ("b",))]
-    arguments: dict[str, Any] = {"stop": StopRequest(), "max_in_flight": 2, "max_attempts": 3, "timeout_seconds": 5}
+    stages = [
+        stage("a", "trajectories"),
+        stage("b", "verdicts", ("a",)),
+        stage("c", "examples", ("b",)),
+    ]
+    arguments: dict[str, Any] = {
+        "stop": StopRequest(),
+        "max_in_flight": 2,
+        "max_attempts": 3,
+        "timeout_seconds": 5,
+    }
     pipeline = Pipeline(cluster=cluster, stages=stages, **(arguments | settings))
     folder = RoundFolder(tmp_path)
     return pipeline, [folder.shard(i) for i in range(3)]
@@ -62,7 +79,9 @@ def test_every_shard_passes_every_stage_once_and_in_order(tmp_path: Path) -> Non
     pipeline, shards = build(tmp_path, calls)
     summaries = pipeline.run(shards)
     assert sorted(calls) == sorted(f"{s}:{i}" for s in "abc" for i in range(3))
-    assert all(calls.index(f"a:{i}") < calls.index(f"b:{i}") < calls.index(f"c:{i}") for i in range(3))
+    assert all(
+        calls.index(f"a:{i}") < calls.index(f"b:{i}") < calls.index(f"c:{i}") for i in range(3)
+    )
     assert summaries == {name: [{"n": 1}] * 3 for name in "abc"}
 
 

@@ -33,7 +33,9 @@ def policy_turn(ids: list[int]) -> Turn:
 
 
 def observation(ids: list[int]) -> Turn:
-    return Turn(role="observation", token_ids=tuple(ids), text="o", stop_reason=StopReason.OBSERVATION)
+    return Turn(
+        role="observation", token_ids=tuple(ids), text="o", stop_reason=StopReason.OBSERVATION
+    )
 
 
 def trajectory(prompt: list[int], turns: list[Turn]) -> Trajectory:
@@ -73,7 +75,9 @@ def test_the_completion_is_the_last_thing_the_policy_wrote() -> None:
 
 def test_a_policy_turn_without_a_logprob_per_token_is_refused() -> None:
     with pytest.raises(ValidationError, match="log-probs"):
-        Turn(role="policy", token_ids=(1, 2), text="", logprobs=(-1.0,), stop_reason=StopReason.STOP)
+        Turn(
+            role="policy", token_ids=(1, 2), text="", logprobs=(-1.0,), stop_reason=StopReason.STOP
+        )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,13 @@ from orchestrator.config import RunConfig
 from orchestrator.events import Event, EventKind, Observer, read_events
 from orchestrator.launch import RunSummary, claim, process_start, resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
-from policies.errors import ConfigurationError, InputError, LimitExceededError, ResumeError, RolloutError
+from policies.errors import (
+    ConfigurationError,
+    InputError,
+    LimitExceededError,
+    ResumeError,
+    RolloutError,
+)
 from policies.fake_model import write_fake_model
 from policies.records import RoundStatus
 
@@ -57,7 +63,10 @@ def test_round_zero_measures_the_untrained_policy(tmp_path: Path) -> None:
 def test_each_round_trains_on_its_own_version_and_publishes_the_next(tmp_path: Path) -> None:
     results = run(tmp_path, config(tmp_path)).results
     assert [(r.before, r.after) for r in results] == [(0, 0), (0, 1), (1, 2)]
-    assert [r.reference for r in results[1:]] == ["version 0 (log-probs: rollout)", "version 1 (log-probs: rollout)"]
+    assert [r.reference for r in results[1:]] == [
+        "version 0 (log-probs: rollout)",
+        "version 1 (log-probs: rollout)",
+    ]
     manifest = json.loads((tmp_path / "run/policies/0002/manifest.json").read_text())
     assert (manifest["parent"], manifest["round"]) == (1, 2)
 
@@ -65,11 +74,15 @@ def test_each_round_trains_on_its_own_version_and_publishes_the_next(tmp_path: P
 def test_the_initial_reference_stays_the_starting_model(tmp_path: Path) -> None:
     training = {"engine": {"type": "fake"}, "reference": {"type": "initial"}}
     results = run(tmp_path, config(tmp_path, training=training)).results
-    assert results[1].reference == "version 0 (log-probs: rollout)", "in round 1 the initial policy sampled"
+    assert results[1].reference == "version 0 (log-probs: rollout)", (
+        "in round 1 the initial policy sampled"
+    )
     assert results[2].reference == "version 0 (log-probs: recompute)"
 
 
-def test_a_worse_policy_is_rolled_back_and_the_next_round_starts_from_the_old_one(tmp_path: Path) -> None:
+def test_a_worse_policy_is_rolled_back_and_the_next_round_starts_from_the_old_one(
+    tmp_path: Path,
+) -> None:
     accept = {"type": "if_better", "margin": 0.9}
     results = run(tmp_path, config(tmp_path, acceptance=accept)).results
     assert [r.status for r in results[1:]] == [RoundStatus.REJECTED, RoundStatus.REJECTED]
@@ -77,7 +90,9 @@ def test_a_worse_policy_is_rolled_back_and_the_next_round_starts_from_the_old_on
     assert "margin" in results[1].reason
 
 
-def test_a_round_without_pairs_is_skipped_with_its_reason_and_a_streak_ends_the_run(tmp_path: Path) -> None:
+def test_a_round_without_pairs_is_skipped_with_its_reason_and_a_streak_ends_the_run(
+    tmp_path: Path,
+) -> None:
     summary = run(tmp_path, config(tmp_path, skill=1.0, rounds=9))
     skipped = summary.results[1:]
     assert [r.status for r in skipped] == [RoundStatus.SKIPPED] * 2
@@ -89,7 +104,9 @@ def test_a_round_without_pairs_is_skipped_with_its_reason_and_a_streak_ends_the_
 
 def test_a_broken_engine_fails_the_run_truthfully_and_what_finished_stays(tmp_path: Path) -> None:
     engine = {"type": "fake", "fail_prompts_matching": "2 times 3|3 times 2|5 times 5"}
-    settings = config(tmp_path, rollout={"engine": engine, "samples_per_prompt": 4, "prompts_per_shard": 3})
+    settings = config(
+        tmp_path, rollout={"engine": engine, "samples_per_prompt": 4, "prompts_per_shard": 3}
+    )
     with pytest.raises(RolloutError, match="told to fail"):
         run(tmp_path, settings)
     last = read_events(tmp_path / "run/events.jsonl")[-1]
@@ -99,7 +116,9 @@ def test_a_broken_engine_fails_the_run_truthfully_and_what_finished_stays(tmp_pa
 
 def verifier_file(tmp_path: Path, body: str) -> dict[str, str]:
     path = tmp_path / "mine.py"
-    path.write_text(f"import os, time\n\ndef score(prompt, completion, answer):\n    {body}\n", encoding="utf-8")
+    path.write_text(
+        f"import os, time\n\ndef score(prompt, completion, answer):\n    {body}\n", encoding="utf-8"
+    )
     return {"type": f"{path}:score", "name": "mine"}
 
 
@@ -128,7 +147,9 @@ def test_a_verifier_that_always_fails_stops_the_run_with_counts_and_cause(
     assert "limits.max_verdict_errors" in str(caught.value)
 
 
-def test_a_verifier_that_sometimes_fails_is_counted_warned_about_and_never_a_score(tmp_path: Path) -> None:
+def test_a_verifier_that_sometimes_fails_is_counted_warned_about_and_never_a_score(
+    tmp_path: Path,
+) -> None:
     body = "return [str(answer) in completion, 1 / (len(completion) % 3)][0]"
     warnings: list[str] = []
 
@@ -137,10 +158,17 @@ def test_a_verifier_that_sometimes_fails_is_counted_warned_about_and_never_a_sco
             warnings.append(str(event.detail["message"]))
 
     limits = {"max_verdict_errors": 0.95}
-    summary = run(tmp_path, config(tmp_path, verifiers=[verifier_file(tmp_path, body)], limits=limits), [listen])
+    summary = run(
+        tmp_path,
+        config(tmp_path, verifiers=[verifier_file(tmp_path, body)], limits=limits),
+        [listen],
+    )
     metrics = summary.results[1].metrics
     assert 0 < metrics["verify/mine/errors"] < 24
-    assert any("verdicts of mine are errors; most common: " in w and "ZeroDivisionError" in w for w in warnings)
+    assert any(
+        "verdicts of mine are errors; most common: " in w and "ZeroDivisionError" in w
+        for w in warnings
+    )
     assert metrics["prefer/dropped/unusable: verifier_error:mine"] == metrics["verify/mine/errors"]
 
 
@@ -155,7 +183,7 @@ def test_a_hanging_verifier_costs_its_timeout_and_gives_errors(tmp_path: Path) -
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
     settings = config(tmp_path)
     run(tmp_path, settings)
-    with pytest.raises(ConfigurationError, match="holds a run already.*pawl resume"):
+    with pytest.raises(ConfigurationError, match=r"holds a run already.*pawl resume"):
         run(tmp_path, settings)
 
 
@@ -165,13 +193,19 @@ def test_a_run_that_another_process_drives_is_left_alone(tmp_path: Path) -> None
     import socket
 
     folder.driver.write_text(
-        json.dumps({"pid": parent, "pid_started": process_start(parent), "host": socket.gethostname()})
+        json.dumps(
+            {"pid": parent, "pid_started": process_start(parent), "host": socket.gethostname()}
+        )
     )
     with pytest.raises(ResumeError, match=f"driven by process {parent}"):
         claim(folder)
-    folder.driver.write_text(json.dumps({"pid": parent, "pid_started": 1, "host": socket.gethostname()}))
+    folder.driver.write_text(
+        json.dumps({"pid": parent, "pid_started": 1, "host": socket.gethostname()})
+    )
     claim(folder)
-    assert json.loads(folder.driver.read_text())["pid"] == os.getpid(), "a reused pid is not the old driver"
+    assert json.loads(folder.driver.read_text())["pid"] == os.getpid(), (
+        "a reused pid is not the old driver"
+    )
 
 
 def test_an_edited_config_is_refused_on_resume(tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ def test_columns_are_typed_so_that_other_tools_can_read_them(tmp_path: Path) -> 
     write_records(path, Prompt, prompts())
     schema = pq.read_schema(path)
     assert schema.names == ["id", "messages", "answer", "metadata", "tools"]
-    assert str(schema.field("messages").type) == "list<element: struct<role: string, content: string>>"
+    assert (
+        str(schema.field("messages").type) == "list<element: struct<role: string, content: string>>"
+    )
 
 
 def test_one_flipped_byte_is_noticed_and_the_file_is_named(tmp_path: Path) -> None:

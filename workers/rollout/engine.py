@@ -40,7 +40,9 @@ class RolloutEngine(Component):
     serving: PolicyVersion
     """The version whose weights answer now."""
 
-    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> tuple[int, ...]:
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()
+    ) -> tuple[int, ...]:
         """Token ids of the chat prompt, generation prompt included, by the model's own chat template."""
         raise NotImplementedError
 

@@ -48,7 +48,9 @@ class RolloutWorker:
     def load_policy(self, policy: PolicyVersion) -> dict[str, JsonValue]:
         """Serve `policy` from now on; answers with the version and digest that are served."""
         if self.engine.serving != policy:
-            with boundary(RolloutError, f"loading policy version {policy.number} into the engine failed"):
+            with boundary(
+                RolloutError, f"loading policy version {policy.number} into the engine failed"
+            ):
                 self.engine.load_policy(policy)
         return self.serving()
 

@@ -116,7 +116,9 @@ class TrainingEngine(Component):
         raise NotImplementedError
 
 
-TRAINING_ENGINES = Family("training engine", package="workers.training.engines", base=TrainingEngine)
+TRAINING_ENGINES = Family(
+    "training engine", package="workers.training.engines", base=TrainingEngine
+)
 
 
 def log_line(path: Path, values: dict[str, Any]) -> None:

@@ -19,7 +19,13 @@ from policies.records import (
     UnpairedExample,
 )
 from policies.shards import read_records
-from workers.training.engine import AdapterSettings, TrainingEngine, TrainingOptions, UpdateJob, UpdateOutcome
+from workers.training.engine import (
+    AdapterSettings,
+    TrainingEngine,
+    TrainingOptions,
+    UpdateJob,
+    UpdateOutcome,
+)
 
 RECORD_OF: dict[ExampleKind, type[Record]] = {
     "pair": PreferencePair,
@@ -43,7 +49,9 @@ class TrainWorker:
         os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
         built_loss: Loss = create(loss)
         with boundary(TrainingError, f"training engine {engine.type!r} could not start"):
-            self.engine: TrainingEngine = create(engine, loss=built_loss, options=options, adapter=adapter)
+            self.engine: TrainingEngine = create(
+                engine, loss=built_loss, options=options, adapter=adapter
+            )
         self.kind: ExampleKind = built_loss.kind
 
     def update(self, job: UpdateJob, example_paths: Sequence[str]) -> UpdateOutcome:

@@ -62,4 +62,6 @@ def wrap_function(reference: str) -> dict[str, Any]:
     return {"type": "callable", "function": reference}
 
 
-VERIFIERS = Family("verifier", package="workers.verify.verifiers", base=Verifier, wrap_function=wrap_function)
+VERIFIERS = Family(
+    "verifier", package="workers.verify.verifiers", base=Verifier, wrap_function=wrap_function
+)

@@ -27,7 +27,11 @@ class IfBetter(AcceptanceRule):
         new, old = candidate.get(config.metric), best.get(config.metric)
         if new is None or old is None:
             known = ", ".join(sorted(candidate))
-            return Decision(False, f"no {config.metric} to compare (measured: {known}); see acceptance.metric")
+            return Decision(
+                False, f"no {config.metric} to compare (measured: {known}); see acceptance.metric"
+            )
         accepted = new >= old + config.margin
         sign = ">=" if accepted else "<"
-        return Decision(accepted, f"{config.metric} {new:.4f} {sign} {old:.4f} + margin {config.margin:g}")
+        return Decision(
+            accepted, f"{config.metric} {new:.4f} {sign} {old:.4f} + margin {config.margin:g}"
+        )

@@ -39,7 +39,14 @@ class FakeEngine(RolloutEngine):
         fail_prompts_matching: str | None = None
         """Regular expression: generating for a prompt that it matches raises, as a broken engine would."""
 
-    def __init__(self, config: Component.Config, *, policy: PolicyVersion, dtype: str = "float32", seed: int = 0) -> None:
+    def __init__(
+        self,
+        config: Component.Config,
+        *,
+        policy: PolicyVersion,
+        dtype: str = "float32",
+        seed: int = 0,
+    ) -> None:
         self.config = cast(FakeEngine.Config, config)
         self.seed = seed
         self.load_policy(policy)
@@ -48,11 +55,17 @@ class FakeEngine(RolloutEngine):
         check_weights(policy)
         path = Path(policy.path) / FAKE_POLICY
         if not path.is_file():
-            raise RolloutError(f"the fake engine serves fake policies only: {path} does not exist. Fix: make one with policies.fake_model.write_fake_model, or use another rollout.engine")
+            raise RolloutError(
+                f"the fake engine serves fake policies only: {path} does not exist. "
+                "Fix: make one with policies.fake_model.write_fake_model, or use another "
+                "rollout.engine"
+            )
         self.skill = read_skill(Path(policy.path))
         self.serving = policy
 
-    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> tuple[int, ...]:
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()
+    ) -> tuple[int, ...]:
         text = "".join(f"<{m.role}>{m.content}</{m.role}>" for m in messages) + "<assistant>"
         return tuple(text.encode())
 
@@ -86,11 +99,20 @@ class FakeEngine(RolloutEngine):
             return error
         left, operation, right = questions[-1]
         a, b = int(left), int(right)
-        results = {"times": a * b, "*": a * b, "plus": a + b, "+": a + b, "minus": a - b, "-": a - b}
+        results = {
+            "times": a * b,
+            "*": a * b,
+            "plus": a + b,
+            "+": a + b,
+            "minus": a - b,
+            "-": a - b,
+        }
         return results[operation] + (0 if luck < self.skill else error)
 
 
 def _said(text: str) -> Generation:
     """A fixed text as a generation."""
     ids = (*text.encode(), TERMINATOR)
-    return Generation(token_ids=ids, logprobs=(0.0,) * len(ids), text=text, stop_reason=StopReason.STOP)
+    return Generation(
+        token_ids=ids, logprobs=(0.0,) * len(ids), text=text, stop_reason=StopReason.STOP
+    )

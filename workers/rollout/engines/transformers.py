@@ -31,7 +31,14 @@ class TransformersEngine(RolloutEngine):
         trust_remote_code: bool = False
         """Run Python code that comes with the model. Off unless you have read that code."""
 
-    def __init__(self, config: Component.Config, *, policy: PolicyVersion, dtype: str = "bfloat16", seed: int = 0) -> None:
+    def __init__(
+        self,
+        config: Component.Config,
+        *,
+        policy: PolicyVersion,
+        dtype: str = "bfloat16",
+        seed: int = 0,
+    ) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -63,11 +70,16 @@ class TransformersEngine(RolloutEngine):
         if lost or unexpected:
             from policies.errors import PolicyStoreError
 
-            raise PolicyStoreError(f"policy version {policy.number} does not fit the model: missing {lost[:3]}, unexpected {list(unexpected)[:3]}")
+            raise PolicyStoreError(
+                f"policy version {policy.number} does not fit the model: missing {lost[:3]}, "
+                f"unexpected {list(unexpected)[:3]}"
+            )
         self._model.tie_weights()
         self.serving = policy
 
-    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> tuple[int, ...]:
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()
+    ) -> tuple[int, ...]:
         rendered = self._tokenizer.apply_chat_template(
             [m.model_dump() for m in messages],
             tools=list(tools) or None,
@@ -100,11 +112,21 @@ class TransformersEngine(RolloutEngine):
         torch.manual_seed(derive_seed(self.seed, *(r.seed for r in requests)) % 2**31)
         width = max(len(r.prompt_token_ids) for r in requests)
         pad = self._tokenizer.pad_token_id
-        ids = [[pad] * (width - len(r.prompt_token_ids)) + list(r.prompt_token_ids) for r in requests]
-        mask = [[0] * (width - len(r.prompt_token_ids)) + [1] * len(r.prompt_token_ids) for r in requests]
+        ids = [
+            [pad] * (width - len(r.prompt_token_ids)) + list(r.prompt_token_ids) for r in requests
+        ]
+        mask = [
+            [0] * (width - len(r.prompt_token_ids)) + [1] * len(r.prompt_token_ids)
+            for r in requests
+        ]
         arguments: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
-            arguments = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+            arguments = {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+            }
         if sampling.stop:
             arguments |= {"stop_strings": list(sampling.stop), "tokenizer": self._tokenizer}
         with torch.inference_mode():
@@ -120,8 +142,13 @@ class TransformersEngine(RolloutEngine):
         sampled = output.sequences[:, width:]
         # Raw logits, before temperature: the same log-probs that the other engines record.
         steps = [torch.log_softmax(step.float(), dim=-1) for step in output.logits]
-        logprobs = torch.stack([s.gather(1, sampled[:, t : t + 1])[:, 0] for t, s in enumerate(steps)], dim=1)
-        return [self._cut(sampled[i].tolist(), logprobs[i].tolist(), sampling) for i in range(len(requests))]
+        logprobs = torch.stack(
+            [s.gather(1, sampled[:, t : t + 1])[:, 0] for t, s in enumerate(steps)], dim=1
+        )
+        return [
+            self._cut(sampled[i].tolist(), logprobs[i].tolist(), sampling)
+            for i in range(len(requests))
+        ]
 
     def _choose(self, request: GenerationRequest) -> Generation:
         """One of `request.choices`, by the log-probs of their tokens: the likeliest at temperature 0, else sampled."""
@@ -133,7 +160,9 @@ class TransformersEngine(RolloutEngine):
         with torch.inference_mode():
             for option in options:
                 ids = torch.tensor([prompt + option], device=self._device)
-                logprobs = torch.log_softmax(self._model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float(), dim=-1)
+                logprobs = torch.log_softmax(
+                    self._model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float(), dim=-1
+                )
                 scored.append(logprobs.gather(1, ids[0, len(prompt) :, None])[:, 0])
         totals = torch.stack([s.sum() for s in scored])
         index = int(totals.argmax())
@@ -158,4 +187,9 @@ class TransformersEngine(RolloutEngine):
         text = self._tokenizer.decode(kept, skip_special_tokens=True)
         stopped = stopped or any(s in text for s in sampling.stop)
         reason = StopReason.STOP if stopped else StopReason.LENGTH
-        return Generation(token_ids=tuple(kept), logprobs=tuple(logprobs[: len(kept)]), text=text, stop_reason=reason)
+        return Generation(
+            token_ids=tuple(kept),
+            logprobs=tuple(logprobs[: len(kept)]),
+            text=text,
+            stop_reason=reason,
+        )

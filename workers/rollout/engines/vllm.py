@@ -44,7 +44,14 @@ class VllmEngine(RolloutEngine):
         trust_remote_code: bool = False
         """Run Python code that comes with the model. Off unless you have read that code."""
 
-    def __init__(self, config: Component.Config, *, policy: PolicyVersion, dtype: str = "bfloat16", seed: int = 0) -> None:
+    def __init__(
+        self,
+        config: Component.Config,
+        *,
+        policy: PolicyVersion,
+        dtype: str = "bfloat16",
+        seed: int = 0,
+    ) -> None:
         self.config = cast(VllmEngine.Config, config)
         check_weights(policy)
         self._on_cpu = not _has_gpu()
@@ -77,10 +84,15 @@ class VllmEngine(RolloutEngine):
         check_weights(policy)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": policy.path})
         if not self._llm.reset_prefix_cache():
-            raise RolloutError(f"vLLM could not drop the prefix cache after loading policy version {policy.number}: requests are still running")
+            raise RolloutError(
+                "vLLM could not drop the prefix cache after loading policy version "
+                f"{policy.number}: requests are still running"
+            )
         self.serving = policy
 
-    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> tuple[int, ...]:
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()
+    ) -> tuple[int, ...]:
         chat = [m.model_dump() for m in messages]
         rendered = self._tokenizer.apply_chat_template(
             cast(Any, chat),
@@ -108,7 +120,9 @@ class VllmEngine(RolloutEngine):
                 include_stop_str_in_output=True,
                 logprobs=0,
                 seed=None if self._on_cpu else r.seed,
-                structured_outputs=StructuredOutputsParams(choice=list(r.choices)) if r.choices else None,
+                structured_outputs=StructuredOutputsParams(choice=list(r.choices))
+                if r.choices
+                else None,
             )
             for r in requests
         ]
@@ -120,7 +134,9 @@ def _generation(output: Any) -> Generation:
     """Our record of one vLLM request; the terminator that the model wrote is kept."""
     completion = output.outputs[0]
     ids = tuple(completion.token_ids)
-    logprobs = tuple(step[token].logprob for token, step in zip(ids, completion.logprobs, strict=True))
+    logprobs = tuple(
+        step[token].logprob for token, step in zip(ids, completion.logprobs, strict=True)
+    )
     stop = StopReason.LENGTH if completion.finish_reason == "length" else StopReason.STOP
     return Generation(token_ids=ids, logprobs=logprobs, text=completion.text, stop_reason=stop)
 
@@ -133,7 +149,11 @@ def _has_gpu() -> bool:
 
 def _prepare_environment(config: VllmEngine.Config, *, on_cpu: bool) -> None:
     """Set what vLLM reads from the environment at import; what the user has set stays."""
-    settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    settings = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
     if on_cpu:
         cores = sorted(os.sched_getaffinity(0))
         settings["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_cache_gib)
