@@ -80,7 +80,7 @@ def test_at_the_reference_the_loss_is_the_neutral_one_and_pushes_both_sides_alik
         .per_pair(replace(pairs, chosen_logps=chosen, rejected_logps=rejected))
         .sum()
     )
-    assert float(loss) == pytest.approx(value)
+    assert loss.item() == pytest.approx(value)
     up, down = torch.autograd.grad(loss, [chosen, rejected])
     assert float(up) < 0 < float(down)
     assert float(up) == pytest.approx(-float(down))

@@ -83,6 +83,8 @@ class VllmEngine(RolloutEngine):
     def load_policy(self, policy: PolicyVersion) -> None:
         check_weights(policy)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": policy.path})
+        if self._on_cpu:
+            self._llm.apply_model(repack_tied_head)
         if not self._llm.reset_prefix_cache():
             raise RolloutError(
                 "vLLM could not drop the prefix cache after loading policy version "
@@ -128,6 +130,20 @@ class VllmEngine(RolloutEngine):
         ]
         outputs = self._llm.generate(cast(Any, prompts), parameters, use_tqdm=False)
         return [_generation(output) for output in outputs]
+
+
+def repack_tied_head(model: Any) -> bool:
+    """Give a tied output head its new weights on a CPU; returns whether there was anything to do.
+
+    vLLM 0.32 keeps a packed copy of the head for its CPU kernels. A checkpoint with tied embeddings has no
+    `lm_head.weight`, so `reload_weights` skips the head: the tied parameter is new, the packed copy is the old
+    one, and the sampler would mix new layers with the old head (3.6 nats per token apart in a test of ours).
+    """
+    head = getattr(model, "lm_head", None)
+    if head is None or not hasattr(head, "cpu_linear"):
+        return False
+    head.quant_method.process_weights_after_loading(head)
+    return True
 
 
 def _generation(output: Any) -> Generation:
