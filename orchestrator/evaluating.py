@@ -22,8 +22,6 @@ from policies.records import PolicyVersion
 def evaluate(scope: RoundScope, version: PolicyVersion) -> Evaluated:
     """Sample the held-out prompts with `version`, grade them, and measure."""
     run, folder = scope.run, scope.folder.evaluation
-    per_shard = run.config.rollout.prompts_per_shard
-    num_shards = -(-len(run.held_out_prompts) // per_shard)
     stages = [
         rollout_stage(
             run,
@@ -35,7 +33,7 @@ def evaluate(scope: RoundScope, version: PolicyVersion) -> Evaluated:
         verify_stage(run.groups.grade),
         _grade_stage(scope),
     ]
-    shards = [folder.shard(i) for i in range(num_shards)]
+    shards = [folder.shard(i) for i in range(num_shards(scope))]
     summaries = pipeline(scope, stages, phase="evaluate").run(shards)
     check_collection(run, scope.index, totals(summaries), summaries)
     return Evaluated(
@@ -43,6 +41,11 @@ def evaluate(scope: RoundScope, version: PolicyVersion) -> Evaluated:
         digests=digests(folder, ["trajectories", "verdicts", "feedback"]),
         metrics=metrics_of(summaries["rollout"], summaries["grade"]),
     )
+
+
+def num_shards(scope: RoundScope) -> int:
+    """Shards of held-out prompts."""
+    return -(-len(scope.run.held_out_prompts) // scope.run.config.rollout.prompts_per_shard)
 
 
 def _grade_stage(scope: RoundScope) -> Stage:

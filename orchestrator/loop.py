@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.accepting import accept, finish_unchanged, measure_untrained
 from orchestrator.collecting import collect
 from orchestrator.drawing import draw
-from orchestrator.evaluating import evaluate
+from orchestrator.evaluating import evaluate, num_shards
 from orchestrator.limits import reason_to_stop
 from orchestrator.phases import Collected, Drawn, Evaluated, Phase, Published, Synced, Trained
 from orchestrator.publishing import publish, sync
@@ -30,9 +30,13 @@ def run_round(scope: RoundScope) -> RoundResult:
     """One round. Round 0 only measures the policy as it came."""
     drawn = phase(scope, Phase.DRAW, Drawn, draw)
     if scope.index == 0:
-        measured = phase(scope, Phase.EVALUATE, Evaluated, lambda s: evaluate(s, s.policy))
+        measured = phase(
+            scope, Phase.EVALUATE, Evaluated, lambda s: evaluate(s, s.policy), shards=num_shards(scope)
+        )
         return phase(scope, Phase.ACCEPT, RoundResult, lambda s: measure_untrained(s, measured))
-    collected = phase(scope, Phase.COLLECT, Collected, lambda s: collect(s, drawn))
+    collected = phase(
+        scope, Phase.COLLECT, Collected, lambda s: collect(s, drawn), shards=drawn.num_shards
+    )
     trained = phase(scope, Phase.TRAIN, Trained, lambda s: update(s, collected))
     if trained.outcome is None:
         return phase(
@@ -40,7 +44,9 @@ def run_round(scope: RoundScope) -> RoundResult:
         )
     candidate = scope.run.store.get(phase(scope, Phase.PUBLISH, Published, publish).version)
     phase(scope, Phase.SYNC, Synced, lambda s: sync(s, candidate))
-    measured = phase(scope, Phase.EVALUATE, Evaluated, lambda s: evaluate(s, candidate))
+    measured = phase(
+        scope, Phase.EVALUATE, Evaluated, lambda s: evaluate(s, candidate), shards=num_shards(scope)
+    )
     return phase(
         scope,
         Phase.ACCEPT,

@@ -78,3 +78,16 @@ class Evaluated(Record):
     version: int
     digests: dict[str, str]
     metrics: dict[str, float]
+
+
+def headline(result: Record) -> dict[str, float]:
+    """The few numbers of a phase that belong on its one line."""
+    if isinstance(result, Drawn):
+        return {"prompts": result.num_prompts}
+    if isinstance(result, Collected):
+        return {"trajectories": result.num_trajectories, "examples": result.num_examples}
+    if isinstance(result, Trained) and result.outcome is not None:
+        return {"steps": result.outcome.num_steps, "examples": result.outcome.num_examples}
+    if isinstance(result, Published | Synced):
+        return {"version": result.version}
+    return {}

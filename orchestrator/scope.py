@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from orchestrator.events import EventKind
-from orchestrator.phases import Phase
+from orchestrator.phases import Phase, headline
 from orchestrator.run import RoundScope
 from policies.records import Record
 
@@ -17,26 +17,24 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)
 
 
-def phase(scope: RoundScope, name: Phase, kind: type[R], work: Callable[[RoundScope], R]) -> R:
+def phase(
+    scope: RoundScope, name: Phase, kind: type[R], work: Callable[[RoundScope], R], *, shards: int = 0
+) -> R:
     """What phase `name` of the round leaves; done now unless the journal has it.
 
-    The result is journalled durably before anything can build on it.
+    The result is journalled durably before anything can build on it. `shards` is for the progress bar.
     """
     run = scope.run
     known = run.journal.find(scope.index, name, kind)
     if known is not None:
         return known
     run.stop.check()
-    run.events.emit(EventKind.PHASE_STARTED, round_index=scope.index, phase=name.value)
+    at = {"round_index": scope.index, "phase": name.value}
+    run.events.emit(EventKind.PHASE_STARTED, **at, **({"shards": shards} if shards else {}))
     started = time.monotonic()
     result = work(scope)
     seconds = time.monotonic() - started
     run.journal.append(scope.index, name, result)
-    run.events.emit(
-        EventKind.PHASE_FINISHED,
-        round_index=scope.index,
-        phase=name.value,
-        seconds=round(seconds, 3),
-    )
+    run.events.emit(EventKind.PHASE_FINISHED, **at, seconds=round(seconds, 3), **headline(result))
     logger.info("round %d: %s took %.1f s", scope.index, name.value, seconds)
     return result

@@ -1,0 +1,116 @@
+"""vLLM with the real demo model keeps the engine contract, and serves exactly the weights it says it serves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policies.component import create
+from policies.errors import PolicyStoreError
+from policies.records import Message, PolicyVersion, Sampling, StopReason
+from tests.e2e.demo_model import demo_model
+from tests.training_cases import version
+from workers.rollout.engine import ENGINES, Generation, GenerationRequest, RolloutEngine
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def untouched() -> PolicyVersion:
+    return version(demo_model())
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> PolicyVersion:
+    """The demo model with other embeddings: they are tied to the output head, which makes them the hard case."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path_factory.mktemp("changed") / "model"
+    shutil.copytree(demo_model(), path)
+    weights = load_file(path / "model.safetensors")
+    name = "model.embed_tokens.weight"
+    assert "lm_head.weight" not in weights, "the head is tied"
+    noise = torch.randn(weights[name].shape[1], generator=torch.Generator().manual_seed(0))
+    weights[name] = (weights[name].float() * (1 + 0.3 * noise)).to(torch.float32)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    return version(path, number=1)
+
+
+@pytest.fixture(scope="module")
+def engine(untouched: PolicyVersion) -> Iterator[RolloutEngine]:
+    with pytest.warns():  # vLLM warns at import and start; none of it is ours
+        built: RolloutEngine = create(
+            ENGINES.parse({"type": "vllm", "max_model_len": 256}), policy=untouched, dtype="bfloat16"
+        )
+    yield built
+
+
+def sampled(engine: RolloutEngine, count: int = 6, **sampling: Any) -> tuple[tuple[int, ...], Sequence[Generation]]:
+    ids = engine.render([Message(role="user", content="What is 7 times 8?")])
+    settings = Sampling(**({"temperature": 0.9, "max_tokens": 24} | sampling))
+    return ids, engine.generate([GenerationRequest(ids, settings, seed=n) for n in range(count)])
+
+
+def gap(policy: PolicyVersion, ids: Sequence[int], generations: Sequence[Generation]) -> float:
+    """Mean absolute difference in nats per token to a plain float32 forward pass of `policy`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.float32).eval()
+    differences = []
+    with torch.no_grad():
+        for each in generations:
+            tokens = torch.tensor([[*ids, *each.token_ids]])
+            logprobs = torch.log_softmax(model(input_ids=tokens).logits[0].float(), dim=-1)
+            own = logprobs[len(ids) - 1 : -1].gather(1, tokens[0, len(ids) :, None])[:, 0]
+            differences.append((own - torch.tensor(each.logprobs)).abs())
+    return float(torch.cat(differences).mean())
+
+
+def test_every_sampled_token_has_its_raw_logprob(engine: RolloutEngine, untouched: PolicyVersion) -> None:
+    ids, generations = sampled(engine)
+    assert all(len(g.token_ids) == len(g.logprobs) > 0 for g in generations)
+    assert gap(untouched, ids, generations) < 0.08
+
+
+def test_a_finished_answer_keeps_the_terminator_that_the_model_wrote(engine: RolloutEngine) -> None:
+    _, generations = sampled(engine, count=24, max_tokens=48)
+    finished = [g for g in generations if g.stop_reason is StopReason.STOP]
+    assert finished
+    ends = {g.token_ids[-1] for g in finished}
+    assert ends == {2}, "<|im_end|>"
+    assert all(2 not in g.token_ids for g in generations if g.stop_reason is StopReason.LENGTH)
+
+
+def test_after_a_swap_in_place_every_layer_and_the_tied_head_are_new(
+    engine: RolloutEngine, untouched: PolicyVersion, changed: PolicyVersion
+) -> None:
+    engine.load_policy(changed)
+    assert engine.serving == changed
+    ids, generations = sampled(engine)
+    assert gap(changed, ids, generations) < 0.08
+    assert gap(untouched, ids, generations) > 0.3
+    engine.load_policy(untouched)
+    ids, generations = sampled(engine)
+    assert gap(untouched, ids, generations) < 0.08
+    assert gap(changed, ids, generations) > 0.3
+
+
+def test_weights_that_do_not_match_their_digest_are_not_loaded(
+    engine: RolloutEngine, changed: PolicyVersion, untouched: PolicyVersion
+) -> None:
+    with pytest.raises(PolicyStoreError, match="does not match its digest"):
+        engine.load_policy(changed.model_copy(update={"digest": "0" * 64}))
+    assert engine.serving == untouched
+
+
+def test_a_choice_is_kept_to(engine: RolloutEngine) -> None:
+    ids = engine.render([Message(role="user", content="Which is larger, 3 or 4?")])
+    choices = ("Winner: A", "Winner: B", "Winner: tie")
+    asked = [GenerationRequest(ids, Sampling(temperature=1.0, max_tokens=16), n, choices=choices) for n in range(8)]
+    assert {g.text for g in engine.generate(asked)} <= set(choices)
