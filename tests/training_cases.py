@@ -12,7 +12,8 @@ from policies.loss import LOSSES, Loss
 from policies.records import Example, PolicyVersion, PreferencePair, TokenSequence, UnpairedExample
 from policies.reference import ReferencePart, ReferencePlan
 from policies.seeds import derive_rng
-from policies.store import digest_of, file_sha256, weight_files
+from policies.shards import file_sha256
+from policies.store import digest_of, weight_files
 from workers.training.engine import (
     TRAINING_ENGINES,
     AdapterSettings,

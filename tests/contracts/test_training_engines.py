@@ -10,7 +10,8 @@ import pytest
 
 from policies.errors import PawlError, TrainingError
 from policies.reference import ReferencePart, ReferencePlan
-from policies.store import file_sha256, weight_files
+from policies.shards import file_sha256
+from policies.store import weight_files
 from tests.training_cases import (
     examples_of,
     log_of,

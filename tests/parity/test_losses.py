@@ -25,7 +25,6 @@ from tests.parity.vectors import (
 from tests.training_cases import make_loss
 from workers.training.steps import pair_tensors
 
-CLOSE = {"rtol": 0.0, "atol": 2e-6}
 SHIPPED = sorted(name for name, where in LOSSES.members().items() if where.startswith("policies."))
 TRL_PAIR_TYPES = {
     *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
@@ -64,7 +63,7 @@ def test_our_formula_gives_the_worked_values(
     name: str, settings: dict[str, Any], expected: list[float]
 ) -> None:
     values = pair_loss(name, **settings).per_pair(fixture_pairs())
-    torch.testing.assert_close(values, torch.tensor(expected), **CLOSE)
+    torch.testing.assert_close(values, torch.tensor(expected), rtol=0.0, atol=2e-6)
 
 
 @pytest.mark.parametrize(("name", "settings", "expected"), F1_MEANS)

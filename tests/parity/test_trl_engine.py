@@ -292,7 +292,7 @@ def test_a_carried_optimizer_goes_on_from_its_moments(model_dir: Path, tmp_path:
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(state.read_bytes()[:100])
     (tmp_path / "bad").mkdir()
-    with pytest.raises(TrainingError, match="training.optimizer"):
+    with pytest.raises(TrainingError, match=r"training\.optimizer"):
         engine.update(make_job(start, tmp_path / "bad", optimizer_state=str(damaged)), pairs())
 
 

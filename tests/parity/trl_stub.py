@@ -79,7 +79,7 @@ def trl_loss(
         trainer = _bare(DPOTrainer, args, model)
         trainer.loss_types = args.loss_type
         trainer.loss_weights = [1.0]
-        names = (
+        names: tuple[str, ...] = (
             "ld_alpha",
             "f_divergence_type",
             "f_alpha_divergence_coef",

@@ -19,6 +19,10 @@ from policies.store import check_weights
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 
 
+_CPU_BLOCK_TOKENS = 32
+"""Tokens per block of the key-value cache on a CPU; the smallest that its attention kernel takes."""
+
+
 class VllmEngine(RolloutEngine):
     """Samples with vLLM, on CPU or GPU."""
 
@@ -61,7 +65,10 @@ class VllmEngine(RolloutEngine):
         arguments: dict[str, Any] = {}
         if self.config.max_model_len is not None:
             arguments["max_model_len"] = self.config.max_model_len
-        if not self._on_cpu:
+        if self._on_cpu:
+            # The default there is 128: a shorter prompt would never be found in the prefix cache.
+            arguments["block_size"] = _CPU_BLOCK_TOKENS
+        else:
             arguments["gpu_memory_utilization"] = self.config.gpu_memory_utilization
         if self.config.tensor_parallel_size == 1:
             arguments["distributed_executor_backend"] = "uni"

@@ -40,6 +40,7 @@ from workers.training.engine import (
     UpdateJob,
     UpdateOutcome,
 )
+from workers.training.memory import patient_threads
 from workers.training.steplog import StepLog
 from workers.training.steps import PairSteps, TrainerParts, UnpairedSteps
 
@@ -79,6 +80,7 @@ class TRLEngine(TrainingEngine):
         refused = refused_settings(loss, options, adapter)
         if refused is not None:
             raise ConfigurationError(refused)
+        patient_threads()
 
     def update(self, job: UpdateJob, examples: Sequence[Example]) -> UpdateOutcome:
         from workers.training.memory import kept_memory, torch_threads
