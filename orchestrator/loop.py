@@ -31,7 +31,11 @@ def run_round(scope: RoundScope) -> RoundResult:
     drawn = phase(scope, Phase.DRAW, Drawn, draw)
     if scope.index == 0:
         measured = phase(
-            scope, Phase.EVALUATE, Evaluated, lambda s: evaluate(s, s.policy), shards=num_shards(scope)
+            scope,
+            Phase.EVALUATE,
+            Evaluated,
+            lambda s: evaluate(s, s.policy),
+            shards=num_shards(scope),
         )
         return phase(scope, Phase.ACCEPT, RoundResult, lambda s: measure_untrained(s, measured))
     collected = phase(

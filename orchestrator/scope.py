@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from orchestrator.events import EventKind
 from orchestrator.phases import Phase, headline
@@ -18,7 +18,12 @@ R = TypeVar("R", bound=Record)
 
 
 def phase(
-    scope: RoundScope, name: Phase, kind: type[R], work: Callable[[RoundScope], R], *, shards: int = 0
+    scope: RoundScope,
+    name: Phase,
+    kind: type[R],
+    work: Callable[[RoundScope], R],
+    *,
+    shards: int = 0,
 ) -> R:
     """What phase `name` of the round leaves; done now unless the journal has it.
 
@@ -29,12 +34,14 @@ def phase(
     if known is not None:
         return known
     run.stop.check()
-    at = {"round_index": scope.index, "phase": name.value}
-    run.events.emit(EventKind.PHASE_STARTED, **at, **({"shards": shards} if shards else {}))
+    planned: dict[str, Any] = {"shards": shards} if shards else {}
+    index, label = scope.index, name.value
+    run.events.emit(EventKind.PHASE_STARTED, round_index=index, phase=label, **planned)
     started = time.monotonic()
     result = work(scope)
     seconds = time.monotonic() - started
-    run.journal.append(scope.index, name, result)
-    run.events.emit(EventKind.PHASE_FINISHED, **at, seconds=round(seconds, 3), **headline(result))
+    run.journal.append(index, name, result)
+    facts: dict[str, Any] = {"seconds": round(seconds, 3), **headline(result)}
+    run.events.emit(EventKind.PHASE_FINISHED, round_index=index, phase=label, **facts)
     logger.info("round %d: %s took %.1f s", scope.index, name.value, seconds)
     return result

@@ -36,7 +36,9 @@ SMALL = [
 def pawl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     demo_model()
     command = [str(Path(sys.executable).with_name("pawl")), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=580, check=False, cwd=folder)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=580, check=False, cwd=folder
+    )
 
 
 def status(folder: Path, name: str) -> dict[str, Any]:
@@ -47,7 +49,16 @@ def status(folder: Path, name: str) -> dict[str, Any]:
 
 
 def test_dpo_runs_whole_and_what_it_leaves_is_right(tmp_path: Path) -> None:
-    done = pawl(tmp_path, "run", "quickstart", *SMALL, "rounds=2", "training.learning_rate=2.0e-5", "--name", "dpo")
+    done = pawl(
+        tmp_path,
+        "run",
+        "quickstart",
+        *SMALL,
+        "rounds=2",
+        "training.learning_rate=2.0e-5",
+        "--name",
+        "dpo",
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found = status(tmp_path, "dpo")
     assert found["state"] == "finished"
@@ -57,11 +68,15 @@ def test_dpo_runs_whole_and_what_it_leaves_is_right(tmp_path: Path) -> None:
     # difference between vLLM's and the trainer's bf16.
     assert trained["train/loss_first"] == pytest.approx(math.log(2), abs=0.05)
     for each in found["rounds"][1:]:
-        assert each["metrics"]["health/logprob_gap"] < 0.08, "the sampler served the weights that the trainer wrote"
+        assert each["metrics"]["health/logprob_gap"] < 0.08, (
+            "the sampler served the weights that the trainer wrote"
+        )
         assert each["metrics"]["verify/numeric_match/errors"] == 0
 
     run = RunFolder(tmp_path / "runs/dpo").round(2)
-    trajectories = {t.id: t for p in run.shards("trajectories") for t in read_records(p, Trajectory)}
+    trajectories = {
+        t.id: t for p in run.shards("trajectories") for t in read_records(p, Trajectory)
+    }
     assert {t.policy_version for t in trajectories.values()} == {1}
     pairs = [e for p in run.shards("examples") for e in read_records(p, PreferencePair)]
     assert pairs
@@ -89,14 +104,26 @@ def test_dpo_runs_whole_and_what_it_leaves_is_right(tmp_path: Path) -> None:
 
 def test_kto_with_lora_and_a_moving_average_reference_runs_whole(tmp_path: Path) -> None:
     done = pawl(
-        tmp_path, "run", "quickstart-kto", *SMALL, "rounds=2", "training.reference={type: moving_average, alpha: 0.5}",
-        "policy.adapter={rank: 8}", "training.learning_rate=2.0e-4", "--name", "kto",
+        tmp_path,
+        "run",
+        "quickstart-kto",
+        *SMALL,
+        "rounds=2",
+        "training.reference={type: moving_average, alpha: 0.5}",
+        "policy.adapter={rank: 8}",
+        "training.learning_rate=2.0e-4",
+        "--name",
+        "kto",
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     rounds = status(tmp_path, "kto")["rounds"]
     assert rounds[1]["metrics"]["train/loss_first"] == pytest.approx(0.5, abs=0.05)
-    assert "0.5 x version 0 + 0.5 x version 1" in RunFolder(tmp_path / "runs/kto").journal.read_text()
-    assert rounds[2]["metrics"]["health/logprob_gap"] < 0.08, "merged adapters were published and served"
+    assert (
+        "0.5 x version 0 + 0.5 x version 1" in RunFolder(tmp_path / "runs/kto").journal.read_text()
+    )
+    assert rounds[2]["metrics"]["health/logprob_gap"] < 0.08, (
+        "merged adapters were published and served"
+    )
     examples = [
         e
         for p in RunFolder(tmp_path / "runs/kto").round(1).shards("examples")
@@ -109,8 +136,15 @@ def test_a_frozen_version_of_the_policy_judges_in_both_orders_and_its_verdicts_a
     tmp_path: Path,
 ) -> None:
     done = pawl(
-        tmp_path, "run", "judge-dpo", *SMALL, "rounds=1", "prompts.per_round=4", "rollout.samples_per_prompt=4",
-        "--name", "judge",
+        tmp_path,
+        "run",
+        "judge-dpo",
+        *SMALL,
+        "rounds=1",
+        "prompts.per_round=4",
+        "rollout.samples_per_prompt=4",
+        "--name",
+        "judge",
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     metrics = status(tmp_path, "judge")["rounds"][1]["metrics"]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -42,15 +41,19 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> PolicyVersion:
 
 
 @pytest.fixture(scope="module")
-def engine(untouched: PolicyVersion) -> Iterator[RolloutEngine]:
+def engine(untouched: PolicyVersion) -> RolloutEngine:
     with pytest.warns():  # vLLM warns at import and start; none of it is ours
         built: RolloutEngine = create(
-            ENGINES.parse({"type": "vllm", "max_model_len": 256}), policy=untouched, dtype="bfloat16"
+            ENGINES.parse({"type": "vllm", "max_model_len": 256}),
+            policy=untouched,
+            dtype="bfloat16",
         )
-    yield built
+    return built
 
 
-def sampled(engine: RolloutEngine, count: int = 6, **sampling: Any) -> tuple[tuple[int, ...], Sequence[Generation]]:
+def sampled(
+    engine: RolloutEngine, count: int = 6, **sampling: Any
+) -> tuple[tuple[int, ...], Sequence[Generation]]:
     ids = engine.render([Message(role="user", content="What is 7 times 8?")])
     settings = Sampling(**({"temperature": 0.9, "max_tokens": 24} | sampling))
     return ids, engine.generate([GenerationRequest(ids, settings, seed=n) for n in range(count)])
@@ -72,7 +75,9 @@ def gap(policy: PolicyVersion, ids: Sequence[int], generations: Sequence[Generat
     return float(torch.cat(differences).mean())
 
 
-def test_every_sampled_token_has_its_raw_logprob(engine: RolloutEngine, untouched: PolicyVersion) -> None:
+def test_every_sampled_token_has_its_raw_logprob(
+    engine: RolloutEngine, untouched: PolicyVersion
+) -> None:
     ids, generations = sampled(engine)
     assert all(len(g.token_ids) == len(g.logprobs) > 0 for g in generations)
     assert gap(untouched, ids, generations) < 0.08
@@ -112,5 +117,8 @@ def test_weights_that_do_not_match_their_digest_are_not_loaded(
 def test_a_choice_is_kept_to(engine: RolloutEngine) -> None:
     ids = engine.render([Message(role="user", content="Which is larger, 3 or 4?")])
     choices = ("Winner: A", "Winner: B", "Winner: tie")
-    asked = [GenerationRequest(ids, Sampling(temperature=1.0, max_tokens=16), n, choices=choices) for n in range(8)]
+    asked = [
+        GenerationRequest(ids, Sampling(temperature=1.0, max_tokens=16), n, choices=choices)
+        for n in range(8)
+    ]
     assert {g.text for g in engine.generate(asked)} <= set(choices)

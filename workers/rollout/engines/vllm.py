@@ -18,7 +18,6 @@ from policies.records import Message, PolicyVersion, StopReason
 from policies.store import check_weights
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 
-
 _CPU_BLOCK_TOKENS = 32
 """Tokens per block of the key-value cache on a CPU; the smallest that its attention kernel takes."""
 
