@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from orchestrator.config import ResourceSettings, RunConfig
+from orchestrator.config import RunConfig
 from orchestrator.drawing import check_same_prompts
 from orchestrator.events import EventKind, EventLog
 from orchestrator.journal import Journal
-from orchestrator.model_files import model_as_version, resolve_model
+from orchestrator.model_files import resolve_model
 from orchestrator.phases import Drawn, Phase
 from orchestrator.prompts.overlap import check_overlap
-from orchestrator.run import Groups, Run
+from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
 from orchestrator.stopping import StopRequest
 from orchestrator.tracker import Tracker
+from orchestrator.worker_groups import start_groups
 from policies.component import create
 from policies.errors import ConfigurationError, explain
-from policies.records import PolicyVersion, Prompt
+from policies.records import Prompt
 from policies.store import PolicyStore
-from workers.cluster import Cluster, Group, Resources
+from workers.cluster import Cluster
 from workers.inline import InlineCluster
-from workers.rollout.worker import RolloutWorker
-from workers.training.worker import TrainWorker
-from workers.verify.judge import BackendContext
-from workers.verify.judge_worker import JudgeWorker
-from workers.verify.worker import VerifyWorker
 
 
 @contextmanager
@@ -108,87 +104,3 @@ def _cluster(config: RunConfig) -> Cluster:
     from workers.pool import RayCluster
 
     return RayCluster(address=config.cluster.address, num_cpus=config.cluster.num_cpus)
-
-
-def start_groups(
-    cluster: Cluster,
-    config: RunConfig,
-    folder: RunFolder,
-    store: PolicyStore,
-    policy: PolicyVersion,
-) -> Groups:
-    """Start every worker group at once and wait until all are ready."""
-
-    def start(
-        name: str, factory: type, kwargs: dict[str, object], size: int, asked: ResourceSettings
-    ) -> Group:
-        return cluster.start_group(
-            name,
-            factory,
-            kwargs,
-            size=size,
-            resources=Resources(num_cpus=asked.num_cpus, num_gpus=asked.num_gpus),
-            timeout_seconds=config.cluster.start_timeout_seconds,
-        )
-
-    rollout = start(
-        "rollout",
-        RolloutWorker,
-        {
-            "engine": config.rollout.engine,
-            "strategy": config.rollout.strategy,
-            "policy": policy,
-            "dtype": config.policy.dtype,
-            "seed": config.seed,
-        },
-        config.rollout.workers,
-        config.rollout.resources,
-    )
-    verify = start(
-        "verify",
-        VerifyWorker,
-        _verify_kwargs(config),
-        config.verify.workers,
-        config.verify.resources,
-    )
-    grade = verify
-    if config.evaluation.verifiers is not None:
-        kwargs = {"verifiers": config.evaluation_verifiers, "feedback": config.feedback}
-        grade = start("grade", VerifyWorker, kwargs, config.verify.workers, config.verify.resources)
-    judge = None
-    if config.judges:
-        context = BackendContext(
-            policy_version=store.get,
-            model_version=model_as_version,
-            dtype=config.policy.dtype,
-            seed=config.seed,
-        )
-        kwargs = {"judges": config.judges, "context": context, "cache_dir": str(folder.judge_cache)}
-        judge = start(
-            "judge", JudgeWorker, kwargs, config.verify.judge_workers, config.verify.judge_resources
-        )
-    train = start(
-        "train",
-        TrainWorker,
-        {
-            "engine": config.training.engine,
-            "loss": config.training.loss,
-            "options": config.training,
-            "adapter": config.policy.adapter,
-        },
-        1,
-        config.training.resources,
-    )
-    all_groups: Sequence[Group] = [g for g in (rollout, verify, judge, train) if g is not None]
-    cluster.wait_ready(all_groups, config.cluster.start_timeout_seconds)
-    return Groups(rollout=rollout, verify=verify, grade=grade, judge=judge, train=train)
-
-
-def _verify_kwargs(config: RunConfig) -> dict[str, object]:
-    return {
-        "verifiers": config.verifiers,
-        "feedback": config.feedback,
-        "preferences": config.preferences,
-        "weights": {v.source: v.weight for v in config.verifiers}
-        | {j.source: j.weight for j in config.judges},
-    }

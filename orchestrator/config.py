@@ -19,7 +19,12 @@ from policies.records import Sampling
 from policies.reference import REFERENCES, ReferenceSchedule
 from workers.rollout.engine import ENGINES
 from workers.rollout.strategy import STRATEGIES
-from workers.training.engine import TRAINING_ENGINES, AdapterSettings, TrainingOptions
+from workers.training.engine import (
+    TRAINING_ENGINES,
+    AdapterSettings,
+    TrainingEngine,
+    TrainingOptions,
+)
 from workers.verify.aggregate import FeedbackSettings
 from workers.verify.judge import JUDGES, Judge
 from workers.verify.verifier import VERIFIERS, Verifier
@@ -276,6 +281,12 @@ def _problems(config: RunConfig) -> list[str]:
             f"training.loss {config.training.loss.type!r} learns from {loss.kind} examples, but preferences "
             f"{config.preferences.type!r} makes {config.example_kind} examples. Fix: change one of the two"
         )
+    engine = cast("type[TrainingEngine]", type(config.training.engine).component)
+    refused = engine.refused(
+        loss(cast(Loss.Config, config.training.loss)), config.training, config.policy.adapter
+    )
+    if refused is not None:
+        found.append(refused)
     if not config.verifiers and not config.judges:
         found.append(
             "verifiers and judges are both empty: nothing would score a completion. Fix: give at least one"

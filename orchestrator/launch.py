@@ -143,6 +143,7 @@ def _drive(
         with (
             listening(stop),
             assemble(config, folder, events=events, tracker=tracker, stop=stop) as run,
+            listening(stop),  # again: starting Ray puts its own handler on SIGTERM
         ):
             tracker.start(_tracked(run, resumed=resumed))
             record_what_was_missed(run)

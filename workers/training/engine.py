@@ -106,6 +106,13 @@ class TrainingEngine(Component):
         self.options = options
         self.adapter = adapter
 
+    @classmethod
+    def refused(
+        cls, loss: Loss, options: TrainingOptions, adapter: AdapterSettings | None
+    ) -> str | None:
+        """Why these settings cannot be trained with this engine, or None; asked before a run starts."""
+        return None
+
     def update(self, job: UpdateJob, examples: Sequence[Example]) -> UpdateOutcome:
         """Train on `examples`, write the new weights to `job.output_dir`, return what happened.
 

@@ -77,10 +77,38 @@ class TRLEngine(TrainingEngine):
         adapter: AdapterSettings | None,
     ) -> None:
         super().__init__(config, loss=loss, options=options, adapter=adapter)
-        refused = refused_settings(loss, options, adapter)
+        refused = self.refused(loss, options, adapter)
         if refused is not None:
             raise ConfigurationError(refused)
         patient_threads()
+
+    @classmethod
+    def refused(
+        cls, loss: Loss, options: TrainingOptions, adapter: AdapterSettings | None
+    ) -> str | None:
+        if not isinstance(loss, (PairLoss, UnpairedLoss)):
+            return explain(
+                "the trl engine trains on pairs and unpaired examples",
+                value=loss.config.type,
+                where="training.loss",
+                fix="use a pair or unpaired loss",
+            )
+        micro = options.micro_batch_size
+        if micro is not None and options.batch_size % micro:
+            return explain(
+                f"micro_batch_size must divide batch_size {options.batch_size}",
+                value=micro,
+                where="training.micro_batch_size",
+                fix="use a divisor, or null",
+            )
+        if adapter is not None and options.optimizer == "carry":
+            return explain(
+                "each round trains a new adapter, so the last round's optimizer moments belong to other weights",
+                value=options.optimizer,
+                where="training.optimizer",
+                fix="use reset with policy.adapter",
+            )
+        return None
 
     def update(self, job: UpdateJob, examples: Sequence[Example]) -> UpdateOutcome:
         from workers.training.memory import kept_memory, torch_threads
@@ -100,35 +128,6 @@ class TRLEngine(TrainingEngine):
             boundary(TrainingError, f"the TRL update of round {job.round} failed"),
         ):
             return _Update(self, job, kept, dropped, device).run(target)
-
-
-def refused_settings(
-    loss: Loss, options: TrainingOptions, adapter: AdapterSettings | None
-) -> str | None:
-    """Why these settings cannot be trained with this engine, or None. Imports nothing heavy."""
-    if not isinstance(loss, (PairLoss, UnpairedLoss)):
-        return explain(
-            "the trl engine trains on pairs and unpaired examples",
-            value=loss.config.type,
-            where="training.loss",
-            fix="use a pair or unpaired loss",
-        )
-    micro = options.micro_batch_size
-    if micro is not None and options.batch_size % micro:
-        return explain(
-            f"micro_batch_size must divide batch_size {options.batch_size}",
-            value=micro,
-            where="training.micro_batch_size",
-            fix="use a divisor, or null",
-        )
-    if adapter is not None and options.optimizer == "carry":
-        return explain(
-            "each round trains a new adapter, so the last round's optimizer moments belong to other weights",
-            value=options.optimizer,
-            where="training.optimizer",
-            fix="use reset with policy.adapter",
-        )
-    return None
 
 
 def _device() -> str:

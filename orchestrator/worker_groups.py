@@ -1,0 +1,116 @@
+"""The worker groups of a run: which class runs where, with which settings and resources."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.config import ResourceSettings, RunConfig
+from orchestrator.model_files import model_as_version
+from orchestrator.run import Groups
+from orchestrator.run_folder import RunFolder
+from policies.records import PolicyVersion
+from policies.store import PolicyStore
+from workers.cluster import Cluster, Group, Resources
+from workers.rollout.worker import RolloutWorker
+from workers.training.worker import TrainWorker
+from workers.verify.judge import BackendContext
+from workers.verify.judge_worker import JudgeWorker
+from workers.verify.worker import VerifyWorker
+
+
+class _Starter:
+    """Starts groups and remembers them, so that all can be waited for together."""
+
+    def __init__(self, cluster: Cluster, timeout_seconds: float) -> None:
+        self.cluster = cluster
+        self.timeout_seconds = timeout_seconds
+        self.started: list[Group] = []
+
+    def start(
+        self,
+        name: str,
+        factory: type,
+        kwargs: dict[str, Any],
+        *,
+        size: int,
+        asked: ResourceSettings,
+    ) -> Group:
+        group = self.cluster.start_group(
+            name,
+            factory,
+            kwargs,
+            size=size,
+            resources=Resources(num_cpus=asked.num_cpus, num_gpus=asked.num_gpus),
+            timeout_seconds=self.timeout_seconds,
+        )
+        self.started.append(group)
+        return group
+
+
+def start_groups(
+    cluster: Cluster,
+    config: RunConfig,
+    folder: RunFolder,
+    store: PolicyStore,
+    policy: PolicyVersion,
+) -> Groups:
+    """Start every worker group at once, the samplers with `policy`, and wait until all are ready."""
+    starter = _Starter(cluster, config.cluster.start_timeout_seconds)
+    rollout = _start_rollout(starter, config, policy)
+    size, asked = config.verify.workers, config.verify.resources
+    verify = starter.start("verify", VerifyWorker, _verify_kwargs(config), size=size, asked=asked)
+    grade = verify
+    if config.evaluation.verifiers is not None:
+        own = {"verifiers": config.evaluation_verifiers, "feedback": config.feedback}
+        grade = starter.start("grade", VerifyWorker, own, size=size, asked=asked)
+    judge = _start_judge(starter, config, folder, store) if config.judges else None
+    train = _start_train(starter, config)
+    cluster.wait_ready(starter.started, config.cluster.start_timeout_seconds)
+    return Groups(rollout=rollout, verify=verify, grade=grade, judge=judge, train=train)
+
+
+def _start_rollout(starter: _Starter, config: RunConfig, policy: PolicyVersion) -> Group:
+    kwargs = {
+        "engine": config.rollout.engine,
+        "strategy": config.rollout.strategy,
+        "policy": policy,
+        "dtype": config.policy.dtype,
+        "seed": config.seed,
+    }
+    size, asked = config.rollout.workers, config.rollout.resources
+    return starter.start("rollout", RolloutWorker, kwargs, size=size, asked=asked)
+
+
+def _verify_kwargs(config: RunConfig) -> dict[str, Any]:
+    weights = {v.source: v.weight for v in config.verifiers}
+    weights |= {j.source: j.weight for j in config.judges}
+    return {
+        "verifiers": config.verifiers,
+        "feedback": config.feedback,
+        "preferences": config.preferences,
+        "weights": weights,
+    }
+
+
+def _start_judge(
+    starter: _Starter, config: RunConfig, folder: RunFolder, store: PolicyStore
+) -> Group:
+    context = BackendContext(
+        policy_version=store.get,
+        model_version=model_as_version,
+        dtype=config.policy.dtype,
+        seed=config.seed,
+    )
+    kwargs = {"judges": config.judges, "context": context, "cache_dir": str(folder.judge_cache)}
+    size, asked = config.verify.judge_workers, config.verify.judge_resources
+    return starter.start("judge", JudgeWorker, kwargs, size=size, asked=asked)
+
+
+def _start_train(starter: _Starter, config: RunConfig) -> Group:
+    kwargs = {
+        "engine": config.training.engine,
+        "loss": config.training.loss,
+        "options": config.training,
+        "adapter": config.policy.adapter,
+    }
+    return starter.start("train", TrainWorker, kwargs, size=1, asked=config.training.resources)
