@@ -1,0 +1,100 @@
+"""A run joins a Ray cluster that is there already, with its token, and leaves it running."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """A head node of its own on loopback, with a token; ended by its process group, never by name."""
+    token = tmp_path_factory.mktemp("token") / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32), encoding="utf-8")
+    env = os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    command += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
+    command += ["--include-dashboard=false", f"--temp-dir={tmp_path_factory.mktemp('r')}"]
+    head = subprocess.Popen(
+        command,
+        env=env,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 90
+    while not answers(port):
+        assert head.poll() is None, "the head node ended"
+        assert time.monotonic() < deadline, "the head node did not come up"
+        time.sleep(0.2)
+    yield f"127.0.0.1:{port}", env
+    head.send_signal(signal.SIGTERM)  # `ray start --block` stops what it started
+    try:
+        head.wait(30)
+    finally:
+        if head.poll() is None:
+            os.killpg(head.pid, signal.SIGKILL)
+
+
+def pawl(folder: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("pawl")), *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def run(
+    folder: Path, env: dict[str, str], address: str, name: str
+) -> subprocess.CompletedProcess[str]:
+    settings = ["cluster.backend=ray", f"cluster.address={address}", "tracking.enabled=false"]
+    return pawl(folder, env, "run", "fake-smoke", *settings, "--name", name)
+
+
+def test_a_run_on_a_joined_cluster_finishes_and_leaves_the_cluster_up(
+    tmp_path: Path, cluster: tuple[str, dict[str, str]]
+) -> None:
+    address, env = cluster
+    for name in ("first", "second"):
+        done = run(tmp_path, env, address, name)
+        assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    assert answers(int(address.split(":")[1]))
+
+
+def test_without_the_token_the_cluster_cannot_be_joined(
+    tmp_path: Path, cluster: tuple[str, dict[str, str]]
+) -> None:
+    address, env = cluster
+    wrong = tmp_path / "token"
+    wrong.touch(mode=0o600)
+    wrong.write_text(secrets.token_hex(32), encoding="utf-8")
+    done = run(tmp_path, env | {"RAY_AUTH_TOKEN_PATH": str(wrong)}, address, "foreign")
+    assert done.returncode == 2, done.stdout[-1500:] + done.stderr[-3000:]
+    assert "cluster.address" in done.stderr
+    assert "RAY_AUTH_TOKEN_PATH" in done.stderr
