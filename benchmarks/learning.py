@@ -33,7 +33,12 @@ COIN = f"[{{type: '{HERE / 'coin_flip.py'}:score', name: coin}}]"
 ARMS: dict[str, list[str]] = {
     "dpo": ["quickstart"],
     "kto": ["quickstart-kto"],
-    "coin": ["quickstart", f"verifiers={COIN}", "evaluation.verifiers=[{type: numeric_match}]"],
+    "coin": [
+        "quickstart",
+        f"verifiers={COIN}",
+        "acceptance={type: always}",
+        "evaluation.verifiers=[{type: numeric_match}]",
+    ],
 }
 
 

@@ -77,7 +77,7 @@ def test_validate_answers_at_once() -> None:
 def test_validate_says_what_would_run() -> None:
     code, out, _ = invoke("validate", "quickstart", "rounds=2")
     assert code == 0
-    assert "2 rounds of 48 prompts x 8 samples" in out
+    assert "2 rounds of 40 prompts x 8 samples" in out
     code, out, _ = invoke("validate", "quickstart", "--json")
     assert json.loads(out)["config"]["training"]["loss"]["type"] == "dpo"
 
