@@ -7,7 +7,9 @@ A local cluster is started with token authentication and a token of its own, on 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -102,6 +104,24 @@ class RayGroup:
         return cast("list[int]", ray.get([a.build.remote() for a in self.actors], timeout=60))
 
 
+@functools.cache
+def ensure_token() -> None:
+    """Turn token authentication on, with a token of our own that only we can read, unless the user has set it up.
+
+    One token per process: Ray reads it once and keeps it, so a second cluster in the process must use the first's.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="pawl-ray-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "token"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(secrets.token_hex(32))
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
 class RayCluster:
     """A Ray cluster that was joined (`address`) or started here."""
 
@@ -111,13 +131,12 @@ class RayCluster:
         Raises:
             ConfigurationError: the cluster at `address` cannot be reached, or refuses the token.
         """
-        self._token_dir: Path | None = None
         self._started_here = address is None
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray would pin worker threads to the actor's logical CPUs; groups that take turns share the cores.
         os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
         if self._started_here:
-            self._make_token()
+            ensure_token()
         import ray
 
         try:
@@ -130,7 +149,6 @@ class RayCluster:
                 configure_logging=False,
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            self._remove_token()
             raise ConfigurationError(
                 explain(
                     f"cannot join the Ray cluster: {error}",
@@ -144,24 +162,6 @@ class RayCluster:
                 )
             ) from error
         self._groups: list[RayGroup] = []
-
-    def _make_token(self) -> None:
-        """A token of our own, readable by us only, unless the user has set up authentication already."""
-        if "RAY_AUTH_MODE" in os.environ:
-            return
-        self._token_dir = Path(tempfile.mkdtemp(prefix="pawl-ray-"))
-        path = self._token_dir / "token"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(secrets.token_hex(32))
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
-
-    def _remove_token(self) -> None:
-        if self._token_dir is not None:
-            shutil.rmtree(self._token_dir, ignore_errors=True)
-            del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]
-            self._token_dir = None
 
     def start_group(
         self,
@@ -301,7 +301,6 @@ class RayCluster:
                     ray.kill(actor, no_restart=True)
         self._groups.clear()
         ray.shutdown()
-        self._remove_token()
 
 
 def _free() -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from policies.component import create
 from policies.errors import PolicyStoreError
 from policies.records import Message, PolicyVersion, Sampling, StopReason
 from tests.e2e.demo_model import demo_model
+from tests.e2e.hosted_engine import HostedEngine
 from tests.training_cases import version
-from workers.rollout.engine import ENGINES, Generation, GenerationRequest, RolloutEngine
+from workers.rollout.engine import Generation, GenerationRequest
 
 pytestmark = pytest.mark.e2e
 
@@ -41,18 +41,14 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> PolicyVersion:
 
 
 @pytest.fixture(scope="module")
-def engine(untouched: PolicyVersion) -> RolloutEngine:
-    with pytest.warns():  # vLLM warns at import and start; none of it is ours
-        built: RolloutEngine = create(
-            ENGINES.parse({"type": "vllm", "max_model_len": 256}),
-            policy=untouched,
-            dtype="bfloat16",
-        )
-    return built
+def engine(untouched: PolicyVersion) -> Iterator[HostedEngine]:
+    hosted = HostedEngine({"type": "vllm", "max_model_len": 256}, untouched)
+    yield hosted
+    hosted.close()
 
 
 def sampled(
-    engine: RolloutEngine, count: int = 6, **sampling: Any
+    engine: HostedEngine, count: int = 6, **sampling: Any
 ) -> tuple[tuple[int, ...], Sequence[Generation]]:
     ids = engine.render([Message(role="user", content="What is 7 times 8?")])
     settings = Sampling(**({"temperature": 0.9, "max_tokens": 24} | sampling))
@@ -76,14 +72,14 @@ def gap(policy: PolicyVersion, ids: Sequence[int], generations: Sequence[Generat
 
 
 def test_every_sampled_token_has_its_raw_logprob(
-    engine: RolloutEngine, untouched: PolicyVersion
+    engine: HostedEngine, untouched: PolicyVersion
 ) -> None:
     ids, generations = sampled(engine)
     assert all(len(g.token_ids) == len(g.logprobs) > 0 for g in generations)
     assert gap(untouched, ids, generations) < 0.08
 
 
-def test_a_finished_answer_keeps_the_terminator_that_the_model_wrote(engine: RolloutEngine) -> None:
+def test_a_finished_answer_keeps_the_terminator_that_the_model_wrote(engine: HostedEngine) -> None:
     _, generations = sampled(engine, count=24, max_tokens=48)
     finished = [g for g in generations if g.stop_reason is StopReason.STOP]
     assert finished
@@ -93,7 +89,7 @@ def test_a_finished_answer_keeps_the_terminator_that_the_model_wrote(engine: Rol
 
 
 def test_after_a_swap_in_place_every_layer_and_the_tied_head_are_new(
-    engine: RolloutEngine, untouched: PolicyVersion, changed: PolicyVersion
+    engine: HostedEngine, untouched: PolicyVersion, changed: PolicyVersion
 ) -> None:
     engine.load_policy(changed)
     assert engine.serving == changed
@@ -107,14 +103,14 @@ def test_after_a_swap_in_place_every_layer_and_the_tied_head_are_new(
 
 
 def test_weights_that_do_not_match_their_digest_are_not_loaded(
-    engine: RolloutEngine, changed: PolicyVersion, untouched: PolicyVersion
+    engine: HostedEngine, changed: PolicyVersion, untouched: PolicyVersion
 ) -> None:
     with pytest.raises(PolicyStoreError, match="does not match its digest"):
         engine.load_policy(changed.model_copy(update={"digest": "0" * 64}))
     assert engine.serving == untouched
 
 
-def test_a_choice_is_kept_to(engine: RolloutEngine) -> None:
+def test_a_choice_is_kept_to(engine: HostedEngine) -> None:
     ids = engine.render([Message(role="user", content="Which is larger, 3 or 4?")])
     choices = ("Winner: A", "Winner: B", "Winner: tie")
     asked = [

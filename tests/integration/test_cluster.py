@@ -175,3 +175,24 @@ def test_an_address_that_nobody_answers_is_refused_with_what_to_do() -> None:
         env=env,
     )
     assert "REFUSED True" in done.stdout, done.stderr[-2000:]
+
+
+def test_a_second_cluster_in_one_process_works_too() -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "from workers.pool import RayCluster\n"
+        "for _ in range(2):\n    cluster = RayCluster(num_cpus=1)\n    cluster.close()\n"
+        "print('BOTH')\n"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=env,
+    )
+    assert "BOTH" in done.stdout, done.stderr[-2000:]

@@ -1,0 +1,69 @@
+"""A vLLM engine in a process of its own, as in a run: it binds threads and patches torch for the process it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from policies.component import create
+from policies.records import Message, PolicyVersion
+from workers.cluster import Resources
+from workers.pool import RayCluster
+from workers.rollout.engine import ENGINES, Generation, GenerationRequest
+
+
+class EngineHost:
+    """Runs inside the actor."""
+
+    def __init__(self, settings: dict[str, Any], policy: PolicyVersion) -> None:
+        self.engine = create(ENGINES.parse(settings), policy=policy, dtype="bfloat16", seed=0)
+
+    def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        ids: tuple[int, ...] = self.engine.render(messages)
+        return ids
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        found: list[Generation] = self.engine.generate(requests)
+        return found
+
+    def load_policy(self, policy: PolicyVersion) -> PolicyVersion:
+        self.engine.load_policy(policy)
+        return self.serving()
+
+    def serving(self) -> PolicyVersion:
+        served: PolicyVersion = self.engine.serving
+        return served
+
+
+class HostedEngine:
+    """The same methods, called from the test."""
+
+    def __init__(self, settings: dict[str, Any], policy: PolicyVersion) -> None:
+        self.cluster = RayCluster(num_cpus=2)
+        kwargs = {"settings": settings, "policy": policy}
+        self.group = self.cluster.start_group(
+            "engine", EngineHost, kwargs, size=1, resources=Resources(), timeout_seconds=240
+        )
+        self.cluster.wait_ready([self.group], 240)
+
+    def _call(self, method: str, *args: Any) -> Any:
+        return self.cluster.result(self.group.submit(method, *args), 240)
+
+    def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        ids: tuple[int, ...] = self._call("render", messages)
+        return ids
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        found: list[Generation] = self._call("generate", requests)
+        return found
+
+    def load_policy(self, policy: PolicyVersion) -> None:
+        self._call("load_policy", policy)
+
+    @property
+    def serving(self) -> PolicyVersion:
+        served: PolicyVersion = self._call("serving")
+        return served
+
+    def close(self) -> None:
+        self.cluster.close()
