@@ -17,6 +17,10 @@ from workers.rollout.engine import Generation, GenerationRequest
 
 pytestmark = pytest.mark.e2e
 
+SAME, OTHER = 0.2, 1.0
+"""Nats per token: bf16 against float32 differs by about 0.03 on equal weights, the other weights by 3 and more; with
+only the tied head left at the old weights it was 3.6 one way and 0.34 the other."""
+
 
 @pytest.fixture(scope="module")
 def untouched() -> PolicyVersion:
@@ -76,7 +80,7 @@ def test_every_sampled_token_has_its_raw_logprob(
 ) -> None:
     ids, generations = sampled(engine)
     assert all(len(g.token_ids) == len(g.logprobs) > 0 for g in generations)
-    assert gap(untouched, ids, generations) < 0.08
+    assert gap(untouched, ids, generations) < SAME
 
 
 def test_a_finished_answer_keeps_the_terminator_that_the_model_wrote(engine: HostedEngine) -> None:
@@ -94,12 +98,12 @@ def test_after_a_swap_in_place_every_layer_and_the_tied_head_are_new(
     engine.load_policy(changed)
     assert engine.serving == changed
     ids, generations = sampled(engine)
-    assert gap(changed, ids, generations) < 0.08
-    assert gap(untouched, ids, generations) > 0.3
+    assert gap(changed, ids, generations) < SAME
+    assert gap(untouched, ids, generations) > OTHER
     engine.load_policy(untouched)
     ids, generations = sampled(engine)
-    assert gap(untouched, ids, generations) < 0.08
-    assert gap(changed, ids, generations) > 0.3
+    assert gap(untouched, ids, generations) < SAME
+    assert gap(changed, ids, generations) > OTHER
 
 
 def test_weights_that_do_not_match_their_digest_are_not_loaded(
