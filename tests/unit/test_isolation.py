@@ -51,11 +51,11 @@ def score(prompt, completion, answer):
             print("o" * 2**17)
             print("e" * 2**17, file=sys.stderr)
     if completion == "scribble":
-        for fd in range(3, 20):
+        for fd in range(3, 1024):
             try: os.write(fd, b"rubbish\\n")
             except OSError: pass
     if completion == "close":
-        os.closerange(3, 20)
+        os.closerange(3, 1024)
     if completion == "surrogate": raise ValueError("\\ud800 \\x1b[31m \\x00")
     return completion == str(answer)
 def score_again(completion): return score_again(completion)
