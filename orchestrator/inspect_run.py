@@ -144,13 +144,17 @@ def driver_is_alive(folder: RunFolder) -> bool:
         return False
     if driver.get("host") not in (None, socket.gethostname()):
         return True
+    return _exists(pid) and _is_same_process(pid, started)
+
+
+def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        pass
-    return _is_same_process(pid, started)
+    except PermissionError:  # it exists, and belongs to another user
+        return True
+    return True
 
 
 def _is_same_process(pid: int, started: object) -> bool:

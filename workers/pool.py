@@ -133,8 +133,6 @@ class RayCluster:
         """
         self._started_here = address is None
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Ray would pin worker threads to the actor's logical CPUs; groups that take turns share the cores.
-        os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
         if self._started_here:
             ensure_token()
         import ray
