@@ -66,6 +66,15 @@ class PromptSettings(Settings):
     """Accept prompts that stand in both sets. Off: such a run is refused before round 1."""
 
 
+class MixtureSettings(Settings):
+    """Samples that an earlier policy gives to every prompt of a round."""
+
+    rounds_ago: int = Field(default=1, ge=1)
+    """Which policy: the one that served so many rounds before; before there is one, the first of the run."""
+    samples: int = Field(ge=1)
+    """Attempts at each prompt by that policy."""
+
+
 class RolloutSettings(Settings):
     """How attempts are sampled."""
 
@@ -95,6 +104,15 @@ class RolloutSettings(Settings):
     """Strings that end a turn, besides the model's own terminator."""
     prompts_per_shard: int = Field(default=16, ge=1)
     """Prompts in one shard: the unit of work, storage, retry and resume."""
+    steps: Literal["turn", "line", "sentence"] = "turn"
+    """What a step is, for step-level verifiers and losses: a policy turn, or the lines or sentences in it."""
+    mixture: tuple[MixtureSettings, ...] = ()
+    """Samples of earlier policies, besides the `samples_per_prompt` of the serving one."""
+
+    @property
+    def total_samples(self) -> int:
+        """Attempts at each prompt, earlier policies' included."""
+        return self.samples_per_prompt + sum(m.samples for m in self.mixture)
 
     @property
     def sampling(self) -> Sampling:

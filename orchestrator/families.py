@@ -10,8 +10,11 @@ from policies.component import Family
 from policies.loss import LOSSES
 from policies.preference import PREFERENCES
 from policies.reference import REFERENCES
+from workers.rollout.call_format import CALL_FORMATS
 from workers.rollout.engine import ENGINES
+from workers.rollout.environment import ENVIRONMENTS
 from workers.rollout.strategy import STRATEGIES
+from workers.rollout.tool import TOOLS
 from workers.training.engine import TRAINING_ENGINES
 from workers.verify.judge import BACKENDS, JUDGES
 from workers.verify.verifier import VERIFIERS
@@ -20,6 +23,9 @@ FAMILIES: tuple[Family[Any], ...] = (
     PROMPT_SOURCES,
     ENGINES,
     STRATEGIES,
+    TOOLS,
+    CALL_FORMATS,
+    ENVIRONMENTS,
     VERIFIERS,
     JUDGES,
     BACKENDS,

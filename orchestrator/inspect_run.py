@@ -19,15 +19,9 @@ from orchestrator.phases import Collected, Drawn, Phase, Trained
 from orchestrator.run_folder import RoundFolder, RunFolder, ShardKind
 from policies.component import Component
 from policies.errors import InputError, ResumeError
+from policies.examples import Example, PreferencePair, SupervisedExample, UnpairedExample
 from policies.preference import PREFERENCES, PreferenceBuilder
-from policies.records import (
-    Example,
-    PreferencePair,
-    Record,
-    RoundResult,
-    SupervisedExample,
-    UnpairedExample,
-)
+from policies.records import Record, RoundResult
 from policies.shards import read_marker, read_records
 
 R = TypeVar("R", bound=Record)

@@ -9,7 +9,8 @@ from orchestrator.display import duration, number, one_line, plain_text
 from orchestrator.inspect_run import example_kind, first_records, round_of, round_summary, stream
 from orchestrator.run_folder import RoundFolder, RunFolder
 from orchestrator.trace import find_prompts, find_trajectories, trajectories_of
-from policies.records import Example, Feedback, PreferencePair, Trajectory, UnpairedExample
+from policies.examples import Example, PreferencePair, UnpairedExample
+from policies.records import Feedback, Trajectory
 
 _INDENT = "    "
 

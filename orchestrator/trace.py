@@ -11,15 +11,8 @@ from typing import Any
 from orchestrator.inspect_run import example_kind, read_config, results_of, stream
 from orchestrator.run_folder import RoundFolder, RunFolder
 from policies.errors import InputError, PolicyStoreError
-from policies.records import (
-    Comparison,
-    Example,
-    Feedback,
-    PreferencePair,
-    Prompt,
-    Trajectory,
-    Verdict,
-)
+from policies.examples import Example, PreferencePair
+from policies.records import Comparison, Feedback, Prompt, Trajectory, Verdict
 from policies.shards import read_marker, read_records
 from policies.store import PolicyStore
 

@@ -14,15 +14,8 @@ from typing import Any, TypeVar
 from orchestrator.metric_names import clean_text
 from orchestrator.run_folder import RoundFolder, ShardKind
 from policies.errors import ArtifactError
-from policies.records import (
-    Feedback,
-    PreferencePair,
-    Prompt,
-    Record,
-    SupervisedExample,
-    Trajectory,
-    UnpairedExample,
-)
+from policies.examples import PreferencePair, SupervisedExample, UnpairedExample
+from policies.records import Feedback, Prompt, Record, Trajectory
 from policies.shards import marker_path, read_records
 
 Row = dict[str, str | int | float | bool | None]

@@ -4,6 +4,7 @@
     |-- ConfigurationError (ValueError)   the config is wrong: refused before anything starts (exit 2)
     |-- InputError (ValueError)           a prompt file or a model directory is wrong (exit 2)
     |-- RolloutError                      an engine or a strategy failed
+    |-- SandboxUnavailableError           model-written code cannot be contained on this machine
     |-- VerificationError                 a verifier failed; becomes an error verdict
     |   `-- JudgeError                    a judge failed or its answer cannot be read
     |-- TrainingError                     an update failed
@@ -40,6 +41,10 @@ class InputError(PawlError, ValueError):
 
 class RolloutError(PawlError):
     """An engine or a rollout strategy failed."""
+
+
+class SandboxUnavailableError(PawlError):
+    """Model-written code cannot be contained here, or a sandbox failed: our fault, never the policy's."""
 
 
 class VerificationError(PawlError):

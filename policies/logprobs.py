@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from policies.records import TokenSequence
+from policies.examples import TokenSequence
 
 _BLOCK_ELEMENTS = 1 << 25
 """Logits held in float32 at a time: 128 MiB."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from policies.component import Component, Family
-from policies.records import ExampleKind
+from policies.examples import ExampleKind
 
 if TYPE_CHECKING:
     from typing import Self

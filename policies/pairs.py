@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from policies.examples import PreferencePair, TokenSequence
 from policies.preference import Built, Candidate
-from policies.records import PreferencePair, TokenSequence, Trajectory
+from policies.records import Trajectory
 
 
 def pair_of(chosen: Candidate, rejected: Candidate, built: Built) -> PreferencePair | None:

@@ -9,14 +9,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from policies.component import Component, Family
-from policies.records import (
-    Example,
-    ExampleKind,
-    Feedback,
-    ScoredGroup,
-    Trajectory,
-    TrajectoryStatus,
-)
+from policies.examples import Example, ExampleKind
+from policies.records import Feedback, ScoredGroup, Trajectory, TrajectoryStatus
 
 
 @dataclass

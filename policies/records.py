@@ -66,6 +66,42 @@ class StopReason(StrEnum):
     """Not written by the policy."""
 
 
+class Step(Record):
+    """Part of a policy turn that is judged by itself. Example: `Step(start=0, end=7, text="7 x 8 is 56.")`."""
+
+    start: int
+    """First token of the step, counted within its turn."""
+    end: int
+    """One past its last token."""
+    text: str
+
+
+class ToolCallStatus(StrEnum):
+    """What became of a tool call; everything but `ok` and `unavailable` is told to the policy as an observation."""
+
+    OK = "ok"
+    FAILED = "failed"
+    """The tool, or the code it ran, raised."""
+    TIMED_OUT = "timed_out"
+    FLOODED = "flooded"
+    """It wrote more than its limit; the observation is cut."""
+    UNPARSEABLE = "unparseable"
+    """What the policy wrote is no call."""
+    UNKNOWN_TOOL = "unknown_tool"
+    BAD_ARGUMENTS = "bad_arguments"
+    BAD_OUTPUT = "bad_output"
+    """It returned something that is no text, e.g. bytes."""
+    UNAVAILABLE = "unavailable"
+    """Our fault (no sandbox, a dead worker): the trajectory is an error, never a wrong answer."""
+
+
+class ToolCall(Record):
+    """One call of one tool, as it ended. Example: `ToolCall(tool="python", status="ok")`."""
+
+    tool: str
+    status: ToolCallStatus
+
+
 class Turn(Record):
     """A run of tokens with one author.
 
@@ -78,6 +114,10 @@ class Turn(Record):
     logprobs: tuple[float, ...] = ()
     """Log-prob of each sampled token under the behaviour policy, before temperature; empty for observations. [T]"""
     stop_reason: StopReason
+    steps: tuple[Step, ...] = ()
+    """Of a policy turn, when the run splits turns into steps; empty means that the turn is one step."""
+    calls: tuple[ToolCall, ...] = ()
+    """Of an observation: the tool calls that it answers."""
 
     @model_validator(mode="after")
     def _aligned(self) -> Self:
@@ -105,6 +145,31 @@ class TrajectoryStatus(StrEnum):
     ERROR = "error"
 
 
+class Ending(StrEnum):
+    """Why an attempt ended."""
+
+    ANSWERED = "answered"
+    """The policy gave its last turn: no tool was called, or the strategy's last stage was reached."""
+    ENVIRONMENT = "environment"
+    """The environment said that the episode is over."""
+    TURN_LIMIT = "turn_limit"
+    TOKEN_LIMIT = "token_limit"
+    """A turn or the whole trajectory ran out of tokens."""
+    FAILED = "failed"
+    """Our side failed; the status is `error`."""
+
+
+class Span(Record):
+    """Part of a trajectory that a verdict is about. Example: `Span(turn=0, start=0, end=12)`.
+
+    `turn` is an index into `Trajectory.turns`; `start` and `end` count tokens within that turn.
+    """
+
+    turn: int
+    start: int
+    end: int
+
+
 class Trajectory(Record):
     """One sampled attempt at one prompt, with its tokens. Made by a rollout strategy.
 
@@ -124,11 +189,39 @@ class Trajectory(Record):
     branch: Branch | None = None
     error: str | None = None
     """What went wrong, when status is `error`."""
+    ending: Ending = Ending.ANSWERED
+    outcome: Probability | None = None
+    """What the environment says of the whole episode, e.g. 1.0 for a win; None where there is no environment."""
+    graded: Span | None = None
+    """What verifiers grade, when it is not the last policy turn: another turn, or one step."""
 
     @property
     def completion(self) -> str:
-        """Text of the last policy turn: what outcome verifiers grade."""
-        return next((t.text for t in reversed(self.turns) if t.role == "policy"), "")
+        """Text that verifiers grade: the `graded` span, else the last policy turn."""
+        if self.graded is None:
+            return next((t.text for t in reversed(self.turns) if t.role == "policy"), "")
+        turn = self.turns[self.graded.turn]
+        steps = (s.text for s in turn.steps if (s.start, s.end) == self.graded_range)
+        return next(steps, turn.text)
+
+    @property
+    def graded_range(self) -> tuple[int, int] | None:
+        """First token and one past the last token of `graded`, within its turn."""
+        return None if self.graded is None else (self.graded.start, self.graded.end)
+
+    @property
+    def step_spans(self) -> tuple[Span, ...]:
+        """Every step that the policy wrote, in order; a turn without steps is one."""
+        return tuple(
+            Span(turn=i, start=start, end=end)
+            for i, turn in enumerate(self.turns)
+            if turn.role == "policy"
+            for start, end in ([(s.start, s.end) for s in turn.steps] or [(0, len(turn.token_ids))])
+        )
+
+    def start_of_turn(self, turn: int) -> int:
+        """Position in `token_ids` of the first token of `turns[turn]`."""
+        return len(self.prompt_token_ids) + sum(len(t.token_ids) for t in self.turns[:turn])
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -154,14 +247,6 @@ class Trajectory(Record):
     @property
     def num_policy_tokens(self) -> int:
         return sum(len(t.token_ids) for t in self.turns if t.role == "policy")
-
-
-class Span(Record):
-    """Part of a trajectory that a verdict is about. Example: `Span(turn=0, start=0, end=12)` (tokens)."""
-
-    turn: int
-    start: int
-    end: int
 
 
 class VerdictStatus(StrEnum):
@@ -218,6 +303,14 @@ class Comparison(Record):
     seconds: float = 0.0
 
 
+class StepScore(Record):
+    """What the verdicts on one step add up to. Example: `StepScore(span=Span(...), score=1.0, desirable=True)`."""
+
+    span: Span
+    score: float
+    desirable: bool
+
+
 class Feedback(Record):
     """What the verdicts on one trajectory add up to. Made by aggregation; knows nothing of pairs.
 
@@ -229,7 +322,8 @@ class Feedback(Record):
     desirable: bool | None
     unusable_because: str | None = None
     verdicts: tuple[Verdict, ...] = ()
-    step_scores: tuple[float, ...] = ()
+    steps: tuple[StepScore, ...] = ()
+    """Of the steps that were scored, in order; the whole trajectory's score does not read them."""
 
 
 class ScoredGroup(Record):
@@ -242,80 +336,6 @@ class ScoredGroup(Record):
     trajectories: tuple[Trajectory, ...]
     feedback: tuple[Feedback, ...]
     comparisons: tuple[Comparison, ...] = ()
-
-
-class TokenSequence(Record):
-    """Tokens of one trajectory ready for a loss.
-
-    Example: `TokenSequence(trajectory_id="r1.7x8.0", policy_version=0, token_ids=(1, 5, 9), loss_mask=(0, 0, 1),
-    logprobs=(0.0, 0.0, -0.3))`.
-    """
-
-    trajectory_id: str
-    policy_version: int
-    token_ids: tuple[int, ...]
-    loss_mask: tuple[int, ...]
-    """1 where the policy wrote the token. [T]"""
-    logprobs: tuple[float, ...]
-    """Behaviour log-probs; 0.0 where the mask is 0. [T]"""
-
-    @model_validator(mode="after")
-    def _aligned(self) -> Self:
-        if not len(self.token_ids) == len(self.loss_mask) == len(self.logprobs):
-            raise ValueError("token_ids, loss_mask and logprobs must have one length")
-        return self
-
-    @classmethod
-    def of(cls, trajectory: Trajectory) -> Self:
-        """The whole trajectory, scored where the policy wrote."""
-        return cls(
-            trajectory_id=trajectory.id,
-            policy_version=trajectory.policy_version,
-            token_ids=trajectory.token_ids,
-            loss_mask=trajectory.loss_mask,
-            logprobs=trajectory.logprobs,
-        )
-
-
-class PreferencePair(Record):
-    """Chosen over rejected, for the same prompt tokens. Made by a preference builder.
-
-    Example: `PreferencePair(id="r1.7x8.0>r1.7x8.3", prompt_id="7x8", chosen=..., rejected=..., margin=1.0)`.
-    """
-
-    id: str
-    prompt_id: str
-    chosen: TokenSequence
-    rejected: TokenSequence
-    margin: float
-    """Score of chosen minus score of rejected."""
-    weight: float = 1.0
-    soft_label: Probability = 1.0
-    """Probability that chosen is really better."""
-
-
-class UnpairedExample(Record):
-    """One trajectory with a desirable bit (KTO family). Example: `UnpairedExample(id="r1.7x8.0", ...)`."""
-
-    id: str
-    prompt_id: str
-    sequence: TokenSequence
-    desirable: bool
-    score: float
-    weight: float = 1.0
-
-
-class SupervisedExample(Record):
-    """One trajectory to imitate. Example: `SupervisedExample(id="r1.7x8.0", prompt_id="7x8", sequence=...)`."""
-
-    id: str
-    prompt_id: str
-    sequence: TokenSequence
-    weight: float = 1.0
-
-
-Example = PreferencePair | UnpairedExample | SupervisedExample
-ExampleKind = Literal["pair", "unpaired", "supervised"]
 
 
 class PolicyVersion(Record):

@@ -10,20 +10,18 @@ from orchestrator.events import EventKind, EventLog
 from orchestrator.journal import Journal
 from orchestrator.phases import Phase
 from orchestrator.run_folder import RoundFolder, RunFolder
+from policies.examples import PreferencePair, TokenSequence, UnpairedExample
 from policies.records import (
     Feedback,
     Message,
-    PreferencePair,
     Prompt,
     RoundResult,
     RoundStatus,
     Sampling,
     StopReason,
-    TokenSequence,
     Trajectory,
     TrajectoryStatus,
     Turn,
-    UnpairedExample,
 )
 from policies.shards import write_json, write_records
 from policies.store import PolicyStore

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from policies.examples import Example, PreferencePair, TokenSequence, UnpairedExample
 from policies.fake_model import write_fake_model
 from policies.loss import LOSSES, Loss
-from policies.records import Example, PolicyVersion, PreferencePair, TokenSequence, UnpairedExample
+from policies.records import PolicyVersion
 from policies.reference import ReferencePart, ReferencePlan
 from policies.seeds import derive_rng
 from policies.shards import file_sha256

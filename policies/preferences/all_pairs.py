@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from policies.examples import ExampleKind, PreferencePair
 from policies.pairs import count_without_contrast, pair_of
 from policies.preference import Built, PreferenceBuilder
-from policies.records import ExampleKind, PreferencePair, ScoredGroup
+from policies.records import ScoredGroup
 
 
 class AllPairs(PreferenceBuilder):

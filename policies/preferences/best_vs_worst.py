@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from policies.examples import ExampleKind
 from policies.pairs import count_without_contrast, pair_of
 from policies.preference import Built, Candidate, PreferenceBuilder
-from policies.records import ExampleKind, ScoredGroup
+from policies.records import ScoredGroup
 
 
 class BestVsWorst(PreferenceBuilder):

@@ -7,8 +7,9 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from policies.examples import ExampleKind, TokenSequence, UnpairedExample
 from policies.preference import Built, PreferenceBuilder
-from policies.records import ExampleKind, ScoredGroup, TokenSequence, UnpairedExample
+from policies.records import ScoredGroup
 
 
 class Thresholded(PreferenceBuilder):

@@ -15,21 +15,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policies.component import create
+from policies.examples import ExampleKind, PreferencePair, SupervisedExample, UnpairedExample
 from policies.preference import PREFERENCES, Built
 from policies.records import (
-    ExampleKind,
     Feedback,
     Message,
-    PreferencePair,
     Prompt,
     Sampling,
     ScoredGroup,
     StopReason,
-    SupervisedExample,
     Trajectory,
     TrajectoryStatus,
     Turn,
-    UnpairedExample,
 )
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from orchestrator.run_folder import RunFolder
-from policies.records import PreferencePair, Trajectory, UnpairedExample
+from policies.examples import PreferencePair, UnpairedExample
+from policies.records import Trajectory
 from policies.shards import read_records
 from tests.e2e.demo_model import demo_model
 

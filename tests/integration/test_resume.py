@@ -13,8 +13,9 @@ import pytest
 
 from orchestrator.journal import Journal
 from orchestrator.run_folder import RunFolder
+from policies.examples import PreferencePair
 from policies.fake_model import write_fake_model
-from policies.records import PreferencePair, Trajectory
+from policies.records import Trajectory
 from policies.shards import read_records
 
 DRIVER = Path(__file__).with_name("driver.py")

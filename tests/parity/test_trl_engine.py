@@ -15,8 +15,8 @@ from trl import DPOTrainer, KTOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from policies.errors import DivergenceError, TrainingError
+from policies.examples import PreferencePair
 from policies.logprobs import padded, sequence_logprobs, token_scores, transforms_logits
-from policies.records import PreferencePair
 from policies.reference import ReferencePart, ReferencePlan
 from tests.training_cases import (
     log_of,

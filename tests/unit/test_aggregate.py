@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.errors import ArtifactError, ConfigurationError
+from policies.examples import PreferencePair
 from policies.preference import PREFERENCES, PreferenceBuilder
 from policies.records import (
     Comparison,
     Feedback,
     Message,
-    PreferencePair,
     Prompt,
     Sampling,
     Span,
@@ -132,7 +132,7 @@ def test_verdicts_on_spans_are_step_scores_in_order_and_not_the_outcome() -> Non
         verdict("steps", 0.1, span=Span(turn=0, start=0, end=4)),
     ]
     found = feedback([*steps, verdict("outcome", 1.0)])
-    assert (found.score, found.step_scores) == (1.0, (0.1, 0.9))
+    assert (found.score, [s.score for s in found.steps]) == (1.0, [0.1, 0.9])
 
 
 def test_a_verdict_of_another_shard_is_refused() -> None:

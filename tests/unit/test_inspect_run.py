@@ -21,17 +21,16 @@ from orchestrator.phases import Collected, Drawn, Evaluated, Phase, Trained
 from orchestrator.run_folder import RunFolder
 from orchestrator.trace import trace
 from policies.errors import InputError
+from policies.examples import PreferencePair, TokenSequence
 from policies.records import (
     Comparison,
     Feedback,
     Message,
-    PreferencePair,
     Prompt,
     RoundResult,
     RoundStatus,
     Sampling,
     StopReason,
-    TokenSequence,
     Trajectory,
     TrajectoryStatus,
     Turn,

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.component import create
+from policies.examples import PreferencePair, UnpairedExample
 from policies.preference import PREFERENCES, Built
 from policies.records import (
     Feedback,
     Message,
-    PreferencePair,
     Prompt,
     Sampling,
     ScoredGroup,
@@ -24,7 +24,6 @@ from policies.records import (
     Trajectory,
     TrajectoryStatus,
     Turn,
-    UnpairedExample,
 )
 
 

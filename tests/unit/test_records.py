@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from policies.examples import PreferencePair, TokenSequence
 from policies.records import (
-    PreferencePair,
     Sampling,
     StopReason,
-    TokenSequence,
     Trajectory,
     TrajectoryStatus,
     Turn,

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from policies.errors import DivergenceError, TrainingError
-from policies.records import UnpairedExample
+from policies.examples import UnpairedExample
 from policies.reference import ReferencePart, ReferencePlan
 from policies.seeds import derive_rng
 from tests.training_cases import make_engine, make_loss, sequence, singles

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from policies.component import Component, Family
 from policies.records import Message, PolicyVersion, Sampling, StopReason
+from workers.rollout.chat import ChatFormat
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class RolloutEngine(Component):
 
     serving: PolicyVersion
     """The version whose weights answer now."""
+    chat: ChatFormat
+    """Template and tokenizer of the model."""
+    max_context: int | None = None
+    """Most tokens of prompt and completion together; None where the engine knows no limit."""
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()
@@ -48,6 +53,18 @@ class RolloutEngine(Component):
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Sample one completion per request; the answers come in the order of the requests."""
+        raise NotImplementedError
+
+    def submit(self, request: GenerationRequest) -> int:
+        """Hand in one request; its answer comes out of `advance` under the ticket that is returned."""
+        raise NotImplementedError
+
+    def advance(self) -> list[tuple[int, Generation]]:
+        """Work on all submitted requests for one step; the answers that are finished, each once.
+
+        Requests may be submitted between two calls and join those under way (continuous batching). Returns an
+        empty list when nothing has finished yet, and at once when nothing was submitted.
+        """
         raise NotImplementedError
 
     def load_policy(self, policy: PolicyVersion) -> None:

@@ -35,6 +35,17 @@ class RolloutStrategy(Component):
     def __init__(self, config: Component.Config) -> None:
         self.config = config
 
+    def prepare(self, engine: RolloutEngine) -> None:
+        """Called once, before the first job: what cannot work with this model or machine is refused here.
+
+        Raises:
+            ConfigurationError: e.g. the model's chat template cannot carry this strategy.
+            SandboxUnavailableError: a tool runs code, and nothing here can contain it.
+        """
+
+    def close(self) -> None:
+        """Give back what the strategy holds."""
+
     def run(self, job: RolloutJob, engine: RolloutEngine) -> Sequence[Trajectory]:
         """Return `samples_per_prompt` trajectories for each prompt, in prompt order.
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from policies.errors import TrainingError, explain
-from policies.records import (
+from policies.examples import (
     Example,
     ExampleKind,
     PreferencePair,

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from policies.examples import PreferencePair, UnpairedExample
 from policies.logprobs import padded
-from policies.records import PreferencePair, UnpairedExample
 from workers.training.batching import MicroBatch, Partner
 
 

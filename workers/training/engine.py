@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from policies.component import Component, Family, Settings
+from policies.examples import Example
 from policies.loss import Loss
-from policies.records import Example, PolicyVersion, Record
+from policies.records import PolicyVersion, Record
 from policies.reference import ReferencePlan
 
 
@@ -54,6 +55,9 @@ class TrainingOptions(Settings):
     """Autocast of the forward pass; weights, gradients and log-softmax stay in fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    loss_mask: Literal["policy", "completion"] = "policy"
+    """Which tokens are learned from: those that the policy wrote, or (only to show what goes wrong) everything after
+    the prompt, tool output included."""
     min_examples: int = Field(default=1, ge=1)
     """A round with fewer examples is skipped, with the reason recorded."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from policies.errors import TrainingError, explain
-from policies.records import TokenSequence
+from policies.examples import TokenSequence
 from policies.seeds import derive_rng
 from workers.training.engine import UpdateJob
 

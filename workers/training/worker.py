@@ -9,15 +9,15 @@ from typing import cast
 
 from policies.component import Component, create
 from policies.errors import TrainingError, boundary
-from policies.loss import Loss
-from policies.records import (
+from policies.examples import (
     Example,
     ExampleKind,
     PreferencePair,
-    Record,
     SupervisedExample,
     UnpairedExample,
 )
+from policies.loss import Loss
+from policies.records import Record
 from policies.shards import read_records
 from workers.training.engine import (
     AdapterSettings,

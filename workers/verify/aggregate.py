@@ -19,6 +19,8 @@ from policies.records import (
     Feedback,
     Prompt,
     ScoredGroup,
+    Span,
+    StepScore,
     Trajectory,
     TrajectoryStatus,
     Verdict,
@@ -85,19 +87,32 @@ def _feedback(
     reason = _reason_to_leave_out(trajectory, verdicts, settings)
     # A verdict on a span is a step score: it says nothing of the outcome.
     score = None if reason else _weighted_mean(verdicts, weights)
-    steps = sorted(
-        (v.span.turn, v.span.start, v.score)
-        for v in verdicts
-        if v.span is not None and v.score is not None
-    )
     return Feedback(
         trajectory_id=trajectory.id,
         score=score,
         desirable=None if score is None else score >= settings.desirable_at,
         unusable_because=reason,
         verdicts=tuple(verdicts),
-        step_scores=tuple(score for _, _, score in steps),
+        steps=_step_scores(verdicts, settings, weights),
     )
+
+
+def _step_scores(
+    verdicts: Sequence[Verdict], settings: FeedbackSettings, weights: Mapping[str, float]
+) -> tuple[StepScore, ...]:
+    by_span: defaultdict[tuple[int, int, int], list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.span is not None and verdict.score is not None:
+            span = verdict.span
+            by_span[span.turn, span.start, span.end].append(
+                verdict.model_copy(update={"span": None})
+            )
+    found = []
+    for (turn, start, end), of_one in sorted(by_span.items()):
+        score = _weighted_mean(of_one, weights)
+        span = Span(turn=turn, start=start, end=end)
+        found.append(StepScore(span=span, score=score, desirable=score >= settings.desirable_at))
+    return tuple(found)
 
 
 def _reason_to_leave_out(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ class Verifier(Component):
         """Share of this score in the weighted mean over verifiers and judges."""
         timeout_seconds: float = Field(default=10.0, gt=0)
         """Longest time for one trajectory; after it the process is killed and the verdict is an error."""
+        level: Literal["trajectory", "step"] = "trajectory"
+        """Grade whole trajectories, or every step that the policy wrote (`rollout.steps` says what a step is)."""
 
         @property
         def source(self) -> str:

@@ -16,18 +16,15 @@ from typing import Any
 
 from policies.component import create
 from policies.errors import ArtifactError, ConfigurationError, PawlError, boundary, explain
+from policies.examples import Example, PreferencePair, SupervisedExample, UnpairedExample
 from policies.preference import Built, PreferenceBuilder, merge_counts
 from policies.records import (
     Comparison,
-    Example,
     Feedback,
-    PreferencePair,
     Prompt,
     ScoredGroup,
-    SupervisedExample,
     Trajectory,
     TrajectoryStatus,
-    UnpairedExample,
     Verdict,
     VerdictStatus,
 )

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from policies.component import Component
 from policies.errors import TrainingError, explain
+from policies.examples import Example, PreferencePair, UnpairedExample
 from policies.fake_model import read_skill, write_fake_model
-from policies.records import Example, PreferencePair, UnpairedExample
 from policies.shards import content_digest
 from workers.training.batching import plan_batches, require_some, select, sequences_of
 from workers.training.engine import TrainingEngine, UpdateJob, UpdateOutcome

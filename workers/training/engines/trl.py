@@ -21,8 +21,8 @@ from pydantic import Field
 
 from policies.component import Component
 from policies.errors import ConfigurationError, TrainingError, boundary, explain
+from policies.examples import Example, PreferencePair, TokenSequence, UnpairedExample
 from policies.loss import Loss, PairLoss, UnpairedLoss
-from policies.records import Example, PreferencePair, TokenSequence, UnpairedExample
 from workers.training.arguments import lora_config, training_arguments
 from workers.training.batching import (
     Partner,

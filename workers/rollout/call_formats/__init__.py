@@ -1,0 +1,1 @@
+"""Formats in which a policy calls tools, one file each."""

@@ -1,0 +1,1 @@
+"""Containment of model-written code."""

@@ -1,0 +1,80 @@
+"""What can be set about a sandbox, and what it answers: limits in, typed outcomes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from policies.component import Settings
+from policies.records import Json
+
+SandboxBackend = Literal["bwrap", "landlock", "none"]
+
+
+class SandboxSettings(Settings):
+    """Limits on model-written code, and how it is contained."""
+
+    backend: Literal["auto", "bwrap", "landlock", "none"] = "auto"
+    """bwrap: namespaces around our launcher; landlock: the launcher alone; auto: the first that passes its own
+    attacks here; none: no containment, and only with `allow_unsandboxed`."""
+    allow_unsandboxed: bool = False
+    """Run model-written code as an ordinary process where nothing contains it. Loud, and recorded. Do not."""
+    wall_seconds: float = Field(default=10.0, gt=0)
+    """Longest time of one execution."""
+    cpu_seconds: float = Field(default=8.0, gt=0)
+    """Most processor time of one execution."""
+    memory_mb: int = Field(default=512, ge=64)
+    """Most address space."""
+    scratch_mb: int = Field(default=64, ge=1)
+    """Size of the private /tmp (bwrap only; the fallback has no writable folder)."""
+    output_kb: int = Field(default=256, ge=1)
+    """Most bytes of standard output; more ends the execution."""
+    max_threads: int = Field(default=16, ge=1)
+    """Threads of the one process; other processes are refused."""
+    max_open_files: int = Field(default=64, ge=16)
+    """File descriptors."""
+    packages: tuple[str, ...] = ()
+    """Installed packages that the code may import besides the standard library, e.g. `numpy`."""
+
+
+class SandboxStatus(StrEnum):
+    """How an execution ended."""
+
+    OK = "ok"
+    RAISED = "raised"
+    """The code raised, or ended with an exit code other than 0."""
+    KILLED = "killed"
+    """It died of a signal, e.g. a crash in C code."""
+    CPU_LIMIT = "cpu_limit"
+    WALL_LIMIT = "wall_limit"
+    MEMORY_LIMIT = "memory_limit"
+    OUTPUT_LIMIT = "output_limit"
+    BAD_REPLY = "bad_reply"
+    """It answered with what is not plain JSON, or forged an answer."""
+    START_FAILED = "start_failed"
+    """Our fault: tried again, then reported as an error, never scored."""
+
+
+@dataclass(frozen=True)
+class SandboxResult:
+    """One execution of a program, or of one cell of a session."""
+
+    status: SandboxStatus
+    stdout: str
+    """Cut at `output_kb`; bytes that are no UTF-8 are replaced."""
+    error: str
+    """Last lines of the traceback or of standard error; for START_FAILED, what failed."""
+    wall_seconds: float
+    backend: SandboxBackend
+
+
+@dataclass(frozen=True)
+class CallResult:
+    """One call of a function defined by untrusted code: `value` is plain JSON, and only with status OK."""
+
+    status: SandboxStatus
+    value: Json = None
+    error: str = ""
