@@ -57,7 +57,6 @@ def assemble(
             groups=groups,
             tracker=tracker,
             stop=stop,
-            references=create(config.training.reference),
             acceptance=create(config.acceptance),
             train_prompts=train,
             held_out_prompts=held_out,

@@ -18,12 +18,13 @@ from orchestrator.phases import Collected, Drawn
 from orchestrator.pipeline import Pipeline, Stage, Summary
 from orchestrator.run import RoundScope, Run
 from orchestrator.run_folder import RoundFolder, ShardKind, ShardPaths
+from orchestrator.worker_groups import strategy_index
 from policies.errors import ArtifactError
 from policies.records import PolicyVersion, Sampling
 from policies.seeds import derive_seed
 from policies.shards import read_marker
 from workers.cluster import Group
-from workers.rollout.worker import ShardJob
+from workers.rollout.worker import EarlierSamples, ShardJob
 
 
 def collect(scope: RoundScope, drawn: Drawn) -> Collected:
@@ -86,6 +87,8 @@ def _stages(scope: RoundScope) -> list[Stage]:
             samples=config.rollout.samples_per_prompt,
             sampling=config.rollout.sampling,
             prefix=f"r{scope.index}",
+            strategy=strategy_index(config, scope.index),
+            earlier=_earlier(scope),
         )
     ]
     before_prefer: list[str] = ["rollout"]
@@ -101,10 +104,29 @@ def _stages(scope: RoundScope) -> list[Stage]:
     return stages
 
 
+def _earlier(scope: RoundScope) -> tuple[EarlierSamples, ...]:
+    """Who samples besides the serving policy: those that served some rounds ago, or the run's first."""
+    run, served = scope.run, scope.run.served()
+    return tuple(
+        EarlierSamples(
+            policy=run.store.get(served[max(0, len(served) - 1 - share.rounds_ago)]),
+            samples=share.samples,
+        )
+        for share in run.config.rollout.mixture
+    )
+
+
 def rollout_stage(
-    run: Run, policy: PolicyVersion, *, samples: int, sampling: Sampling, prefix: str
+    run: Run,
+    policy: PolicyVersion,
+    *,
+    samples: int,
+    sampling: Sampling,
+    prefix: str,
+    strategy: int = 0,
+    earlier: tuple[EarlierSamples, ...] = (),
 ) -> Stage:
-    """Sample a shard with `policy`."""
+    """Sample a shard with `policy`, and with the earlier ones of a mixture."""
 
     def arguments(shard: ShardPaths) -> tuple[Any, ...]:
         return (
@@ -116,6 +138,8 @@ def rollout_stage(
                 sampling=sampling,
                 scope=prefix,
                 seed=run.config.seed,
+                strategy=strategy,
+                earlier=earlier,
             ),
         )
 
@@ -176,6 +200,7 @@ def _prefer_stage(scope: RoundScope, after: tuple[str, ...]) -> Stage:
             run.config.seed,
             f"r{scope.index}",
             str(s.of("feedback")),
+            scope.stage.index,
         )
 
     return Stage(

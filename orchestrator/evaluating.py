@@ -14,6 +14,7 @@ from orchestrator.collecting import digests, pipeline, rollout_stage, totals, ve
 from orchestrator.limits import check_collection
 from orchestrator.phases import Evaluated
 from orchestrator.pipeline import Stage, Summary
+from orchestrator.round_metrics import conversation_metrics
 from orchestrator.run import RoundScope
 from orchestrator.run_folder import ShardPaths
 from policies.records import PolicyVersion
@@ -93,4 +94,5 @@ def metrics_of(rollouts: Sequence[Summary], grades: Sequence[Summary]) -> dict[s
     found["eval/length_tokens"] = tokens / trajectories
     found["eval/truncated_share"] = total.get("rollout/truncated", 0.0) / trajectories
     found["eval/entropy"] = total.get("rollout/negative_logprob", 0.0) / tokens
+    found |= conversation_metrics(total, "eval")
     return dict(sorted(found.items()))

@@ -17,20 +17,13 @@ from orchestrator.events import Event, EventKind
 from orchestrator.journal import JournalEntry
 from orchestrator.phases import Collected, Drawn, Phase, Trained
 from orchestrator.run_folder import RoundFolder, RunFolder, ShardKind
-from policies.component import Component
-from policies.errors import InputError, ResumeError
+from policies.errors import ArtifactError, InputError, ResumeError
 from policies.examples import Example, PreferencePair, SupervisedExample, UnpairedExample
-from policies.preference import PREFERENCES, PreferenceBuilder
 from policies.records import Record, RoundResult
 from policies.shards import read_marker, read_records
 
 R = TypeVar("R", bound=Record)
 
-EXAMPLE_KINDS: dict[str, type[Example]] = {
-    "pair": PreferencePair,
-    "unpaired": UnpairedExample,
-    "supervised": SupervisedExample,
-}
 _FINAL = {
     EventKind.RUN_FINISHED: "finished",
     EventKind.RUN_FAILED: "failed",
@@ -196,15 +189,33 @@ def read_config(folder: RunFolder) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def example_kind(folder: RunFolder) -> type[Example]:
-    """Which records the run's preference builder makes. A user's builder that is gone is read from the files."""
-    name = (read_config(folder).get("preferences") or {}).get("type", "")
+def example_kind(shards: Sequence[Path]) -> type[Example] | None:
+    """Which records a round's example shards hold, from the columns of the first; None when there is no shard.
+
+    Rounds of one run may differ: a supervised stage comes before a preference stage.
+
+    Raises:
+        ArtifactError: the file is not Parquet.
+    """
+    import pyarrow.parquet as pq
+
+    if not shards:
+        return None
     try:
-        builder: type[Component] = PREFERENCES.resolve(str(name))
-    except ValueError:
+        names = set(pq.read_schema(shards[0]).names)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{shards[0]} is not a Parquet file: {error}") from error
+    if "chosen" in names:
         return PreferencePair
-    assert issubclass(builder, PreferenceBuilder)
-    return EXAMPLE_KINDS[builder.kind]
+    return UnpairedExample if "desirable" in names else SupervisedExample
+
+
+def stream_examples(folder: RoundFolder) -> Iterator[Example]:
+    """Training examples of a round, shard by shard."""
+    finished = [path for path in folder.shards("examples") if read_marker(path) is not None]
+    kind = example_kind(finished)
+    if kind is not None:
+        yield from stream(folder, "examples", kind)
 
 
 def round_of(folder: RunFolder, index: int) -> RoundFolder:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from orchestrator.conversation_view import ending_text, is_conversation, parts_of, told
 from orchestrator.display import duration, number, one_line, plain_text
-from orchestrator.inspect_run import example_kind, first_records, round_of, round_summary, stream
+from orchestrator.inspect_run import (
+    first_records,
+    round_of,
+    round_summary,
+    stream,
+    stream_examples,
+)
 from orchestrator.run_folder import RoundFolder, RunFolder
 from orchestrator.trace import find_prompts, find_trajectories, trajectories_of
+from orchestrator.tracking_tables import shared_tokens, sides_of
 from policies.examples import Example, PreferencePair, UnpairedExample
 from policies.records import Feedback, Trajectory
 
@@ -34,47 +43,79 @@ def _trajectory(t: Trajectory, feedback: Feedback | None) -> dict[str, Any]:
         "policy_version": t.policy_version,
         "tokens": t.num_policy_tokens,
         "score": None if feedback is None else feedback.score,
-        "turns": [{"role": turn.role, "text": turn.text} for turn in t.turns],
+        **_conversation(t),
         "error": t.error,
+    }
+
+
+def _conversation(t: Trajectory) -> dict[str, Any]:
+    """Turns with their headings, and how the attempt ended; single turns have no heading."""
+    headings = [part.heading for part in parts_of(t)[:-1]] if is_conversation(t) else [""]
+    return {
+        "turns": [
+            {
+                "role": turn.role,
+                "text": turn.text,
+                "stop_reason": turn.stop_reason.value,
+                "calls": [call.model_dump(mode="json") for call in turn.calls],
+                "heading": heading,
+            }
+            for turn, heading in zip(t.turns, headings, strict=False)
+        ],
+        "ending": t.ending.value,
+        "outcome": t.outcome,
+        "graded": None if t.graded is None else t.graded.model_dump(mode="json"),
+        "ended": ending_text(t) if is_conversation(t) else "",
     }
 
 
 def examples_view(folder: RunFolder, index: int, limit: int) -> list[dict[str, Any]]:
     """Examples of a round with the prompt and the texts behind them."""
     place = round_of(folder, index)
-    examples: list[Example] = list(first_records(place, "examples", example_kind(folder), limit))
+    examples = list(islice(stream_examples(place), limit))
     wanted = {i for e in examples for i in trajectories_of(e)}
-    texts = {t.id: _text(t) for t in find_trajectories(place, sorted(wanted))}
+    found = {t.id: t for t in find_trajectories(place, sorted(wanted))}
     prompts = _prompt_texts(place, {e.prompt_id for e in examples})
-    return [_example(e, prompts.get(e.prompt_id, ""), texts) for e in examples]
+    is_mixed = len({s.policy_version for e in examples for s in sides_of(e).values()}) > 1
+    return [_example(e, prompts.get(e.prompt_id, ""), found, is_mixed) for e in examples]
 
 
-def _example(example: Example, prompt: str, texts: Mapping[str, str]) -> dict[str, Any]:
+def _example(
+    example: Example, prompt: str, found: Mapping[str, Trajectory], is_mixed: bool
+) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "id": example.id,
         "prompt_id": example.prompt_id,
         "prompt": prompt,
         "weight": example.weight,
     }
-    if isinstance(example, PreferencePair):
-        for side, sequence in (("chosen", example.chosen), ("rejected", example.rejected)):
-            facts[side] = {
-                "id": sequence.trajectory_id,
-                "text": texts.get(sequence.trajectory_id, ""),
-            }
-        return facts | {"margin": example.margin, "soft_label": example.soft_label}
-    side = "completion"
     if isinstance(example, UnpairedExample):
-        side = "desirable" if example.desirable else "undesirable"
         facts["score"] = example.score
-    name = example.sequence.trajectory_id
-    return facts | {side: {"id": name, "text": texts.get(name, "")}}
+    for name, sequence in sides_of(example).items():
+        side = name
+        if isinstance(example, UnpairedExample):
+            side = "desirable" if example.desirable else "undesirable"
+        trajectory = found.get(sequence.trajectory_id)
+        facts[side] = {
+            "id": sequence.trajectory_id,
+            "text": "" if trajectory is None else _told(trajectory),
+        }
+        if is_mixed:
+            facts[side]["policy_version"] = sequence.policy_version
+        if trajectory is not None and is_conversation(trajectory):
+            facts[side] |= _conversation(trajectory)
+    if isinstance(example, PreferencePair):
+        facts |= {"margin": example.margin, "soft_label": example.soft_label}
+        if shared := shared_tokens(example, found):
+            facts["shared_tokens"] = shared
+    return facts
 
 
-def _text(trajectory: Trajectory) -> str:
-    """All turns; those that the policy did not write are marked."""
-    parts = [t.text if t.role == "policy" else f"[{t.role}] {t.text}" for t in trajectory.turns]
-    return "\n".join(parts)
+def _told(trajectory: Trajectory) -> str:
+    """Plain text of a conversation; a single turn goes to scripts as it was sampled."""
+    if is_conversation(trajectory):
+        return told(trajectory)
+    return "\n".join(turn.text for turn in trajectory.turns)
 
 
 def _prompt_texts(place: RoundFolder, ids: Iterable[str]) -> dict[str, str]:
@@ -103,11 +144,11 @@ def trajectories_text(rows: Sequence[Mapping[str, Any]]) -> str:
             f"version {row['policy_version']}"
         )
         for turn in row["turns"]:
-            parts.append(
-                block(
-                    turn["text"] if turn["role"] == "policy" else f"[{turn['role']}] {turn['text']}"
-                )
-            )
+            if turn["heading"]:
+                parts.append(f"  {one_line(turn['heading'], 200)}:")
+            parts.append(block(turn["text"]))
+        if row["ended"]:
+            parts.append(f"  ended: {one_line(row['ended'], 200)}")
         if row["error"]:
             parts.append(block(f"error: {row['error']}"))
     return "\n".join(parts)
@@ -119,11 +160,14 @@ def examples_text(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         facts = [f"{k} {number(row[k])}" for k in ("margin", "score") if k in row]
         facts += [f"weight {number(row['weight'])}"] if row["weight"] != 1.0 else []
+        facts += [f"first {row['shared_tokens']} tokens shared"] if row.get("shared_tokens") else []
         parts.append("  ".join([one_line(row["id"]), *facts]))
         parts.append(block(row["prompt"], "  "))
         for side in ("chosen", "rejected", "desirable", "undesirable", "completion"):
             if side in row:
-                parts.append(f"  {side} {one_line(row[side]['id'])}:")
+                version = row[side].get("policy_version")
+                by = "" if version is None else f", policy version {version}"
+                parts.append(f"  {side} {one_line(row[side]['id'])}{by}:")
                 parts.append(block(row[side]["text"]))
     return "\n".join(parts)
 
@@ -136,6 +180,9 @@ def feedback_text(rows: Sequence[Mapping[str, Any]]) -> str:
         if row["unusable_because"]:
             result = f"unusable: {one_line(row['unusable_because'])}"
         parts.append(f"{one_line(row['trajectory_id'])}  {result}")
+        if row["steps"]:
+            right = sum(step["desirable"] for step in row["steps"])
+            parts.append(f"{_INDENT}steps: {right} of {len(row['steps'])} right")
         parts += [_INDENT + _verdict(v) for v in row["verdicts"]]
     return "\n".join(parts)
 
@@ -145,7 +192,10 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
         "scored": f"score {number(verdict['score'])}",
         "error": f"error: {one_line(verdict['error'], 200)}",
     }
-    text = f"{one_line(verdict['source'])}: {said.get(verdict['status'], verdict['status'])}"
+    source, span = one_line(verdict["source"]), verdict.get("span")
+    if span is not None:
+        source += f" on turn {span['turn']}, tokens {span['start']} to {span['end']}"
+    text = f"{source}: {said.get(verdict['status'], verdict['status'])}"
     return text + (f" ({one_line(verdict['rationale'], 200)})" if verdict["rationale"] else "")
 
 
@@ -178,6 +228,32 @@ def summary_text(folder: RunFolder, index: int) -> str:
     return "\n".join(lines)
 
 
+def _traced_trajectory(t: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A trajectory of a trace, turn by turn; the steps that were judged stand by themselves."""
+    mean = "" if t["mean_logprob"] is None else f", mean log-prob {t['mean_logprob']:.3f}"
+    lines = [
+        f"trajectory {one_line(t['id'])}  {t['status']}  policy version {t['policy_version']}",
+        f"  tokens: {t['prompt_tokens']} prompt, {t['policy_tokens']} policy, "
+        f"{t['observation_tokens']} observation; {t['scored_tokens']} in the loss{mean}",
+    ]
+    for index, (turn, heading) in enumerate(zip(t["turns"], t["headings"], strict=False)):
+        lines.append(
+            f"  {one_line(heading, 200)}: {len(turn['token_ids'])} tokens, {turn['stop_reason']}"
+        )
+        judged = {
+            (s["span"]["start"], s["span"]["end"]): s for s in scores if s["span"]["turn"] == index
+        }
+        if not turn["steps"] or not judged:
+            lines.append(block(turn["text"]))
+            continue
+        for step in turn["steps"]:
+            score = judged.get((step["start"], step["end"]))
+            said = "not scored" if score is None else f"score {number(score['score'])}"
+            lines.append(f"{_INDENT}step, tokens {step['start']} to {step['end']}, {said}:")
+            lines.append(block(step["text"].rstrip("\n"), _INDENT * 2))
+    return [*lines, f"  ended: {one_line(t['ending_text'], 200)}"]
+
+
 def trace_text(facts: Mapping[str, Any]) -> str:
     """A trace for people, from the example down to the policy."""
     place = f"round {facts['round']}{' (measurement)' if facts['measurement'] else ''}"
@@ -185,20 +261,9 @@ def trace_text(facts: Mapping[str, Any]) -> str:
     if facts["example"]:
         shown = {k: v for k, v in facts["example"].items() if k not in ("id", "prompt_id")}
         lines.append("  " + ", ".join(f"{k} {number(v)}" for k, v in shown.items()))
+    steps = {f["trajectory_id"]: f["steps"] for f in facts["feedback"]}
     for t in facts["trajectories"]:
-        lines.append(
-            f"trajectory {one_line(t['id'])}  {t['status']}  policy version {t['policy_version']}"
-        )
-        mean = "" if t["mean_logprob"] is None else f", mean log-prob {t['mean_logprob']:.3f}"
-        lines.append(
-            f"  tokens: {t['prompt_tokens']} prompt, {t['policy_tokens']} policy, "
-            f"{t['observation_tokens']} observation; {t['scored_tokens']} in the loss{mean}"
-        )
-        for turn in t["turns"]:
-            lines.append(
-                f"  {turn['role']} ({len(turn['token_ids'])} tokens, {turn['stop_reason']}):"
-            )
-            lines.append(block(turn["text"]))
+        lines += _traced_trajectory(t, steps.get(t["id"], []))
     lines += [
         f"verdict on {one_line(v['trajectory_id'])}  {_verdict(v)}" for v in facts["verdicts"]
     ]

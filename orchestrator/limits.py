@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.config import LimitSettings
+from orchestrator.config_sections import LimitSettings
 from orchestrator.run import Run
 from orchestrator.source_counts import count_sources
 from policies.errors import LimitExceededError, explain

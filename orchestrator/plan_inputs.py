@@ -9,7 +9,7 @@ from orchestrator.config import RunConfig
 from orchestrator.model_files import resolve_model
 from orchestrator.plan_lines import Plan
 from orchestrator.plan_model import ModelFacts, read_model
-from orchestrator.plan_sizes import TokenCounts, memory_text
+from orchestrator.plan_sizes import TokenCounts, completion_tokens, memory_text
 from orchestrator.prompts.overlap import overlapping
 from policies.component import Component, create
 from policies.errors import InputError, PawlError
@@ -157,17 +157,18 @@ def _load(name: str, source: Component.Config, plan: Plan, *, elsewhere: bool) -
 def plan_context(config: RunConfig, plan: Plan, model: ModelFacts, counts: TokenCounts) -> None:
     """Compare the longest sequence with what the model, the engine and the trainer take."""
     limit = getattr(config.rollout.engine, "max_model_len", None) or model.context_tokens
-    spent = counts.longest_prompt + config.rollout.max_tokens
+    completion = completion_tokens(config, config.rollout.max_tokens)
+    spent = counts.longest_prompt + completion
     how = "" if counts.exact else "about "
-    completion = config.rollout.max_tokens
+    turns = getattr(config.rollout.strategy, "max_turns", None)
+    what = "rollout.max_tokens" if turns is None else f"up to {turns} turns of"
     text = (
-        f"longest prompt {how}{counts.longest_prompt} + rollout.max_tokens {completion} "
-        f"= {how}{spent} tokens"
+        f"longest prompt {how}{counts.longest_prompt} + {what} {completion} = {how}{spent} tokens"
     )
     if limit is None:
         plan.add("context", f"{text}; the model states no limit")
     elif spent > limit:
-        sure = counts.exact or config.rollout.max_tokens >= limit
+        sure = turns is None and (counts.exact or completion >= limit)
         plan.add(
             "context",
             f"{text}, but the limit is {limit}. Fix: lower rollout.max_tokens, or drop long prompts",

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.config import RunConfig
 from orchestrator.plan_model import ModelFacts
+from orchestrator.stages import Stage
 from policies.records import Prompt
 
 _CHARACTERS_PER_TOKEN = 3.0
@@ -44,7 +45,7 @@ class TokenCounts:
     ) -> TokenCounts:
         """Count for a config and its prompts."""
         prompts = min(config.prompts.per_round, len(train)) if train else config.prompts.per_round
-        samples = prompts * config.rollout.samples_per_prompt
+        samples = prompts * config.rollout.total_samples
         measured = len(held_out) * config.evaluation.samples_per_prompt
         longest, exact = longest_prompt(
             [*train, *held_out], model, by_bytes=config.rollout.engine.type == "fake"
@@ -53,11 +54,20 @@ class TokenCounts:
             longest_prompt=longest,
             exact=exact,
             samples=samples,
-            sampled_tokens=samples * config.rollout.max_tokens,
+            sampled_tokens=samples * completion_tokens(config, config.rollout.max_tokens),
             held_out_samples=measured,
-            measured_tokens=measured * (config.evaluation.max_tokens or config.rollout.max_tokens),
+            measured_tokens=measured
+            * completion_tokens(config, config.evaluation.max_tokens or config.rollout.max_tokens),
             max_examples=samples,
         )
+
+
+def completion_tokens(config: RunConfig, per_turn: int) -> int:
+    """Most tokens of a trajectory after its prompt, as the strategy limits it."""
+    strategy = config.rollout.strategy
+    tokens = per_turn * int(getattr(strategy, "max_turns", 1))
+    limit = getattr(strategy, "max_trajectory_tokens", None)
+    return tokens if limit is None else min(tokens, int(limit))
 
 
 def longest_prompt(
@@ -91,7 +101,7 @@ def _tokenizer(path: Path) -> Any:
 def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> dict[str, int]:
     """Bytes by part, all groups together, as if everything were on one machine."""
     engine = config.rollout.engine
-    length = counts.longest_prompt + config.rollout.max_tokens
+    length = counts.longest_prompt + completion_tokens(config, config.rollout.max_tokens)
     in_hand = min(
         getattr(engine, "max_num_seqs", 128),
         config.rollout.prompts_per_shard * config.rollout.samples_per_prompt,
@@ -109,11 +119,14 @@ def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> 
             model.parameters * 4
             + int(model.parameters * min(1.0, adapter.rank / 256)) * _ADAM_BYTES
         )
-    sides = 2 if config.example_kind == "pair" else 1
-    rows = sides * (config.training.micro_batch_size or config.training.batch_size)
-    logits = rows * min(length, config.training.max_length) * (model.vocabulary or 0) * 4
-    reference = getattr(config.training.reference, "logprobs", "rollout")
-    recompute = reference == "recompute" or config.training.reference.type != "refresh"
+    stages = config.resolved_stages
+    logits = max(_rows(config, stage) * min(length, stage.training.max_length) for stage in stages)
+    logits *= (model.vocabulary or 0) * 4
+    recompute = any(
+        getattr(s.training.reference, "logprobs", "rollout") == "recompute"
+        or s.training.reference.type != "refresh"
+        for s in stages
+    )
     judges = sum(1 for j in config.judges if hasattr(getattr(j, "backend", None), "engine"))
     return {
         "samplers": sampler * config.rollout.workers,
@@ -122,6 +135,12 @@ def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> 
         "reference": model.parameters * 4 if recompute else 0,
         "judges": sampler * judges * config.verify.judge_workers,
     }
+
+
+def _rows(config: RunConfig, stage: Stage) -> int:
+    """Sequences of one forward pass in training."""
+    sides = 2 if config.example_kind(stage.first_round) == "pair" else 1
+    return sides * (stage.training.micro_batch_size or stage.training.batch_size)
 
 
 def disk_of_run(

@@ -7,15 +7,24 @@ Consumes: the journal, the clocks in the events, a few shards. Produces: `<run>/
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
+from orchestrator.conversation_view import STYLE, Part, as_html, cut, is_conversation, parts_of
 from orchestrator.inspect_run import phase_seconds, read_config, results_of
+from orchestrator.metric_names import clean_text
 from orchestrator.run_folder import RoundFolder, RunFolder
-from orchestrator.tracking_tables import Row, example_rows, sample_rows
+from orchestrator.tracking_tables import (
+    Row,
+    example_table,
+    examples,
+    sample_table,
+    samples,
+    sides_of,
+)
 from policies.errors import ArtifactError
-from policies.records import RoundResult
+from policies.records import RoundResult, Trajectory
 from policies.shards import write_atomically
 
 MAIN_METRIC = "eval/pass@1"
@@ -31,10 +40,20 @@ COLUMNS = (
     "train/loss",
 )
 """Metrics that get a column of the table when any round has them; pass@k comes before them."""
+CONVERSATION_COLUMNS = (
+    "eval/outcome",
+    "eval/turns",
+    "eval/tool_calls",
+    "rollout/tool_calls/failed",
+)
+"""The same for runs with tools or environments; a run of single turns has no use for them."""
 SAMPLES = 8
 """Rows of each table of texts."""
 MAX_CELL = 600
-"""Characters of one text in the report; the shards have the rest."""
+"""Characters of one text (of a conversation: of one turn) in the report; the shards have the rest."""
+
+Cell = str | int | float | bool | tuple[Part, ...] | None
+ReportRow = dict[str, Cell]
 
 _WRITING = threading.Lock()
 """The driver and the tracking thread both write the report."""
@@ -85,7 +104,10 @@ def _rounds_table(results: Sequence[RoundResult], seconds: dict[int, float]) -> 
     """Header and one line per round."""
     names = {name for result in results for name in result.metrics}
     passes = sorted((n for n in names if n.startswith("eval/pass@")), key=_k_of)
-    columns = [*passes, *(n for n in COLUMNS if n in names)]
+    wanted = [n for n in COLUMNS if n in names]
+    if any(r.metrics.get("eval/turns", 1.0) > 1.0 or "eval/outcome" in r.metrics for r in results):
+        wanted[:0] = [n for n in CONVERSATION_COLUMNS if n in names]
+    columns = [*passes, *wanted]
     table = [["round", "status", "policy", *columns, "seconds"]]
     for result in results:
         version = f"{result.before} → {result.after}" if result.round else str(result.after)
@@ -114,33 +136,55 @@ def _number(value: float | None) -> str:
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"
 
 
-def _texts(folder: RunFolder, results: Sequence[RoundResult]) -> list[tuple[str, list[Row]]]:
+def _texts(folder: RunFolder, results: Sequence[RoundResult]) -> list[tuple[str, list[ReportRow]]]:
     """Titled rows: what the last measured policy answers, and what the last update learned from."""
-    found: list[tuple[str, list[Row]]] = []
-    for result in reversed(results):
-        rows = _read(folder.round(result.round).evaluation, samples=True)
-        if rows:
-            title = f"Held-out answers in round {result.round}"
-            found.append((title, _only(rows, ("prompt", "completion", "score", "tokens"))))
-            break
-    for result in reversed(results):
-        rows = _read(folder.round(result.round), samples=False)
-        if rows:
-            names = ("prompt", "chosen", "rejected", "margin", "completion", "desirable")
-            found.append((f"Examples that round {result.round} learned from", _only(rows, names)))
-            break
+    found: list[tuple[str, list[ReportRow]]] = []
+    for read, of_round, title in (
+        (_answers, lambda r: folder.round(r).evaluation, "Held-out answers in round {}"),
+        (_examples, folder.round, "Examples that round {} learned from"),
+    ):
+        for result in reversed(results):
+            rows = _read(read, of_round(result.round))
+            if rows:
+                found.append((title.format(result.round), rows))
+                break
     return found
 
 
-def _read(folder: RoundFolder, *, samples: bool) -> list[Row]:
+def _read(read: Callable[[RoundFolder], list[ReportRow]], folder: RoundFolder) -> list[ReportRow]:
     """Rows for the report; a damaged shard costs its table, not the report."""
     try:
-        return sample_rows(folder, SAMPLES) if samples else example_rows(folder, SAMPLES)
+        return read(folder)
     except ArtifactError:
         return []
 
 
-def _only(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+def _answers(folder: RoundFolder) -> list[ReportRow]:
+    found = samples(folder, SAMPLES)
+    rows = _only(sample_table(found), ("prompt", "completion", "score", "tokens"))
+    for row, sample in zip(rows, found, strict=True):
+        _tell(row, "completion", sample.trajectory)
+    return rows
+
+
+def _examples(folder: RoundFolder) -> list[ReportRow]:
+    names = ("prompt", "chosen", "rejected", "margin", "completion", "desirable", "shared_tokens")
+    versions = ("policy_version", "chosen_policy_version", "rejected_policy_version")
+    found = examples(folder, SAMPLES)
+    rows = _only(example_table(found), (*names, *versions))
+    for row, shown in zip(rows, found, strict=True):
+        for side, sequence in sides_of(shown.example).items():
+            _tell(row, side, shown.trajectories.get(sequence.trajectory_id))
+    return rows
+
+
+def _tell(row: ReportRow, name: str, trajectory: Trajectory | None) -> None:
+    """Put the turns of a conversation in the place of its text."""
+    if trajectory is not None and is_conversation(trajectory):
+        row[name] = parts_of(trajectory)
+
+
+def _only(rows: Sequence[Row], names: Sequence[str]) -> list[ReportRow]:
     return [{name: row[name] for name in names if name in row} for row in rows]
 
 
@@ -149,7 +193,7 @@ def _page(
     experiment: str,
     results: Sequence[RoundResult],
     table: Sequence[Sequence[str]],
-    texts: Sequence[tuple[str, list[Row]]],
+    texts: Sequence[tuple[str, list[ReportRow]]],
 ) -> str:
     points = [(r.round, r.metrics[MAIN_METRIC]) for r in results if MAIN_METRIC in r.metrics]
     parts = [
@@ -157,7 +201,7 @@ def _page(
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
+        f"<title>{escape(title)}</title><style>{_STYLE}{STYLE}</style></head><body>",
         f'<h1>{escape(title)}</h1><p class="muted">experiment {escape(experiment)}, {_finished(len(results))}</p>',
     ]
     if points:
@@ -168,8 +212,8 @@ def _page(
         parts += ["<ul>", *reasons, "</ul>"]
     for heading, rows in texts:
         names = list(rows[0])
-        lines = [[_cell(row.get(name)) for name in names] for row in rows]
-        text_columns = [i for i, n in enumerate(names) if isinstance(rows[0][n], str)]
+        lines = [[row.get(name) for name in names] for row in rows]
+        text_columns = [i for i, n in enumerate(names) if isinstance(rows[0][n], str | tuple)]
         parts += [f"<h2>{escape(heading)}</h2>", _html_table(names, lines, text_columns)]
     return "\n".join([*parts, "</body></html>", ""])
 
@@ -179,26 +223,31 @@ def _finished(rounds: int) -> str:
     return f"{trained} round{'' if trained == 1 else 's'} finished"
 
 
-def _cell(value: str | int | float | bool | None) -> str:
+def _cell(value: Cell) -> str:
+    """A plain value as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
-        return value if len(value) <= MAX_CELL else value[:MAX_CELL] + " …"
-    return _number(value)
+        return cut(value, MAX_CELL)
+    return _number(value) if isinstance(value, int | float | None) else ""
 
 
 def _html_table(
-    header: Sequence[str], lines: Sequence[Sequence[str]], text_columns: Sequence[int]
+    header: Sequence[str], lines: Sequence[Sequence[Cell]], text_columns: Sequence[int]
 ) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
+    def row(cells: Sequence[Cell], tag: str) -> str:
         marked = (
-            f"<{tag}{' class=text' if i in text_columns else ''}>{escape(cell)}</{tag}>"
+            f"<{tag}{' class=text' if i in text_columns else ''}>{_html_cell(cell)}</{tag}>"
             for i, cell in enumerate(cells)
         )
         return f"<tr>{''.join(marked)}</tr>"
 
     body = "\n".join(row(line, "td") for line in lines)
     return f'<div class="scroll"><table><thead>{row(header, "th")}</thead>\n<tbody>{body}</tbody></table></div>'
+
+
+def _html_cell(value: Cell) -> str:
+    return as_html(value, MAX_CELL) if isinstance(value, tuple) else escape(_cell(value))
 
 
 def _curve(points: Sequence[tuple[int, float]]) -> str:
@@ -236,7 +285,7 @@ def _markdown(
     title: str,
     experiment: str,
     table: Sequence[Sequence[str]],
-    texts: Sequence[tuple[str, list[Row]]],
+    texts: Sequence[tuple[str, list[ReportRow]]],
 ) -> str:
     parts = [
         f"# {_plain(title)}",
@@ -246,14 +295,24 @@ def _markdown(
     parts.append(_markdown_table(table[0], table[1:]))
     for heading, rows in texts:
         names = list(rows[0])
-        lines = [[_cell(row.get(name)) for name in names] for row in rows]
+        lines = [[row.get(name) for name in names] for row in rows]
         parts += [f"## {heading}", _markdown_table(names, lines)]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(_plain(cell) for cell in row) + " |" for row in rows)
+def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[Cell]]) -> str:
+    rows: list[Sequence[Cell]] = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(_markdown_cell(cell) for cell in row) + " |" for row in rows)
+
+
+def _markdown_cell(value: Cell) -> str:
+    """A conversation has its headings in bold: what a model writes cannot be, because its signs are escaped."""
+    if not isinstance(value, tuple):
+        return _plain(_cell(value))
+    return "<br>".join(
+        f"**{_plain(part.heading)}** {_plain(cut(clean_text(part.text), MAX_CELL))}"
+        for part in value
+    )
 
 
 def _plain(text: str) -> str:

@@ -6,10 +6,18 @@ from collections.abc import Mapping
 
 from orchestrator.phases import Collected, Trained
 from orchestrator.source_counts import count_sources
+from policies.records import Ending
 
 
 def collection_metrics(collected: Collected) -> dict[str, float]:
-    """`rollout/...`, `verify/...`, `judge/...` and `prefer/...` of a round."""
+    """`rollout/...`, `verify/...`, `judge/...` and `prefer/...` of a round.
+
+    `rollout/length_tokens`, `rollout/turns` and `rollout/tool_calls` are per trajectory and count what the policy
+    wrote; `rollout/tool_calls/<status>` is there for the statuses that occurred, `rollout/ended/<ending>` (a share of
+    the trajectories) for every ending, `rollout/outcome` where an environment scored episodes, and
+    `rollout/previous_policy_share` where earlier policies sampled too. `prefer/steps` and `prefer/steps_right_share`
+    are there where steps were graded.
+    """
     counts = collected.counts
     trajectories = max(counts.get("rollout/trajectories", 0.0), 1.0)
     tokens = max(counts.get("rollout/tokens", 0.0), 1.0)
@@ -21,7 +29,18 @@ def collection_metrics(collected: Collected) -> dict[str, float]:
         "rollout/error_share": counts.get("rollout/errors", 0.0) / trajectories,
         "rollout/entropy": counts.get("rollout/negative_logprob", 0.0) / tokens,
     }
+    found |= conversation_metrics(counts, "rollout")
+    for ending in Ending:
+        ended = counts.get(f"rollout/endings/{ending.value}", 0.0)
+        found[f"rollout/ended/{ending.value}"] = ended / trajectories
+    by_version = _under(counts, "rollout/versions/")
+    if len(by_version) > 1:
+        serving = max(
+            by_version, key=int
+        )  # versions are numbered by round: an earlier policy has a lower number
+        found["rollout/previous_policy_share"] = 1.0 - by_version[serving] / trajectories
     found |= _by_source(counts)
+    found |= _step_metrics(counts, "prefer")
     found["prefer/examples"] = float(collected.num_examples)
     prompts = counts.get("prefer/prompts", 0.0)
     if prompts:
@@ -30,6 +49,43 @@ def collection_metrics(collected: Collected) -> dict[str, float]:
     for reason, number in collected.dropped.items():
         found[f"prefer/dropped/{reason}"] = float(number)
     return found
+
+
+def conversation_metrics(counts: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """`<prefix>/turns`, `<prefix>/tool_calls`, each of its statuses that occurred, and `<prefix>/outcome`.
+
+    Turns are the policy's; calls are per trajectory; the outcome is the mean over the episodes that have one.
+
+    Args:
+        counts: sums over the rollout stage's summaries, named `rollout/...`.
+        prefix: `rollout` or `eval`.
+    """
+    trajectories = max(counts.get("rollout/trajectories", 0.0), 1.0)
+    calls = _under(counts, "rollout/tool_calls/")
+    found = {
+        f"{prefix}/turns": counts.get("rollout/turns", 0.0) / trajectories,
+        f"{prefix}/tool_calls": sum(calls.values()) / trajectories,
+    }
+    for status, number in calls.items():
+        found[f"{prefix}/tool_calls/{status}"] = number / trajectories
+    if episodes := counts.get("rollout/outcomes", 0.0):
+        found[f"{prefix}/outcome"] = counts["rollout/outcome_sum"] / episodes
+    return found
+
+
+def _under(counts: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {k.removeprefix(prefix): v for k, v in counts.items() if k.startswith(prefix)}
+
+
+def _step_metrics(counts: Mapping[str, float], stage: str) -> dict[str, float]:
+    """`<stage>/steps` and the share of them that are right, where steps were graded."""
+    steps = counts.get(f"{stage}/steps", 0.0)
+    if not steps:
+        return {}
+    return {
+        f"{stage}/steps": steps,
+        f"{stage}/steps_right_share": counts.get(f"{stage}/steps_desirable", 0.0) / steps,
+    }
 
 
 def _by_source(counts: Mapping[str, float]) -> dict[str, float]:

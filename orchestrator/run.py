@@ -10,10 +10,10 @@ from orchestrator.config import RunConfig
 from orchestrator.events import EventLog
 from orchestrator.journal import Journal
 from orchestrator.run_folder import RoundFolder, RunFolder
+from orchestrator.stages import Stage
 from orchestrator.stopping import StopRequest
 from orchestrator.tracker import Tracker
 from policies.records import PolicyVersion, Prompt, Record
-from policies.reference import ReferenceSchedule
 from policies.store import PolicyStore
 from workers.cluster import Cluster, Group
 
@@ -46,7 +46,6 @@ class Run:
     groups: Groups
     tracker: Tracker
     stop: StopRequest
-    references: ReferenceSchedule
     acceptance: AcceptanceRule
     train_prompts: list[Prompt]
     held_out_prompts: list[Prompt]
@@ -72,3 +71,8 @@ class RoundScope:
     @property
     def folder(self) -> RoundFolder:
         return self.run.folder.round(self.index)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that the round belongs to."""
+        return self.run.config.stage_of(self.index)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.inspect_run import example_kind, read_config, results_of, stream
+from orchestrator.conversation_view import ending_text, parts_of
+from orchestrator.inspect_run import read_config, results_of, stream, stream_examples
 from orchestrator.run_folder import RoundFolder, RunFolder
 from policies.errors import InputError, PolicyStoreError
 from policies.examples import Example, PreferencePair
@@ -26,7 +27,7 @@ def trace(folder: RunFolder, wanted: str) -> dict[str, Any]:
         InputError: no record of the run has this id; the message names near ones.
     """
     for index, place in _places(folder, wanted):
-        example = _find_example(folder, place, wanted)
+        example = _find_example(place, wanted)
         ids = trajectories_of(example) if example is not None else [wanted]
         found = find_trajectories(place, ids)
         if found:
@@ -53,11 +54,9 @@ def _places(folder: RunFolder, wanted: str) -> Iterator[tuple[int, RoundFolder]]
     yield from sorted(every, key=other)
 
 
-def _find_example(folder: RunFolder, place: RoundFolder, wanted: str) -> Example | None:
+def _find_example(place: RoundFolder, wanted: str) -> Example | None:
     """An example by its id. One whose id is just its trajectory's is found too."""
-    return next(
-        (e for e in stream(place, "examples", example_kind(folder)) if e.id == wanted), None
-    )
+    return next((e for e in stream_examples(place) if e.id == wanted), None)
 
 
 def find_trajectories(place: RoundFolder, ids: Sequence[str]) -> list[Trajectory]:
@@ -134,6 +133,9 @@ def _trajectory_facts(trajectory: Trajectory) -> dict[str, Any]:
         "id": trajectory.id,
         "prompt_id": trajectory.prompt_id,
         "status": trajectory.status.value,
+        "ending": trajectory.ending.value,
+        "outcome": trajectory.outcome,
+        "graded": None if trajectory.graded is None else trajectory.graded.model_dump(mode="json"),
         "error": trajectory.error,
         "policy_version": trajectory.policy_version,
         "policy_digest": trajectory.policy_digest,
@@ -147,6 +149,8 @@ def _trajectory_facts(trajectory: Trajectory) -> dict[str, Any]:
         "scored_tokens": sum(mask),
         "mean_logprob": sum(scored) / sum(mask) if sum(mask) else None,
         "turns": [t.model_dump(mode="json", exclude={"logprobs"}) for t in trajectory.turns],
+        "headings": [part.heading for part in parts_of(trajectory)],
+        "ending_text": ending_text(trajectory),
         "prompt_token_ids": list(trajectory.prompt_token_ids),
     }
 
@@ -173,7 +177,7 @@ def _unknown(folder: RunFolder, wanted: str) -> str:
     """Which ids come near; looked for among a bounded number."""
     known: list[str] = []
     for _, place in _places(folder, wanted):
-        known += (e.id for e in stream(place, "examples", example_kind(folder)))
+        known += (e.id for e in stream_examples(place))
         known += (t.id for t in stream(place, "trajectories", Trajectory))
         if len(known) > _MAX_CANDIDATES:
             break

@@ -34,7 +34,7 @@ from policies.shards import write_json
 from policies.store import MANIFEST
 
 if TYPE_CHECKING:
-    from orchestrator.config import TrackingSettings
+    from orchestrator.config_sections import TrackingSettings
 
 __all__ = ["MlflowSink", "NullTracker", "TrackedRun", "Tracker", "make_tracker", "push_backlog"]
 

@@ -7,14 +7,16 @@ shard that is not there (yet, or any more) gives no rows; one that is damaged ra
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.conversation_view import calls_text, is_conversation, told
+from orchestrator.inspect_run import example_kind
 from orchestrator.metric_names import clean_text
 from orchestrator.run_folder import RoundFolder, ShardKind
-from policies.errors import ArtifactError
-from policies.examples import PreferencePair, SupervisedExample, UnpairedExample
+from policies.examples import Example, PreferencePair, TokenSequence, UnpairedExample
 from policies.records import Feedback, Prompt, Record, Trajectory
 from policies.shards import marker_path, read_records
 
@@ -27,26 +29,60 @@ MAX_TEXT = 20_000
 """Characters of one cell."""
 
 
+@dataclass(frozen=True)
+class Sample:
+    """An attempt, with its prompt and score where they are known."""
+
+    trajectory: Trajectory
+    prompt: Prompt | None
+    feedback: Feedback | None
+
+
+@dataclass(frozen=True)
+class ShownExample:
+    """A training example, with the attempts behind it that were sampled in the same round."""
+
+    example: Example
+    prompt: Prompt | None
+    trajectories: Mapping[str, Trajectory]
+
+
+def samples(folder: RoundFolder, limit: int) -> list[Sample]:
+    """Up to `limit` attempts with their scores: the first attempt at every prompt, then the second, ..."""
+    prompts = _prompts(folder)
+    feedback = {f.trajectory_id: f for f in _read(folder, "feedback", Feedback)}
+    trajectories = _read(folder, "trajectories", Trajectory)
+    chosen = sorted(trajectories, key=lambda t: t.sample_index)[:limit]
+    return [Sample(t, prompts.get(t.prompt_id), feedback.get(t.id)) for t in chosen]
+
+
 def sample_rows(folder: RoundFolder, limit: int) -> list[Row]:
-    """Up to `limit` attempts with their scores: the first attempt at every prompt, then the second, ...
+    """Up to `limit` attempts as rows for a table."""
+    return sample_table(samples(folder, limit))
+
+
+def sample_table(found: Sequence[Sample]) -> list[Row]:
+    """Attempts as rows with equal columns; where there are conversations, also how these went.
 
     Example of a row:
         {"id": "r1.7x8.0", "prompt": "What is 7 times 8?", "completion": "56", "score": 1.0,
          "desirable": True, "status": "complete", "tokens": 3, "policy_version": 0, "note": ""}
     """
-    prompts = _prompts(folder)
-    feedback = {f.trajectory_id: f for f in _read(folder, "feedback", Feedback)}
-    trajectories = _read(folder, "trajectories", Trajectory)
-    chosen = sorted(trajectories, key=lambda t: t.sample_index)[:limit]
-    return [_sample_row(t, prompts.get(t.prompt_id), feedback.get(t.id)) for t in chosen]
+    rows = [_sample_row(sample) for sample in found]
+    if any(is_conversation(sample.trajectory) for sample in found):
+        for row, sample in zip(rows, found, strict=True):
+            row |= _conversation_columns(sample.trajectory)
+    return rows
 
 
-def _sample_row(trajectory: Trajectory, prompt: Prompt | None, feedback: Feedback | None) -> Row:
+def _sample_row(sample: Sample) -> Row:
+    """One attempt in plain values."""
+    trajectory, prompt, feedback = sample.trajectory, sample.prompt, sample.feedback
     note = trajectory.error or (feedback.unusable_because if feedback else None) or ""
     return {
         "id": _cell(trajectory.id),
         "prompt": _prompt_text(prompt, trajectory.prompt_id),
-        "completion": completion_text(trajectory),
+        "completion": _told(trajectory),
         "score": feedback.score if feedback else None,
         "desirable": feedback.desirable if feedback else None,
         "status": trajectory.status.value,
@@ -57,32 +93,87 @@ def _sample_row(trajectory: Trajectory, prompt: Prompt | None, feedback: Feedbac
     }
 
 
-def example_rows(folder: RoundFolder, limit: int) -> list[Row]:
-    """Up to `limit` training examples as texts: chosen beside rejected, or one completion with its label."""
-    kind = _example_kind(folder)
+def _conversation_columns(trajectory: Trajectory) -> Row:
+    return {
+        "turns": sum(turn.role == "policy" for turn in trajectory.turns),
+        "tool_calls": _cell(calls_text(trajectory)),
+        "ending": trajectory.ending.value,
+        "outcome": trajectory.outcome,
+    }
+
+
+def examples(folder: RoundFolder, limit: int) -> list[ShownExample]:
+    """Up to `limit` training examples: the first of every prompt, then the second, ..."""
+    kind = example_kind([path for path in folder.shards("examples") if _finished(path)])
     if kind is None:
         return []
     prompts = _prompts(folder)
-    texts = {t.id: completion_text(t) for t in _read(folder, "trajectories", Trajectory)}
-    rows: list[Row] = []
-    for example in _spread(_read(folder, "examples", kind))[:limit]:
-        row: Row = {
-            "id": _cell(example.id),
-            "prompt": _prompt_text(prompts.get(example.prompt_id), example.prompt_id),
-        }
-        if isinstance(example, PreferencePair):
-            row["chosen"] = _text_of(example.chosen.trajectory_id, texts)
-            row["rejected"] = _text_of(example.rejected.trajectory_id, texts)
-            row["margin"] = example.margin
-            row["soft_label"] = example.soft_label
-        else:
-            row["completion"] = _text_of(example.sequence.trajectory_id, texts)
-            if isinstance(example, UnpairedExample):
-                row["desirable"] = example.desirable
-                row["score"] = example.score
-        row["weight"] = example.weight
-        rows.append(row)
+    trajectories = {t.id: t for t in _read(folder, "trajectories", Trajectory)}
+    return [
+        ShownExample(example, prompts.get(example.prompt_id), trajectories)
+        for example in _spread(_read(folder, "examples", kind))[:limit]
+    ]
+
+
+def example_rows(folder: RoundFolder, limit: int) -> list[Row]:
+    """Up to `limit` examples as rows for a table."""
+    return example_table(examples(folder, limit))
+
+
+def example_table(found: Sequence[ShownExample]) -> list[Row]:
+    """Examples as texts, in rows with equal columns: chosen beside rejected, or one completion with its label."""
+    rows = [_example_row(shown) for shown in found]
+    for name, values in _differences(found).items():
+        for row, value in zip(rows, values, strict=True):
+            row[name] = value
     return rows
+
+
+def _example_row(shown: ShownExample) -> Row:
+    """One example in plain values."""
+    example = shown.example
+    row: Row = {"id": _cell(example.id), "prompt": _prompt_text(shown.prompt, example.prompt_id)}
+    for side, sequence in sides_of(example).items():
+        row[side] = _text_of(sequence.trajectory_id, shown.trajectories)
+    if isinstance(example, PreferencePair):
+        row["margin"] = example.margin
+        row["soft_label"] = example.soft_label
+    elif isinstance(example, UnpairedExample):
+        row["desirable"] = example.desirable
+        row["score"] = example.score
+    row["weight"] = example.weight
+    return row
+
+
+def sides_of(example: Example) -> dict[str, TokenSequence]:
+    """The sequences of an example under the names of their columns."""
+    if isinstance(example, PreferencePair):
+        return {"chosen": example.chosen, "rejected": example.rejected}
+    return {"completion": example.sequence}
+
+
+def _differences(found: Sequence[ShownExample]) -> dict[str, list[str | int | float | bool | None]]:
+    """Columns that only some rounds need: policy versions where they are mixed, and what a pair's sides share."""
+    columns: dict[str, list[str | int | float | bool | None]] = {}
+    every = [sides_of(shown.example) for shown in found]
+    if len({s.policy_version for sides in every for s in sides.values()}) > 1:
+        for name in every[0]:
+            key = "policy_version" if name == "completion" else f"{name}_policy_version"
+            columns[key] = [sides[name].policy_version for sides in every]
+    shared = [shared_tokens(shown.example, shown.trajectories) for shown in found]
+    if any(shared):
+        columns["shared_tokens"] = list(shared)
+    return columns
+
+
+def shared_tokens(example: Example, trajectories: Mapping[str, Trajectory]) -> int:
+    """Tokens after the prompt that both sides of a pair begin with and that are not scored; 0 in an ordinary pair."""
+    if not isinstance(example, PreferencePair):
+        return 0
+    trajectory = trajectories.get(example.chosen.trajectory_id)
+    if trajectory is None or 1 not in example.chosen.loss_mask or 1 not in trajectory.loss_mask:
+        return 0
+    return example.chosen.loss_mask.index(1) - trajectory.loss_mask.index(1)
 
 
 def columns_of(rows: Sequence[Row]) -> dict[str, list[str | int | float | bool | None]]:
@@ -90,12 +181,8 @@ def columns_of(rows: Sequence[Row]) -> dict[str, list[str | int | float | bool |
     return {name: [row.get(name) for row in rows] for name in (rows[0] if rows else {})}
 
 
-def completion_text(trajectory: Trajectory) -> str:
-    """All that was said after the prompt; what the policy did not write is marked."""
-    parts = [
-        t.text if t.role == "policy" else f"\n[observation] {t.text}\n" for t in trajectory.turns
-    ]
-    return _cell("".join(parts))
+def _told(trajectory: Trajectory) -> str:
+    return _cell(told(trajectory))
 
 
 def _cell(text: str) -> str:
@@ -113,8 +200,11 @@ def _prompt_text(prompt: Prompt | None, prompt_id: str) -> str:
     )
 
 
-def _text_of(trajectory_id: str, texts: dict[str, str]) -> str:
-    return texts.get(trajectory_id, _cell(f"[{trajectory_id}, sampled in another round]"))
+def _text_of(trajectory_id: str, trajectories: Mapping[str, Trajectory]) -> str:
+    trajectory = trajectories.get(trajectory_id)
+    if trajectory is None:
+        return _cell(f"[{trajectory_id}, sampled in another round]")
+    return _told(trajectory)
 
 
 def _prompts(folder: RoundFolder) -> dict[str, Prompt]:
@@ -139,31 +229,11 @@ def _finished(path: Path) -> bool:
     return path.is_file() and marker_path(path).is_file()
 
 
-def _spread(
-    examples: Iterable[PreferencePair | UnpairedExample | SupervisedExample],
-) -> list[PreferencePair | UnpairedExample | SupervisedExample]:
+def _spread(found: Iterable[Example]) -> list[Example]:
     """The first example of every prompt, then the second of every prompt, and so on."""
     seen: dict[str, int] = {}
     ranked = []
-    for example in examples:
+    for example in found:
         rank = seen[example.prompt_id] = seen.get(example.prompt_id, -1) + 1
         ranked.append((rank, example))
     return [example for _, example in sorted(ranked, key=lambda pair: pair[0])]
-
-
-def _example_kind(
-    folder: RoundFolder,
-) -> type[PreferencePair] | type[UnpairedExample] | type[SupervisedExample] | None:
-    """Which examples a round holds, from the columns of its first file."""
-    import pyarrow.parquet as pq
-
-    paths = _some(folder.shards("examples"))
-    if not paths:
-        return None
-    try:
-        names = set(pq.read_schema(paths[0]).names)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{paths[0]} is not a Parquet file: {error}") from error
-    if "chosen" in names:
-        return PreferencePair
-    return UnpairedExample if "desirable" in names else SupervisedExample

@@ -17,7 +17,9 @@ from orchestrator.events import EventKind
 from orchestrator.phases import Collected, Trained
 from orchestrator.run import RoundScope
 from orchestrator.waiting import wait_for_result
+from policies.component import create
 from policies.records import RoundStatus
+from policies.reference import ReferenceSchedule
 from policies.seeds import derive_seed
 from workers.training.engine import UpdateJob, UpdateOutcome
 
@@ -26,8 +28,9 @@ logger = logging.getLogger(__name__)
 
 def update(scope: RoundScope, collected: Collected) -> Trained:
     """Train on the round's examples, or say why not."""
-    run, options = scope.run, scope.run.config.training
-    plan = run.references.plan(run.served())
+    run, options = scope.run, scope.stage.training
+    schedule: ReferenceSchedule = create(options.reference)
+    plan = schedule.plan(run.served()[scope.stage.first_round - 1 :])
     own = options.reference.logprobs == "rollout" and plan.single == scope.policy.number
     source = "rollout" if own else "recompute"
     if collected.num_examples < options.min_examples:
@@ -46,6 +49,7 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
         )
     job = UpdateJob(
         round=scope.index,
+        stage=scope.stage.index,
         policy=scope.policy,
         reference=plan,
         reference_versions=tuple(run.store.get(part.version) for part in plan.parts),
@@ -78,10 +82,12 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
 
 
 def _carried_state(scope: RoundScope) -> str | None:
-    """The optimizer state of the last round whose policy was accepted, when it is to be carried."""
-    if scope.run.config.training.optimizer != "carry":
+    """The optimizer state of the stage's last round whose policy was accepted, when it is to be carried."""
+    if scope.stage.training.optimizer != "carry":
         return None
     for result in reversed(scope.run.journal.results()):
+        if result.round < scope.stage.first_round:
+            break
         if result.status in (RoundStatus.IMPROVED, RoundStatus.KEPT):
             path = scope.run.folder.round(result.round).optimizer_state
             return str(path) if path.exists() else None
@@ -91,7 +97,7 @@ def _carried_state(scope: RoundScope) -> str | None:
 def _progress(scope: RoundScope, collected: Collected) -> Callable[[], None]:
     """Report each optimizer step as an event, from the log that the trainer writes."""
     seen = 0
-    options = scope.run.config.training
+    options = scope.stage.training
     expected = max(1, -(-collected.num_examples // options.batch_size)) * options.epochs
 
     def look() -> None:

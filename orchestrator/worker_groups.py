@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.config import ResourceSettings, RunConfig
+from orchestrator.config import RunConfig
+from orchestrator.config_sections import ResourceSettings
 from orchestrator.model_files import model_as_version
 from orchestrator.run import Groups
 from orchestrator.run_folder import RunFolder
+from policies.component import Component
 from policies.records import PolicyVersion
 from policies.store import PolicyStore
 from workers.cluster import Cluster, Group, Resources
@@ -69,10 +71,21 @@ def start_groups(
     return Groups(rollout=rollout, verify=verify, grade=grade, judge=judge, train=train)
 
 
+def strategies(config: RunConfig) -> list[Component.Config]:
+    """What a rollout worker may be asked to use: the run's own strategy first, then that of each stage."""
+    return [config.rollout.strategy, *(stage.strategy for stage in config.resolved_stages)]
+
+
+def strategy_index(config: RunConfig, round_index: int) -> int:
+    """Index in `strategies` of the one that samples a round."""
+    return 1 + config.stage_of(round_index).index
+
+
 def _start_rollout(starter: _Starter, config: RunConfig, policy: PolicyVersion) -> Group:
     kwargs = {
         "engine": config.rollout.engine,
-        "strategy": config.rollout.strategy,
+        "strategies": strategies(config),
+        "steps": config.rollout.steps,
         "policy": policy,
         "dtype": config.policy.dtype,
         "seed": config.seed,
@@ -87,7 +100,7 @@ def _verify_kwargs(config: RunConfig) -> dict[str, Any]:
     return {
         "verifiers": config.verifiers,
         "feedback": config.feedback,
-        "preferences": config.preferences,
+        "preferences": [stage.preferences for stage in config.resolved_stages],
         "weights": weights,
     }
 
@@ -108,9 +121,9 @@ def _start_judge(
 
 def _start_train(starter: _Starter, config: RunConfig) -> Group:
     kwargs = {
-        "engine": config.training.engine,
-        "loss": config.training.loss,
-        "options": config.training,
+        "setups": [
+            (s.training.engine, s.training.loss, s.training) for s in config.resolved_stages
+        ],
         "adapter": config.policy.adapter,
     }
     return starter.start("train", TrainWorker, kwargs, size=1, asked=config.training.resources)

@@ -1,19 +1,21 @@
 """Losses as pure functions of summed log-probs, and the tensors they read.
 
 Notation (all float32): `a = chosen_logps - ref_chosen_logps`, `b` likewise for rejected, `h = a - b`.
-A log-prob sum runs over the tokens that the policy wrote, i.e. where the loss mask is 1.
+A log-prob sum runs over the tokens that the policy wrote, i.e. where the loss mask is 1; with several turns that is
+every turn of the policy and no observation, which makes DPO the M-DPO, and KTO the M-KTO, of arXiv 2409.02392.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from policies.component import Component, Family
-from policies.examples import ExampleKind
+from policies.examples import ExampleKind, TokenSequence
 
 if TYPE_CHECKING:
     from typing import Self
@@ -36,6 +38,8 @@ class PairTensors:
     rejected_lengths: Tensor  # [B]
     alignment: Tensor | None = None
     """Log of the WPO weight of each pair, without gradient; needed only with `use_weighting`. [B]"""
+    soft_labels: Tensor | None = None
+    """Probability that the chosen side is really better; needed only with `soft_labels`. [B]"""
 
     @property
     def chosen_logratios(self) -> Tensor:
@@ -54,6 +58,17 @@ class PairTensors:
 
 
 @dataclass(frozen=True)
+class StepTensors:
+    """The judged steps of a microbatch's examples, S in all, already summed; S may be 0."""
+
+    logratios: Tensor  # [S] over the scored tokens of the step
+    rows: Tensor  # [S] long: the example that the step belongs to
+    desirable: Tensor  # [S] bool
+    weights: Tensor  # [S] class weight of the step's label
+    kl: Tensor  # [] mean log-ratio of the judged steps of mismatched completions, without gradient, >= 0
+
+
+@dataclass(frozen=True)
 class UnpairedTensors:
     """A microbatch of N unpaired examples, already summed."""
 
@@ -61,6 +76,8 @@ class UnpairedTensors:
     ref_logps: Tensor  # [N]
     desirable: Tensor  # [N] bool
     kl: Tensor  # [] estimate of KL(policy || reference) from mismatched completions, without gradient, >= 0
+    steps: StepTensors | None = None
+    """Needed only by losses that read steps."""
 
     @property
     def logratios(self) -> Tensor:
@@ -69,8 +86,18 @@ class UnpairedTensors:
 
 
 @dataclass(frozen=True)
+class SupervisedTensors:
+    """A microbatch of N examples to imitate, already summed."""
+
+    logps: Tensor  # [N]
+    lengths: Tensor  # [N] scored tokens
+    mean_length: Tensor
+    """Mean of `lengths` over all rows of the optimizer step: makes a mean over tokens out of a mean over rows. []"""
+
+
+@dataclass(frozen=True)
 class TrlLoss:
-    """How TRL spells a loss: `loss_type` and further arguments of its `DPOConfig` or `KTOConfig`."""
+    """How TRL spells a loss: `loss_type` and further arguments of its `DPOConfig`, `KTOConfig` or `SFTConfig`."""
 
     loss_type: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -81,15 +108,9 @@ class Loss(Component):
 
     kind: ClassVar[ExampleKind]
 
-    class Config(Component.Config):
-        """Settings that every loss has."""
+    config: Component.Config
 
-        beta: float = Field(default=0.1, gt=0)
-        """Strength of the pull to the reference: multiplies log-ratios. Must be above 0."""
-
-    config: Config
-
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Component.Config) -> None:
         self.config = config
 
     @property
@@ -106,18 +127,35 @@ class Loss(Component):
         raise NotImplementedError
 
 
-class PairLoss(Loss):
+class ReferencedLoss(Loss):
+    """A loss of log-ratios between the policy and a reference."""
+
+    class Config(Component.Config):
+        """Settings that every loss with a reference has."""
+
+        beta: float = Field(default=0.1, gt=0)
+        """Strength of the pull to the reference: multiplies log-ratios. Must be above 0."""
+
+    config: Config
+
+
+class PairLoss(ReferencedLoss):
     """A loss over preference pairs."""
 
     kind: ClassVar[ExampleKind] = "pair"
 
     @property
-    def tail_weight(self) -> float | None:
-        """Weight in the log-prob sums of tokens beyond the shorter side's length; None weighs all alike.
+    def weighs_tokens(self) -> bool:
+        """Whether `token_weights` must be asked; else every scored token counts 1."""
+        return False
 
-        Policy and reference sums are made with it before they reach `per_pair`.
+    def token_weights(self, sequence: TokenSequence, other: TokenSequence) -> Sequence[float]:
+        """Weight of each scored token of `sequence`, in order, when it stands against `other`.
+
+        The log-prob sums of the policy and of the reference are both made with it before they reach `per_pair`;
+        lengths stay counts of tokens. [scored tokens]
         """
-        return None
+        return [1.0] * sum(sequence.loss_mask)
 
     @property
     def needs_alignment(self) -> bool:
@@ -162,8 +200,13 @@ class DifferenceLoss(PairLoss):
         return self.config.f_divergence == "forward_kl"  # TRL's exp(-a) is infinite below a = -88
 
     @property
-    def tail_weight(self) -> float | None:
-        return self.config.ld_alpha
+    def weighs_tokens(self) -> bool:
+        return self.config.ld_alpha is not None
+
+    def token_weights(self, sequence: TokenSequence, other: TokenSequence) -> Sequence[float]:
+        own, shared = sum(sequence.loss_mask), sum(other.loss_mask)
+        tail = 1.0 if self.config.ld_alpha is None else self.config.ld_alpha
+        return [1.0] * min(own, shared) + [tail] * (own - shared)
 
     @property
     def needs_alignment(self) -> bool:
@@ -211,24 +254,27 @@ class DifferenceLoss(PairLoss):
         }
 
 
-class UnpairedLoss(Loss):
+ClassWeight = float | Literal["auto"]
+
+
+class UnpairedLoss(ReferencedLoss):
     """A loss over single trajectories with a desirable bit."""
 
     kind: ClassVar[ExampleKind] = "unpaired"
 
-    class Config(Loss.Config):
+    class Config(ReferencedLoss.Config):
         """Settings that every unpaired loss has."""
 
-        desirable_weight: float | Literal["auto"] = Field(default="auto")
+        desirable_weight: ClassWeight = Field(default="auto")
         """Weight of desirable examples; auto balances the classes by this round's counts."""
-        undesirable_weight: float | Literal["auto"] = Field(default="auto")
+        undesirable_weight: ClassWeight = Field(default="auto")
         """Weight of undesirable examples; auto balances the classes by this round's counts."""
 
         @model_validator(mode="after")
         def _positive_weights(self) -> Self:
-            for name in ("desirable_weight", "undesirable_weight"):
+            for name in type(self).model_fields:
                 value = getattr(self, name)
-                if value != "auto" and value <= 0:
+                if name.endswith("desirable_weight") and value != "auto" and value <= 0:
                     raise ValueError(f"{name} must be above 0 or 'auto'")
             return self
 
@@ -239,34 +285,69 @@ class UnpairedLoss(Loss):
         """Share of each microbatch's rows that get a mismatched partner for `kl`; 0 when the loss has no KL term."""
         return 0.0
 
+    @property
+    def reads_steps(self) -> bool:
+        """Whether `UnpairedTensors.steps` must be given."""
+        return False
+
     def per_example(self, examples: UnpairedTensors) -> Tensor:
-        """Loss of each example, before class weights. [N]"""
+        """Loss of each example's outcome, before class weights. [N]"""
         raise NotImplementedError
 
+    def weighted(self, examples: UnpairedTensors, class_weights: tuple[float, float]) -> Tensor:
+        """Loss of each example with the weights (lambda_D, lambda_U) of the classes. [N]"""
+        import torch
+
+        return self.per_example(examples) * torch.where(examples.desirable, *class_weights)
+
     def class_weights(self, num_desirable: int, num_undesirable: int) -> tuple[float, float]:
-        """Weights (lambda_D, lambda_U) for a round with these counts.
+        """Weights (lambda_D, lambda_U) for a round with these counts of examples."""
+        config = self.config
+        return balanced_weights(
+            config.desirable_weight, config.undesirable_weight, num_desirable, num_undesirable
+        )
 
-        `auto` keeps lambda_D n_D / (lambda_U n_U) within [1, 4/3] (arXiv 2402.01306, section 4.3): nothing changes
-        inside, the smaller class is raised to the nearer end outside, the other stays at 1.
+    def step_class_weights(self, num_desirable: int, num_undesirable: int) -> tuple[float, float]:
+        """Weights of desirable and undesirable steps for a round with these counts of judged steps."""
+        return 1.0, 1.0
 
-        Example: 10 desirable and 100 undesirable give (10.0, 1.0); 40 and 10 give (1.0, 3.0).
-        """
-        auto_desirable = self.config.desirable_weight == "auto"
-        auto_undesirable = self.config.undesirable_weight == "auto"
-        desirable = 1.0 if auto_desirable else float(self.config.desirable_weight)
-        undesirable = 1.0 if auto_undesirable else float(self.config.undesirable_weight)
-        if (
-            num_desirable == 0 or num_undesirable == 0
-        ):  # one class alone: there is nothing to balance
-            return desirable, undesirable
-        ratio = desirable * num_desirable / (undesirable * num_undesirable)
-        wanted = min(max(ratio, 1.0), 4.0 / 3.0)
-        raise_desirable = wanted > ratio if auto_desirable and auto_undesirable else auto_desirable
-        if raise_desirable:
-            return desirable * wanted / ratio, undesirable
-        if auto_undesirable:
-            return desirable, undesirable * ratio / wanted
+
+def balanced_weights(
+    desirable_weight: ClassWeight,
+    undesirable_weight: ClassWeight,
+    num_desirable: int,
+    num_undesirable: int,
+) -> tuple[float, float]:
+    """Weights (lambda_D, lambda_U) of two classes with these counts.
+
+    `auto` keeps lambda_D n_D / (lambda_U n_U) within [1, 4/3] (arXiv 2402.01306, section 4.3): nothing changes
+    inside, the smaller class is raised to the nearer end outside, the other stays at 1.
+
+    Example: 10 desirable and 100 undesirable give (10.0, 1.0); 40 and 10 give (1.0, 3.0).
+    """
+    auto_desirable, auto_undesirable = desirable_weight == "auto", undesirable_weight == "auto"
+    desirable = 1.0 if auto_desirable else float(desirable_weight)
+    undesirable = 1.0 if auto_undesirable else float(undesirable_weight)
+    if num_desirable == 0 or num_undesirable == 0:  # one class alone: there is nothing to balance
         return desirable, undesirable
+    ratio = desirable * num_desirable / (undesirable * num_undesirable)
+    wanted = min(max(ratio, 1.0), 4.0 / 3.0)
+    raise_desirable = wanted > ratio if auto_desirable and auto_undesirable else auto_desirable
+    if raise_desirable:
+        return desirable * wanted / ratio, undesirable
+    if auto_undesirable:
+        return desirable, undesirable * ratio / wanted
+    return desirable, undesirable
+
+
+class SupervisedLoss(Loss):
+    """A loss over trajectories to imitate; it has no reference and no beta."""
+
+    kind: ClassVar[ExampleKind] = "supervised"
+
+    def per_example(self, examples: SupervisedTensors) -> Tensor:
+        """Loss of each example; the mean over the rows of an optimizer step is the step's loss. [N]"""
+        raise NotImplementedError
 
 
 LOSSES = Family("loss", package="policies.losses", base=Loss)

@@ -9,11 +9,19 @@ from policies.preference import Built, Candidate
 from policies.records import Trajectory
 
 
-def pair_of(chosen: Candidate, rejected: Candidate, built: Built) -> PreferencePair | None:
+def pair_of(
+    chosen: Candidate, rejected: Candidate, built: Built, *, scored_from: int = 0
+) -> PreferencePair | None:
     """The pair, or None with its reason counted in `built.dropped`.
 
     Both sides must continue the same prompt tokens: a loss compares them given the prompt. They must also
     differ in what the policy wrote: equal sequences cancel, and different observations are nobody's merit.
+
+    Args:
+        chosen: refused with `chosen_truncated` or `chosen_failed_call` when it may lose only.
+        rejected: the other side.
+        built: where reasons are counted.
+        scored_from: position before which neither side is scored: the length of what they share.
     """
     if chosen.trajectory.prompt_token_ids != rejected.trajectory.prompt_token_ids:
         built.dropped["prefix_differs"] += 1
@@ -21,11 +29,14 @@ def pair_of(chosen: Candidate, rejected: Candidate, built: Built) -> PreferenceP
     if policy_tokens(chosen.trajectory) == policy_tokens(rejected.trajectory):
         built.dropped["identical"] += 1
         return None
+    if chosen.unfit_to_win is not None:
+        built.dropped[f"chosen_{chosen.unfit_to_win}"] += 1
+        return None
     return PreferencePair(
         id=f"{chosen.trajectory.id}>{rejected.trajectory.id}",
         prompt_id=chosen.trajectory.prompt_id,
-        chosen=TokenSequence.of(chosen.trajectory),
-        rejected=TokenSequence.of(rejected.trajectory),
+        chosen=TokenSequence.of(chosen.trajectory, scored_from=scored_from),
+        rejected=TokenSequence.of(rejected.trajectory, scored_from=scored_from),
         margin=chosen.score - rejected.score,
     )
 

@@ -6,11 +6,13 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from policies.component import Component, Family
 from policies.examples import Example, ExampleKind
-from policies.records import Feedback, ScoredGroup, Trajectory, TrajectoryStatus
+from policies.records import Feedback, ScoredGroup, ToolCallStatus, Trajectory, TrajectoryStatus
 
 
 @dataclass
@@ -28,18 +30,32 @@ class Candidate:
     trajectory: Trajectory
     feedback: Feedback
     score: float
+    unfit_to_win: str | None = None
+    """Why it must not be imitated or be the chosen side of a pair, although it may be the rejected one."""
 
 
 class PreferenceBuilder(Component):
-    """Turns one `ScoredGroup` into examples of one kind. Pure: the same group and generator give the same examples."""
+    """Turns one `ScoredGroup` into examples of one kind. Pure: the same group and generator give the same examples.
+
+    What every builder leaves out is counted by trajectory: `rollout_error`, `unusable: ...`, `nothing_to_learn_from`,
+    `too_long`, `truncated`, `failed_call`, `duplicate`.
+    """
 
     kind: ClassVar[ExampleKind]
 
     class Config(Component.Config):
         """Settings that every builder has."""
 
-        drop_truncated: bool = False
-        """Leave out trajectories that ran into the token budget (their terminator is missing)."""
+        max_tokens: int | None = Field(default=None, ge=1)
+        """Leave out trajectories with more tokens than this, prompt and observations included; null keeps all."""
+        drop_truncated: bool | Literal["right"] = False
+        """Leave out trajectories that ran into a token or turn limit (their end is missing): true drops all, `right`
+        only those that would be learned as good ones, so that they can still lose."""
+        drop_failed_calls: Literal["no", "right", "all"] = "no"
+        """Leave out trajectories in which a tool call did not end well before the answer: `right` only those that would
+        be learned as good ones (the rule of arXiv 2409.02392), `all` of them (its released script), or `no` one."""
+        keep_duplicates: bool = False
+        """Keep trajectories with the same tokens as another one of their prompt; off, the first of them is kept."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -51,34 +67,59 @@ class PreferenceBuilder(Component):
     def candidates(self, group: ScoredGroup, built: Built) -> list[Candidate]:
         """The usable trajectories of `group`; every other one is counted in `built.dropped` with its reason.
 
-        Duplicates (equal policy tokens) are kept once.
+        Those with equal tokens are kept once, unless `keep_duplicates` is set. What may lose only is dropped
+        here when the feedback calls it desirable, and marked `unfit_to_win` when not.
         """
         kept: list[Candidate] = []
         seen: set[tuple[int, ...]] = set()
         for trajectory, feedback in zip(group.trajectories, group.feedback, strict=True):
-            reason = self._reason_to_drop(trajectory, feedback, seen)
+            unfit = self._unfit_to_win(trajectory)
+            reason = self._reason_to_drop(trajectory, feedback, unfit)
+            if reason is None and not self.config.keep_duplicates and trajectory.token_ids in seen:
+                reason = "duplicate"
             if reason is not None:
                 built.dropped[reason] += 1
                 continue
             assert feedback.score is not None
             seen.add(trajectory.token_ids)
-            kept.append(Candidate(trajectory, feedback, feedback.score))
+            kept.append(Candidate(trajectory, feedback, feedback.score, unfit))
         return kept
 
     def _reason_to_drop(
-        self, trajectory: Trajectory, feedback: Feedback, seen: set[tuple[int, ...]]
+        self, trajectory: Trajectory, feedback: Feedback, unfit: str | None
     ) -> str | None:
+        config = self.config
         if trajectory.status is TrajectoryStatus.ERROR:
             return "rollout_error"
         if feedback.unusable_because is not None or feedback.score is None:
             return f"unusable: {feedback.unusable_because or 'no score'}"
         if not any(trajectory.loss_mask):
             return "nothing_to_learn_from"
-        if self.config.drop_truncated and trajectory.status is TrajectoryStatus.TRUNCATED:
+        if config.max_tokens is not None and len(trajectory.token_ids) > config.max_tokens:
+            return "too_long"
+        if config.drop_truncated is True and trajectory.status is TrajectoryStatus.TRUNCATED:
             return "truncated"
-        if trajectory.token_ids in seen:
-            return "duplicate"
+        if config.drop_failed_calls == "all" and has_failed_call(trajectory):
+            return "failed_call"
+        return unfit if feedback.desirable else None
+
+    def _unfit_to_win(self, trajectory: Trajectory) -> str | None:
+        is_truncated = trajectory.status is TrajectoryStatus.TRUNCATED
+        if self.config.drop_truncated == "right" and is_truncated:
+            return "truncated"
+        if self.config.drop_failed_calls == "right" and has_failed_call(trajectory):
+            return "failed_call"
         return None
+
+
+def has_failed_call(trajectory: Trajectory) -> bool:
+    """Whether a tool call before the policy's last turn has any status but `ok`."""
+    policy_turns = [i for i, turn in enumerate(trajectory.turns) if turn.role == "policy"]
+    return any(
+        call.status is not ToolCallStatus.OK
+        for turn in trajectory.turns[: policy_turns[-1] if policy_turns else None]
+        for call in turn.calls
+    )
 
 
 PREFERENCES = Family("preference builder", package="policies.preferences", base=PreferenceBuilder)

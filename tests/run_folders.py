@@ -12,13 +12,17 @@ from orchestrator.phases import Phase
 from orchestrator.run_folder import RoundFolder, RunFolder
 from policies.examples import PreferencePair, TokenSequence, UnpairedExample
 from policies.records import (
+    Ending,
     Feedback,
     Message,
     Prompt,
     RoundResult,
     RoundStatus,
     Sampling,
+    Span,
     StopReason,
+    ToolCall,
+    ToolCallStatus,
     Trajectory,
     TrajectoryStatus,
     Turn,
@@ -39,6 +43,7 @@ def make_run(
     kind: str = "pair",
     extra_text: str = "",
     experiment: str = "multiply",
+    tool_use: bool = False,
 ) -> RunFolder:
     """A run of round 0 and `rounds` trained rounds.
 
@@ -48,10 +53,11 @@ def make_run(
         kind: `pair` or `unpaired` examples.
         extra_text: stands at the end of every completion, to see what becomes of hostile text.
         experiment: in the config.
+        tool_use: every attempt is a conversation with an interpreter; the wrong ones see it fail.
     """
     folder = start_run(path, experiment=experiment)
     for index in range(rounds + 1):
-        add_round(folder, index, kind=kind, extra_text=extra_text)
+        add_round(folder, index, kind=kind, extra_text=extra_text, tool_use=tool_use)
     return folder
 
 
@@ -73,14 +79,19 @@ def start_run(path: Path, *, experiment: str = "multiply") -> RunFolder:
 
 
 def add_round(
-    folder: RunFolder, index: int, *, kind: str = "pair", extra_text: str = ""
+    folder: RunFolder,
+    index: int,
+    *,
+    kind: str = "pair",
+    extra_text: str = "",
+    tool_use: bool = False,
 ) -> RoundResult:
     """Finish round `index` in the folder, and return its result."""
     round_folder = folder.round(index)
-    _write_shard(round_folder.evaluation, f"e{index}", index, ["6x7", "9x9"], extra_text)
+    _write_shard(round_folder.evaluation, f"e{index}", index, ["6x7", "9x9"], extra_text, tool_use)
     if index:
         trajectories = _write_shard(
-            round_folder, f"r{index}", index - 1, ["2x3", "4x5", "7x8"], extra_text
+            round_folder, f"r{index}", index - 1, ["2x3", "4x5", "7x8"], extra_text, tool_use
         )
         _write_examples(round_folder, trajectories, kind)
         _write_steps(round_folder, index)
@@ -114,7 +125,12 @@ def _result(index: int) -> RoundResult:
 
 
 def _write_shard(
-    folder: RoundFolder, prefix: str, version: int, ids: Sequence[str], extra_text: str
+    folder: RoundFolder,
+    prefix: str,
+    version: int,
+    ids: Sequence[str],
+    extra_text: str,
+    tool_use: bool,
 ) -> list[Trajectory]:
     """Prompts, two right and two wrong attempts at each, and their feedback."""
     prompts, trajectories, feedback = [], [], []
@@ -131,6 +147,8 @@ def _write_shard(
                 version,
                 f"It is {value}.{extra_text}",
             )
+            if tool_use:
+                attempt = conversation(attempt, is_right=sample % 2 == 0, extra_text=extra_text)
             trajectories.append(attempt)
             score = float(sample % 2 == 0)
             feedback.append(Feedback(trajectory_id=attempt.id, score=score, desirable=score == 1.0))
@@ -161,6 +179,30 @@ def _attempt(identity: str, prompt_id: str, sample: int, version: int, text: str
         status=TrajectoryStatus.COMPLETE,
         sampling=Sampling(),
     )
+
+
+def conversation(attempt: Trajectory, *, is_right: bool, extra_text: str = "") -> Trajectory:
+    """The attempt with a tool call before its answer; a wrong one sees the call fail and runs out of turns."""
+    call = attempt.turns[0].model_copy(
+        update={"text": f"Let me compute it.\n```python\nprint(6 * 7)\n```{extra_text}"}
+    )
+    status = ToolCallStatus.OK if is_right else ToolCallStatus.FAILED
+    seen = Turn(
+        role="observation",
+        token_ids=(40, 41),
+        text=("Output: 42" if is_right else "NameError: name 'x' is not defined") + extra_text,
+        stop_reason=StopReason.OBSERVATION,
+        calls=(ToolCall(tool="python", status=status),),
+    )
+    changes: dict[str, object] = {"turns": (call, seen, attempt.turns[0]), "outcome": 1.0}
+    if not is_right:
+        changes |= {
+            "outcome": 0.25,
+            "status": TrajectoryStatus.TRUNCATED,
+            "ending": Ending.TURN_LIMIT,
+            "graded": Span(turn=0, start=0, end=3),
+        }
+    return attempt.model_copy(update=changes)
 
 
 def _write_examples(folder: RoundFolder, trajectories: Sequence[Trajectory], kind: str) -> None:

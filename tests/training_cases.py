@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from policies.examples import Example, PreferencePair, TokenSequence, UnpairedExample
+from policies.examples import (
+    Example,
+    LabelledStep,
+    PreferencePair,
+    SupervisedExample,
+    TokenSequence,
+    TokenSpan,
+    UnpairedExample,
+)
 from policies.fake_model import write_fake_model
 from policies.loss import LOSSES, Loss
 from policies.records import PolicyVersion
@@ -164,5 +172,92 @@ def weights_of(path: str | Path) -> dict[str, Any]:
     return state
 
 
+def demonstrations(count: int = 10, **changes: Any) -> list[Example]:
+    return [
+        SupervisedExample(
+            id=f"shown{i}", prompt_id=f"p{i}", sequence=sequence(f"p{i}", 0), **changes
+        )
+        for i in range(count)
+    ]
+
+
 def examples_of(kind: str) -> Sequence[Example]:
-    return pairs() if kind == "pair" else singles()
+    makers = {"pair": pairs, "unpaired": singles, "supervised": demonstrations}
+    return makers[kind]()
+
+
+def turns_sequence(
+    prompt: str,
+    index: int,
+    *,
+    turns: Sequence[int] = (3, 4),
+    observation: int = 3,
+    trailing: int = 0,
+    observation_seed: int = 0,
+    policy_version: int = 0,
+    labels: Sequence[bool] = (),
+) -> TokenSequence:
+    """A sequence of several policy turns with observations between them.
+
+    Args:
+        prompt: the prompt's tokens follow from it.
+        index: the policy's tokens follow from it and the prompt.
+        turns: tokens of each policy turn.
+        observation: tokens of each observation.
+        trailing: tokens of an observation after the last turn.
+        observation_seed: the observations' tokens follow from it.
+        policy_version: that sampled it.
+        labels: of the first turns, each judged as one step.
+    """
+    prompt_rng, rng = derive_rng("prompt", prompt), derive_rng("turns", prompt, index)
+    noise = derive_rng("observation", observation_seed, prompt, index)
+    ids = [prompt_rng.randrange(4, VOCABULARY) for _ in range(prompt_rng.randint(3, 6))]
+    mask, spans = [0] * len(ids), []
+    for i, length in enumerate(turns):
+        spans.append(TokenSpan(start=len(ids), end=len(ids) + length))
+        ids += [rng.randrange(4, VOCABULARY) for _ in range(length)]
+        mask += [1] * length
+        seen = observation if i < len(turns) - 1 else trailing
+        ids += [noise.randrange(4, VOCABULARY) for _ in range(seen)]
+        mask += [0] * seen
+    return TokenSequence(
+        trajectory_id=f"{prompt}.{index}",
+        policy_version=policy_version,
+        token_ids=tuple(ids),
+        loss_mask=tuple(mask),
+        logprobs=tuple(-4.0 * m for m in mask),
+        turns=tuple(spans),
+        steps=tuple(
+            LabelledStep(start=span.start, end=span.end, desirable=label)
+            for span, label in zip(spans, labels, strict=False)
+        ),
+    )
+
+
+def turn_pairs(count: int = 6, **changes: Any) -> list[PreferencePair]:
+    """Pairs of two-turn and three-turn trajectories."""
+    return [
+        PreferencePair(
+            id=f"pair{i}",
+            prompt_id=f"p{i}",
+            chosen=turns_sequence(f"p{i}", 0, **changes),
+            rejected=turns_sequence(f"p{i}", 1, turns=(2, 3, 3), **changes),
+            margin=1.0,
+        )
+        for i in range(count)
+    ]
+
+
+def turn_singles(count: int = 12, **changes: Any) -> list[UnpairedExample]:
+    """Two-turn trajectories, three of each prompt, every third one desirable, both turns judged as steps."""
+    changes = {"labels": (True, False), **changes}
+    return [
+        UnpairedExample(
+            id=f"single{i}",
+            prompt_id=f"p{i // 3}",
+            sequence=turns_sequence(f"p{i // 3}", i, **changes),
+            desirable=i % 3 == 0,
+            score=float(i % 3 == 0),
+        )
+        for i in range(count)
+    ]

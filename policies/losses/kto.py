@@ -28,11 +28,22 @@ class KTO(UnpairedLoss):
         return self.config.kl_share
 
     def per_example(self, examples: UnpairedTensors) -> Tensor:
-        import torch
-
-        # z0 is a constant of the batch: no gradient flows into the mismatched rows
-        distance = self.config.beta * (examples.logratios - examples.kl.detach())
-        return torch.where(examples.desirable, -distance, distance).sigmoid()
+        return kto_loss(examples.logratios, examples.kl, examples.desirable, beta=self.config.beta)
 
     def trl(self) -> TrlLoss:
         return TrlLoss("kto")
+
+
+def kto_loss(logratios: Tensor, kl: Tensor, desirable: Tensor, *, beta: float) -> Tensor:
+    """KTO's loss of each log-ratio, before class weights. [N]
+
+    Args:
+        logratios: of whole completions, or of steps. [N]
+        kl: the reference point z0; a constant: no gradient flows into the mismatched rows. []
+        desirable: [N] bool
+        beta: strength of the pull to the reference.
+    """
+    import torch
+
+    distance = beta * (logratios - kl.detach())
+    return torch.where(desirable, -distance, distance).sigmoid()

@@ -1,23 +1,36 @@
-"""SFT on the chosen side: plain likelihood, no reference; the baseline that any preference loss must beat."""
+"""SFT: plain likelihood of the policy's own turns; rejection sampling, warm starts, and a baseline for preferences."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from policies.loss import PairLoss, PairTensors, TrlLoss
+from policies.component import Component
+from policies.loss import SupervisedLoss, SupervisedTensors, TrlLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class SFT(PairLoss):
-    """Mean NLL over all chosen tokens of the microbatch, as TRL; beta only scales the logged rewards."""
+class SFT(SupervisedLoss):
+    """-log pi(y|x) over the scored tokens, averaged; prompts and observations are read, never imitated."""
 
-    def per_pair(self, pairs: PairTensors) -> Tensor:
-        # One number for the microbatch, repeated, so that it reduces like the other losses. TRL divides by zero
-        # when every row is masked; such rows are dropped before training, and the clamp keeps the formula finite.
-        nll = -pairs.chosen_logps.sum() / pairs.chosen_lengths.sum().clamp(min=1)
-        return nll.expand(pairs.chosen_logps.shape)
+    class Config(Component.Config):
+        """Settings of SFT."""
+
+        average: Literal["tokens", "sequences"] = "tokens"
+        """Mean over all scored tokens of an optimizer step, as TRL: long examples weigh more. Or each example by
+        its own length first, so that all weigh alike."""
+
+    config: Config
+
+    @property
+    def needs_custom_step(self) -> bool:
+        return self.config.average == "sequences"  # TRL has the mean over tokens only
+
+    def per_example(self, examples: SupervisedTensors) -> Tensor:
+        if self.config.average == "sequences":
+            return -examples.logps / examples.lengths.clamp(min=1)
+        return -examples.logps / examples.mean_length.clamp(min=1)
 
     def trl(self) -> TrlLoss:
-        return TrlLoss("sft")
+        return TrlLoss("nll")

@@ -36,7 +36,8 @@ class BestVsWorst(PreferenceBuilder):
         candidates = self.candidates(group, built)
         if not candidates:
             return built
-        best = min(candidates, key=lambda c: (-c.score, *_length_then_index(c)))
+        fit = [c for c in candidates if c.unfit_to_win is None]
+        best = min(fit or candidates, key=lambda c: (-c.score, *_length_then_index(c)))
         worst = min(candidates, key=lambda c: (c.score, *_length_then_index(c)))
         difference = best.score - worst.score
         if difference <= 0:

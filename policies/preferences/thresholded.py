@@ -14,6 +14,7 @@ from policies.records import ScoredGroup
 
 class Thresholded(PreferenceBuilder):
     """Needs no contrast within a prompt: prompts that are all right or all wrong give examples too.
+    Examples carry the labels of the steps that a step-level verifier or judge scored.
 
     Dropped, all counting trajectories: `between_thresholds`, `cap`.
     """
@@ -52,13 +53,16 @@ class Thresholded(PreferenceBuilder):
             if desirable is None:
                 built.dropped["between_thresholds"] += 1
                 continue
+            if desirable and candidate.unfit_to_win is not None:
+                built.dropped[candidate.unfit_to_win] += 1
+                continue
             trajectory = candidate.trajectory
             order[trajectory.id] = len(order)
             sides[desirable].append(
                 UnpairedExample(
                     id=trajectory.id,
                     prompt_id=trajectory.prompt_id,
-                    sequence=TokenSequence.of(trajectory),
+                    sequence=TokenSequence.of(trajectory, candidate.feedback),
                     desirable=desirable,
                     score=candidate.score,
                 )

@@ -129,6 +129,52 @@ def test_a_choice_is_kept_to(engine: RolloutEngine) -> None:
     assert {g.text for g in engine.generate(asked)} <= {"w8 w9", "w4"}
 
 
+def test_what_is_submitted_while_others_are_under_way_comes_out_under_its_own_ticket(
+    engine: RolloutEngine,
+) -> None:
+    asked = requests(engine, temperature=0.0)
+    alone = key(engine.generate(asked))
+    assert engine.advance() == []
+    tickets = [engine.submit(each) for each in asked[:3]]
+    answers = dict(engine.advance())
+    tickets += [engine.submit(each) for each in asked[3:]]
+    while len(answers) < len(tickets):
+        answers.update(engine.advance())
+    assert len(set(tickets)) == 6
+    assert key([answers[ticket] for ticket in tickets]) == alone
+    assert engine.advance() == [], "each answer comes once"
+
+
+def test_what_was_abandoned_is_not_answered(engine: RolloutEngine) -> None:
+    first, second, *_ = requests(engine)
+    engine.submit(first)
+    engine.abandon()
+    kept = engine.submit(second)
+    answers = []
+    while not answers:
+        answers = engine.advance()
+    assert [ticket for ticket, _ in answers] == [kept]
+    assert engine.advance() == []
+
+
+def test_a_prompt_is_what_the_chat_format_writes_and_a_turn_ends_with_its_terminator(
+    engine: RolloutEngine,
+) -> None:
+    messages = [Message(role="user", content="w9 What is 6 times 7?")]
+    assert engine.render(messages) == engine.chat.encode(
+        engine.chat.text(messages, generation_prompt=True)
+    )
+    assert engine.chat.terminators
+    ended = [
+        g
+        for g in engine.generate(requests(engine, max_tokens=200))
+        if g.stop_reason is StopReason.STOP
+    ]
+    assert ended
+    assert all(g.token_ids[-1] in engine.chat.terminators for g in ended)
+    assert all(not set(g.token_ids[:-1]) & engine.chat.terminators for g in ended)
+
+
 def test_transformers_logprobs_are_those_of_a_plain_forward_pass(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM

@@ -10,35 +10,63 @@ import pytest
 import torch
 from torch import Tensor
 
-from policies.loss import LOSSES, Loss, PairLoss, PairTensors, UnpairedLoss, UnpairedTensors
+from policies.loss import (
+    LOSSES,
+    Loss,
+    PairLoss,
+    PairTensors,
+    ReferencedLoss,
+    StepTensors,
+    SupervisedLoss,
+    SupervisedTensors,
+    UnpairedLoss,
+    UnpairedTensors,
+)
+from tests.parity.vectors import weights_for
 from tests.training_cases import make_loss
 from workers.training.steps import pair_tensors
 
 NAMES = sorted(name for name, where in LOSSES.members().items() if where.startswith("policies."))
 PAIR_NAMES = [name for name in NAMES if issubclass(LOSSES.resolve(name), PairLoss)]
 UNPAIRED_NAMES = [name for name in NAMES if issubclass(LOSSES.resolve(name), UnpairedLoss)]
-BY_MICROBATCH = {"aot", "aot_unpaired", "sft"}
+REFERENCED = [name for name in NAMES if issubclass(LOSSES.resolve(name), ReferencedLoss)]
+SUPERVISED_NAMES = [name for name in NAMES if issubclass(LOSSES.resolve(name), SupervisedLoss)]
+BY_MICROBATCH = {"aot", "aot_unpaired", "sft_chosen", "sentence_kto"}
 """Losses whose value belongs to the microbatch, not to a pair."""
 
 
 def values(loss: Loss, a: Tensor, b: Tensor) -> Tensor:
-    """Loss at log-ratios a (chosen, or desirable) and b (rejected, or undesirable)."""
+    """Loss at log-ratios a (chosen, or desirable) and b (rejected, or undesirable).
+
+    A supervised loss reads a alone, as log-probs; a step loss finds one judged step in each example, half of it.
+    """
     zeros = torch.zeros_like(a)
+    if isinstance(loss, SupervisedLoss):
+        return loss.per_example(SupervisedTensors(a, zeros + 4, torch.tensor(4.0)))
     if isinstance(loss, PairLoss):
         return loss.per_pair(PairTensors(a, b, zeros, zeros, zeros + 4, zeros + 3))
     assert isinstance(loss, UnpairedLoss)
     ratios = torch.cat([a, b])
     desirable = torch.arange(len(ratios)) < len(a)
-    return loss.per_example(
-        UnpairedTensors(ratios, torch.zeros_like(ratios), desirable, torch.tensor(0.1))
+    steps = StepTensors(
+        logratios=ratios / 2,
+        rows=torch.arange(len(ratios)),
+        desirable=desirable,
+        weights=torch.ones(len(ratios)),
+        kl=torch.tensor(0.05),
     )
+    examples = UnpairedTensors(
+        ratios, torch.zeros_like(ratios), desirable, torch.tensor(0.1), steps
+    )
+    return loss.weighted(examples, (1.0, 1.0))
 
 
 @pytest.mark.parametrize("extreme", [60.0, -60.0, 300.0, -300.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_value_and_gradient_are_finite_far_from_the_reference(name: str, extreme: float) -> None:
     loss = make_loss(name)
-    distance = extreme / loss.config.beta / 2
+    beta = loss.config.beta if isinstance(loss, ReferencedLoss) else 1.0
+    distance = extreme / beta / 2
     a = torch.tensor([distance], requires_grad=True)
     b = torch.tensor([-distance], requires_grad=True)
     result = values(loss, a, b)
@@ -96,15 +124,18 @@ def test_padding_and_row_order_do_not_change_the_mean(name: str) -> None:
     log_probs = -torch.arange(1.0, 13.0).view(4, 3) / 6
     scored = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 1, 0], [1, 1, 1]])
     references = torch.tensor([-1.5, -2.5]), torch.tensor([-3.0, -4.0])
-    plain = loss.per_pair(pair_tensors(log_probs * scored, scored, *references)).mean()
+
+    def mean(log_probs: Tensor, scored: Tensor, *references: Tensor) -> Tensor:
+        weights = weights_for(loss, scored)
+        return loss.per_pair(
+            pair_tensors(log_probs * scored, scored, *references, weights=weights)
+        ).mean()
+
+    plain = mean(log_probs, scored, *references)
     wide = torch.nn.functional.pad(scored, (0, 4))
-    padded = loss.per_pair(
-        pair_tensors(torch.nn.functional.pad(log_probs * scored, (0, 4)), wide, *references)
-    ).mean()
+    padded = mean(torch.nn.functional.pad(log_probs, (0, 4)), wide, *references)
     order = [1, 0, 3, 2]
-    swapped = loss.per_pair(
-        pair_tensors((log_probs * scored)[order], scored[order], *(r.flip(0) for r in references))
-    ).mean()
+    swapped = mean(log_probs[order], scored[order], *(r.flip(0) for r in references))
     torch.testing.assert_close(padded, plain)
     torch.testing.assert_close(swapped, plain)
 
@@ -114,6 +145,9 @@ def test_the_loss_of_an_example_does_not_depend_on_its_neighbours(name: str) -> 
     loss = make_loss(name)
     a, b = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([0.1, 0.7, -0.4])
     together = values(loss, a, b)
+    if name in SUPERVISED_NAMES:
+        torch.testing.assert_close(together, torch.cat([values(loss, x, b) for x in a.split(1)]))
+        return
     alone = torch.stack([values(loss, a[i : i + 1], b[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone.T.reshape(-1))
 

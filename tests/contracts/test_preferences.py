@@ -28,11 +28,12 @@ from policies.records import (
     TrajectoryStatus,
     Turn,
 )
+from workers.training.batching import unusable_because
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = list(PREFERENCES.members())
-SETTINGS: dict[str, dict[str, Any]] = {}
-"""Settings of builders that have no default for something."""
+SETTINGS: dict[str, dict[str, Any]] = {"step_pairs": {"min_shared_tokens": 1}}
+"""Settings with which a builder makes something of groups without branches."""
 
 RECORDS: dict[str, type[Any]] = {
     "pair": PreferencePair,
@@ -89,7 +90,8 @@ def build(name: str, group: ScoredGroup, seed: int = 0) -> Built:
 
 
 def test_there_are_builders_to_test() -> None:
-    assert {"right_vs_wrong", "best_vs_worst", "all_pairs", "thresholded"} <= set(NAMES)
+    shipped = {"right_vs_wrong", "best_vs_worst", "all_pairs", "thresholded", "imitate"}
+    assert {*shipped, "step_pairs"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,6 +117,7 @@ def test_examples_can_be_learned_from_and_traced(name: str, group: ScoredGroup, 
             assert len({usable[s.trajectory_id].prompt_token_ids for s in sequences}) == 1
         else:
             sequences = [example.sequence]
+        assert unusable_because(example, max_length=1000) is None
         for sequence in sequences:
             assert sequence.token_ids == usable[sequence.trajectory_id].token_ids
             assert any(sequence.loss_mask)
@@ -141,6 +144,20 @@ def test_whatever_gives_no_example_is_counted(name: str, group: ScoredGroup) -> 
     if group.trajectories and not built.examples:
         assert built.dropped
     json.dumps(built.dropped)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(group=groups(), seed=st.integers(0, 5))
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+def test_what_was_cut_can_be_kept_from_winning(name: str, group: ScoredGroup, seed: int) -> None:
+    config = PREFERENCES.parse({"type": name, "drop_truncated": "right", **SETTINGS.get(name, {})})
+    built: Built = create(config).build(group, random.Random(seed))
+    cut = {t.id for t in group.trajectories if t.status is TrajectoryStatus.TRUNCATED}
+    for example in built.examples:
+        if isinstance(example, PreferencePair):
+            assert example.chosen.trajectory_id not in cut
+        elif not isinstance(example, UnpairedExample) or example.desirable:
+            assert example.sequence.trajectory_id not in cut
 
 
 @pytest.mark.parametrize("name", NAMES)

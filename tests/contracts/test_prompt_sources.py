@@ -58,7 +58,8 @@ def load(name: str, folder: Path) -> list[Prompt]:
 
 
 def test_there_are_sources_to_test() -> None:
-    assert {"jsonl", "parquet", "huggingface", "reasoning_gym", "arithmetic"} <= set(NAMES)
+    shipped = {"jsonl", "parquet", "huggingface", "reasoning_gym", "arithmetic", "tool_arithmetic"}
+    assert shipped <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from policies.component import create
 from policies.fake_model import write_fake_model
-from policies.records import Message, Prompt, Sampling, TrajectoryStatus
+from policies.records import Ending, Message, Prompt, Sampling, TrajectoryStatus
 from tests.training_cases import version
 from workers.rollout.engine import ENGINES, RolloutEngine
 from workers.rollout.strategy import STRATEGIES, RolloutJob, RolloutStrategy
 
 PROMPTS = tuple(
     Prompt(
-        id=f"{a}x7", messages=(Message(role="user", content=f"What is {a} times 7?"),), answer=7 * a
+        id=f"{a}x7",
+        messages=(
+            Message(role="system", content="You solve problems with Python."),
+            Message(role="user", content=f"What is {a} times 7?"),
+        ),
+        answer=7 * a,
+        metadata={"demonstration": [{"role": "assistant", "content": f"The answer is {7 * a}."}]},
     )
     for a in range(2, 5)
 )
+SETTINGS: dict[str, dict[str, Any]] = {
+    "tool_loop": {
+        "tools": [{"type": "calculator"}],
+        "calls": {"type": "fenced_code", "tool": "calculator", "argument": "expression"},
+    },
+    "episode": {"environment": {"type": "guess_number"}},
+}
+"""What a strategy cannot do without."""
 
 
 @pytest.fixture
@@ -29,13 +45,28 @@ def engine(tmp_path: Path) -> RolloutEngine:
 
 
 @pytest.fixture(params=sorted(STRATEGIES.members()))
-def strategy(request: pytest.FixtureRequest) -> RolloutStrategy:
-    built: RolloutStrategy = create(STRATEGIES.parse(request.param))
-    return built
+def strategy(request: pytest.FixtureRequest, engine: RolloutEngine) -> Iterator[RolloutStrategy]:
+    settings = {"type": request.param, **SETTINGS.get(request.param, {})}
+    built: RolloutStrategy = create(STRATEGIES.parse(settings))
+    built.prepare(engine)
+    yield built
+    built.close()
 
 
-def job(seed: int = 0, max_tokens: int = 64) -> RolloutJob:
-    return RolloutJob(PROMPTS, 4, Sampling(max_tokens=max_tokens), scope="r1", seed=seed)
+def job(seed: int = 0, max_tokens: int = 64, first_sample: int = 0) -> RolloutJob:
+    return RolloutJob(
+        PROMPTS,
+        4,
+        Sampling(max_tokens=max_tokens),
+        scope="r1",
+        seed=seed,
+        first_sample=first_sample,
+    )
+
+
+def samples(strategy: RolloutStrategy) -> None:
+    if not strategy.samples_policy:
+        pytest.skip("the trajectories of this strategy are given, not sampled")
 
 
 def test_each_prompt_gets_its_attempts_with_ids_of_their_own(
@@ -61,11 +92,49 @@ def test_equal_seeds_give_equal_trajectories_and_other_seeds_others(
     strategy: RolloutStrategy, engine: RolloutEngine
 ) -> None:
     assert strategy.run(job(), engine) == strategy.run(job(), engine)
+    samples(strategy)
     assert strategy.run(job(seed=1), engine) != strategy.run(job(), engine)
+
+
+def test_attempts_are_numbered_from_the_first_one_asked_for(
+    strategy: RolloutStrategy, engine: RolloutEngine
+) -> None:
+    found = strategy.run(job(first_sample=3), engine)
+    assert [t.sample_index for t in found] == [3, 4, 5, 6] * len(PROMPTS)
+    assert [t.id for t in found][:2] == ["r1.2x7.3", "r1.2x7.4"]
+
+
+def test_a_prompt_that_does_not_fit_the_model_is_an_error_of_its_own(
+    strategy: RolloutStrategy, engine: RolloutEngine
+) -> None:
+    long = PROMPTS[1].model_copy(
+        update={"messages": (Message(role="user", content="What is 3 times 7? " * 40),)}
+    )
+    engine.max_context = 600
+    found = strategy.run(RolloutJob((PROMPTS[0], long), 2, Sampling(), "r1", 0), engine)
+    assert [t.status is TrajectoryStatus.ERROR for t in found] == [False, False, True, True]
+    for each in found[2:]:
+        assert each.ending is Ending.FAILED
+        assert each.error is not None
+        assert "600" in each.error
+
+
+def test_scored_are_policy_turns_alone_and_each_of_their_tokens_has_a_logprob(
+    strategy: RolloutStrategy, engine: RolloutEngine
+) -> None:
+    for trajectory in strategy.run(job(), engine):
+        mask = [0] * len(trajectory.prompt_token_ids)
+        for turn in trajectory.turns:
+            scored = turn.role == "policy"
+            assert len(turn.logprobs) == (len(turn.token_ids) if scored else 0)
+            mask += [int(scored)] * len(turn.token_ids)
+        assert trajectory.loss_mask == tuple(mask)
 
 
 def test_a_cut_answer_is_truncated_not_complete(
     strategy: RolloutStrategy, engine: RolloutEngine
 ) -> None:
-    statuses = {t.status for t in strategy.run(job(max_tokens=2), engine)}
-    assert statuses == {TrajectoryStatus.TRUNCATED}
+    samples(strategy)
+    found = strategy.run(job(max_tokens=2), engine)
+    assert {t.status for t in found} == {TrajectoryStatus.TRUNCATED}
+    assert {t.ending for t in found} == {Ending.TOKEN_LIMIT}

@@ -13,6 +13,7 @@ from policies.reference import ReferencePart, ReferencePlan
 from policies.shards import file_sha256
 from policies.store import weight_files
 from tests.training_cases import (
+    demonstrations,
     examples_of,
     log_of,
     make_engine,
@@ -29,7 +30,7 @@ from workers.training.engine import TRAINING_ENGINES
 ENGINES = sorted(
     n for n, where in TRAINING_ENGINES.members().items() if where.startswith("workers.")
 )
-LOSS_OF = {"pair": "dpo", "unpaired": "kto"}
+LOSS_OF = {"pair": "dpo", "unpaired": "kto", "supervised": "sft"}
 
 
 @pytest.fixture(params=ENGINES)
@@ -42,7 +43,7 @@ def model(engine_name: str, tmp_path: Path) -> Path:
     return write_model(engine_name, tmp_path / "model")
 
 
-@pytest.mark.parametrize("kind", ["pair", "unpaired"])
+@pytest.mark.parametrize("kind", sorted(LOSS_OF))
 def test_an_update_leaves_weights_a_log_and_finite_metrics(
     kind: str, engine_name: str, model: Path, tmp_path: Path
 ) -> None:
@@ -125,11 +126,45 @@ def test_a_sampler_is_not_taken_for_another_reference(
     )
     with pytest.raises(TrainingError, match="recompute"):
         engine.update(job, pairs())
-    stale: Any = pairs(2)[0]
-    old = stale.model_copy(update={"chosen": sequence("p0", 0, policy_version=9)})
-    with pytest.raises(TrainingError, match="versions \\[9\\]"):
-        engine.update(make_job(version(model), tmp_path, logprobs="rollout"), [old])
     assert not [p for p in tmp_path.iterdir() if p.name.startswith("new")]
+
+
+def test_samples_of_an_earlier_version_are_no_reason_to_refuse_the_sampler(
+    engine_name: str, model: Path, tmp_path: Path
+) -> None:
+    mixed: Any = pairs(4)
+    mixed[0] = mixed[0].model_copy(update={"chosen": sequence("p0", 0, policy_version=9)})
+    job = make_job(version(model), tmp_path, logprobs="rollout")
+    outcome = make_engine(engine_name, make_loss("dpo")).update(job, mixed)
+    assert outcome.num_examples == 4
+    assert outcome.dropped == {}
+
+
+@pytest.mark.parametrize("kind", ["pair", "unpaired"])
+def test_the_sampler_is_not_asked_for_tokens_that_it_did_not_write(
+    kind: str, engine_name: str, model: Path, tmp_path: Path
+) -> None:
+    engine = make_engine(engine_name, make_loss(LOSS_OF[kind]), loss_mask="completion")
+    with pytest.raises(TrainingError, match=r"training\.loss_mask"):
+        engine.update(make_job(version(model), tmp_path, logprobs="rollout"), examples_of(kind))
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith("new")]
+
+
+def test_imitation_needs_no_reference_and_asks_for_none(
+    engine_name: str, model: Path, tmp_path: Path
+) -> None:
+    nowhere = version(model, 3).model_copy(update={"path": str(tmp_path / "nowhere")})
+    job = make_job(
+        version(model),
+        tmp_path,
+        logprobs="rollout",
+        reference=ReferencePlan(parts=(ReferencePart(version=3, weight=1.0),)),
+        reference_versions=(nowhere,),
+    )
+    outcome = make_engine(engine_name, make_loss("sft")).update(job, demonstrations())
+    assert {"train/loss", "train/nll"} <= outcome.metrics.keys()
+    assert outcome.metrics["train/demonstrations"] == 10
+    assert not [name for name in outcome.metrics if name.startswith(("rewards/", "logps/"))]
 
 
 def test_a_published_folder_is_never_overwritten(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from orchestrator.config import TrackingSettings
+from orchestrator.config_sections import TrackingSettings
 from orchestrator.inspect_run import results_of
 from orchestrator.tracking import make_tracker
 from orchestrator.tracking_tags import tracked_run

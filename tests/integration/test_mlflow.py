@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import TrackingSettings
+from orchestrator.config_sections import TrackingSettings
 from orchestrator.inspect_run import results_of
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking import Tracker, make_tracker, push_backlog

@@ -21,6 +21,7 @@ from tests.parity.vectors import (
     fixture_pairs,
     fixture_rows,
     grid,
+    weights_for,
 )
 from tests.training_cases import make_loss
 from workers.training.steps import pair_tensors
@@ -55,7 +56,7 @@ def f1_inputs() -> dict[str, Any]:
 
 def test_every_loss_type_of_trl_is_reachable_by_a_config() -> None:
     spelled = {make_loss(name).trl().loss_type for name in SHIPPED}
-    assert spelled == TRL_PAIR_TYPES | {"kto", "apo_zero_unpaired"}
+    assert spelled == TRL_PAIR_TYPES | {"kto", "apo_zero_unpaired", "nll"}
 
 
 @pytest.mark.parametrize(("name", "settings", "expected"), F1)
@@ -115,7 +116,7 @@ def test_trl_computes_the_same_loss_from_the_same_log_probs(
             mask,
             torch.tensor(REF_CHOSEN),
             torch.tensor(REF_REJECTED),
-            tail_weight=loss.tail_weight,
+            weights=weights_for(loss, mask),
             log_sum_squares=squares,
         )
     )
@@ -138,7 +139,7 @@ def test_what_trl_cannot_say_takes_the_custom_step(
 def test_trls_token_mean_nll_differs_from_the_per_sequence_form() -> None:
     pairs = fixture_pairs()
     per_sequence = pair_loss("dpo", nll_coefficient=1.0).per_pair(pairs).mean()
-    token_mean = (pair_loss("dpo").per_pair(pairs) + pair_loss("sft").per_pair(pairs)).mean()
+    token_mean = (pair_loss("dpo").per_pair(pairs) + pair_loss("sft_chosen").per_pair(pairs)).mean()
     assert float(per_sequence) == pytest.approx(2.217820, abs=1e-5)
     assert float(token_mean) == pytest.approx(2.247582, abs=1e-5)
 

@@ -175,7 +175,7 @@ def test_the_custom_step_trains_as_trls_own_step_does(model_dir: Path, tmp_path:
         ("dpo", {"use_weighting": True, "ld_alpha": 0.5}),
         ("dpo", {"f_divergence": "forward_kl"}),
         ("discopop", {}),
-        ("sft", {}),
+        ("sft_chosen", {}),
         ("kto", {"kl_share": 0.3}),
         ("apo_zero_unpaired", {}),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
-from policies.loss import Loss, PairLoss, UnpairedLoss
+from policies.loss import PairLoss, ReferencedLoss, UnpairedLoss
 
 
 class NumbersModel:
@@ -60,7 +60,7 @@ def _bare(trainer_class: Any, args: Any, model: NumbersModel) -> Any:
 
 
 def trl_loss(
-    loss: Loss, model: NumbersModel, inputs: dict[str, Tensor], folder: str, **more: Any
+    loss: ReferencedLoss, model: NumbersModel, inputs: dict[str, Tensor], folder: str, **more: Any
 ) -> float:
     """TRL's own loss on a batch, configured by the loss's `trl()`."""
     spelled = loss.trl()

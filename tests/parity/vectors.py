@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policies.loss import PairTensors
+from policies.examples import TokenSequence
+from policies.loss import PairLoss, PairTensors
+from workers.training.collate import spread_weights
 from workers.training.steps import pair_tensors
 
 CHOSEN = [[-1.0, -1.0, -2.0], [-1.0, -2.0, -2.0, -2.0]]
@@ -33,7 +35,7 @@ F1: list[tuple[str, dict[str, Any], list[float]]] = [
     ("apo_down", {}, [0.987549, 1.006244]),
     ("discopop", {"tau": 0.05}, [0.849338, 0.794567]),
     ("sigmoid_norm", {}, [0.664406, 0.705725]),
-    ("sft", {}, [1.571429, 1.571429]),
+    ("sft_chosen", {}, [1.571429, 1.571429]),
 ]
 """Loss, settings, expected loss of each pair; beta is 0.1."""
 
@@ -55,6 +57,29 @@ def fixture_rows() -> tuple[Tensor, Tensor, Tensor]:
     rows = CHOSEN + REJECTED
     mask = grid([[1.0] * len(row) for row in rows], 4).long()
     return grid(rows, 4), mask, grid(CHOSEN_SQUARES + REJECTED_SQUARES, 4)
+
+
+def masked_sequence(mask: list[int]) -> TokenSequence:
+    """A sequence of one unscored token and then tokens with this mask."""
+    zeros = (0.0,) * (len(mask) + 1)
+    return TokenSequence(
+        trajectory_id="t",
+        policy_version=0,
+        token_ids=tuple(range(len(mask) + 1)),
+        loss_mask=(0, *mask),
+        logprobs=zeros,
+    )
+
+
+def weights_for(loss: PairLoss, mask: Tensor) -> Tensor | None:
+    """Token weights of the loss for rows with this mask, chosen rows first, as the collator makes them. [2B, T-1]"""
+    if not loss.weighs_tokens:
+        return None
+    rows = [masked_sequence(row) for row in mask.tolist()]
+    half = len(rows) // 2
+    others = rows[half:] + rows[:half]
+    weights = [loss.token_weights(own, other) for own, other in zip(rows, others, strict=True)]
+    return spread_weights(mask, weights)
 
 
 def fixture_pairs() -> PairTensors:

@@ -206,7 +206,7 @@ def worker_with(*verifiers: Any, preferences: Any = "right_vs_wrong") -> VerifyW
     return VerifyWorker(
         [config for config in configs if isinstance(config, Verifier.Config)],
         FeedbackSettings(),
-        builder,
+        [] if builder is None else [builder],
     )
 
 

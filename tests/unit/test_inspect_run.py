@@ -317,7 +317,9 @@ def test_show_pairs_looks_the_texts_up(folder: RunFolder) -> None:
     (pair,) = json.loads(out)
     assert QUESTION in pair["prompt"]
     assert pair["chosen"] == {"id": "r1.7x8.0", "text": EVIL}
-    assert pair["rejected"]["text"].startswith("It is 54.")
+    assert pair["rejected"]["text"] == (
+        "policy 1:\n  It is 54.\nobservation:\n  Output: 56\nended: answered"
+    )
     assert "rejected r1.7x8.1" in invoke("show", folder.path, "--round", 1, "--pairs")[1]
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from policies.loss import PairLoss, PairTensors, UnpairedLoss, UnpairedTensors
+from tests.parity.vectors import masked_sequence, weights_for
 from tests.training_cases import make_loss
-from workers.training.reference_pass import tail_weighted_sum
+from workers.training.reference_pass import weighted_sum
 from workers.training.steps import pair_tensors
 
 MARGIN_ONLY = [
@@ -186,7 +187,7 @@ def test_what_stands_at_a_masked_position_changes_nothing() -> None:
 
     quiet, loud = summed(0.0), summed(-50.0)
     assert quiet.chosen_lengths.tolist() == [2]
-    for name in ("dpo", "ipo", "sft"):
+    for name in ("dpo", "ipo", "sft_chosen"):
         torch.testing.assert_close(pair_loss(name).per_pair(quiet), pair_loss(name).per_pair(loud))
 
 
@@ -194,11 +195,14 @@ def test_ld_weighs_the_tail_of_the_longer_side_in_policy_and_reference_alike() -
     scored = torch.tensor([[1, 1, 0, 1, 1], [0, 1, 1, 0, 0]])
     log_probs = torch.tensor([[-1.0, -2.0, 0, -4.0, -8.0], [0, -3.0, -5.0, 0, 0]])
     zero = torch.zeros(1)
-    pairs = pair_tensors(log_probs, scored, zero, zero, tail_weight=0.5)
+    loss = pair_loss("dpo", ld_alpha=0.5)
+    pairs = pair_tensors(log_probs, scored, zero, zero, weights=weights_for(loss, scored))
     assert pairs.chosen_logps.tolist() == [-1 - 2 + 0.5 * (-4 - 8)]
     assert pairs.rejected_logps.tolist() == [-8.0]
-    assert tail_weighted_sum(torch.tensor([-1.0, -2, -4, -8]), 2, 0.5) == -9.0
-    assert tail_weighted_sum(torch.tensor([-1.0, -2, -4, -8]), 2, None) == -15.0
+    chosen, rejected = (masked_sequence(row) for row in scored.tolist())
+    values = torch.tensor([-1.0, -2, -4, -8])
+    assert weighted_sum(values, loss.token_weights(chosen, rejected)) == -9.0
+    assert weighted_sum(values) == -15.0
 
 
 @pytest.mark.parametrize(

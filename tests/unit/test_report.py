@@ -94,6 +94,30 @@ def test_kto_examples_are_shown_with_their_label(tmp_path: Path) -> None:
     assert "| prompt | completion | desirable |" in text
 
 
+def test_conversations_are_shown_turn_by_turn_and_their_text_cannot_pass_for_a_turn(
+    tmp_path: Path,
+) -> None:
+    folder = make_run(tmp_path / "q-1", rounds=1, tool_use=True, extra_text=HOSTILE)
+    html, markdown = write_report(folder)
+    page, text = html.read_text(encoding="utf-8"), markdown.read_text(encoding="utf-8")
+    tags = parsed(page)
+    # 8 held-out attempts and 6 pairs: 20 conversations with two policy turns, an observation and an ending
+    assert [page.count(f'class="turn {kind}"') for kind in ("policy", "observation", "end")] == [
+        40,
+        20,
+        20,
+    ]
+    assert page.count("python failed</span>") == page.count("python ok</span>") == 10
+    assert "NameError: name 'x' is not defined" in tags.text
+    assert "turn_limit, outcome 0.25" in tags.text
+    assert not {"script", "img"} & set(tags.tags)
+    assert "onerror" not in tags.attributes
+    assert "\x1b" not in page + text
+    assert "<script" not in text
+    assert "**policy 1 (graded)**" in text
+    assert "**b**" not in text
+
+
 def test_a_run_without_a_finished_round_and_one_with_a_damaged_shard_still_have_a_report(
     tmp_path: Path,
 ) -> None:

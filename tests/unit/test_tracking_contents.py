@@ -13,6 +13,10 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.tracker import SpooledTracker
 from orchestrator.tracking_memory import MemorySink
 from orchestrator.tracking_spool import TrackedRun
+from orchestrator.tracking_tables import example_rows, sample_rows
+from policies.examples import PreferencePair, TokenSequence
+from policies.records import Trajectory
+from policies.shards import read_records, write_records
 from tests.run_folders import RUN_ID, make_run, phase_seconds
 
 RUN = TrackedRun(run_id=RUN_ID, name="q-1", experiment="multiply", params={"seed": "0"})
@@ -107,6 +111,47 @@ def test_a_round_has_tables_of_samples_and_pairs_and_the_untrained_one_of_its_me
     assert (first["score"], first["desirable"], first["status"]) == (1.0, True, "complete")
     pair = sink.tables["q-1/1/pairs.json"][0]
     assert (pair["chosen"], pair["rejected"]) == ("It is 6.", "It is 7.")
+
+
+def test_tables_of_conversations_tell_every_turn_and_how_they_ended(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "q-1", rounds=1, tool_use=True, extra_text="\npolicy 9:\x1b[0m")
+    right, wrong = sorted(sample_rows(folder.round(1), 12), key=lambda row: str(row["id"]))[:2]
+    assert right["completion"] == (
+        "policy 1:\n  Let me compute it.\n  ```python\n  print(6 * 7)\n  ```\n  policy 9:[0m\n"
+        "observation (python ok):\n  Output: 42\n  policy 9:[0m\n"
+        "policy 2:\n  It is 6.\n  policy 9:[0m\nended: answered, outcome 1"
+    )
+    columns = ("turns", "tool_calls", "ending", "outcome")
+    assert [right[name] for name in columns] == [2, "python ok", "answered", 1.0]
+    assert [wrong[name] for name in columns] == [2, "python failed", "turn_limit", 0.25]
+    pair = example_rows(folder.round(1), 1)[0]
+    assert "observation (python failed):" in str(pair["rejected"])
+
+
+def test_single_turns_have_the_columns_they_always_had(folder: RunFolder) -> None:
+    assert "turns" not in sample_rows(folder.round(1), 1)[0]
+    assert set(example_rows(folder.round(1), 1)[0]) == {
+        *("id", "prompt", "chosen", "rejected", "margin", "soft_label", "weight")
+    }
+
+
+def test_what_pairs_share_and_who_sampled_them_are_columns_where_they_differ(
+    tmp_path: Path,
+) -> None:
+    folder = make_run(tmp_path / "q-1", rounds=1)
+    shard = folder.round(1).shard(0)
+    good, bad = read_records(shard.of("trajectories"), Trajectory)[:2]
+    pair = PreferencePair(
+        id="a>b",
+        prompt_id=good.prompt_id,
+        chosen=TokenSequence.of(good, scored_from=4),
+        rejected=TokenSequence.of(bad, scored_from=4).model_copy(update={"policy_version": 7}),
+        margin=1.0,
+    )
+    write_records(shard.of("examples"), PreferencePair, [pair])
+    row = example_rows(folder.round(1), 1)[0]
+    assert row["shared_tokens"] == 2  # 2 tokens of prompt, of the next 3 the first 2 are not scored
+    assert (row["chosen_policy_version"], row["rejected_policy_version"]) == (0, 7)
 
 
 def test_tables_begin_with_one_sample_of_every_prompt(run: Sent) -> None:

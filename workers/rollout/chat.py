@@ -6,8 +6,10 @@ between two policy turns (template pieces and observations) is made from text.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 
 from policies.records import Message
 
@@ -17,6 +19,8 @@ class ChatFormat(ABC):
 
     terminators: frozenset[int]
     """Token ids with which the model ends a turn."""
+    controls: tuple[str, ...] = ()
+    """Texts that `encode` turns into control tokens."""
 
     @abstractmethod
     def text(
@@ -26,7 +30,11 @@ class ChatFormat(ABC):
         *,
         generation_prompt: bool,
     ) -> str:
-        """The conversation in the template's words, with the opening of a policy turn at its end if asked for."""
+        """The conversation in the template's words, with the opening of a policy turn at its end if asked for.
+
+        Raises:
+            RolloutError: the template refuses these messages.
+        """
 
     @abstractmethod
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
@@ -35,3 +43,44 @@ class ChatFormat(ABC):
     @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids`, control tokens left out."""
+
+    def encode_pieces(self, pieces: Sequence[str]) -> tuple[int, ...]:
+        """Token ids of the pieces one after the other; no control token spans two of them.
+
+        Raises:
+            RolloutError: the tokenizer made a control token of text that does not spell one.
+        """
+        return tuple(i for piece in pieces for i in self.encode(piece))
+
+
+def cuts(text: str, controls: Sequence[str]) -> list[int]:
+    """Positions at which `text` must be cut so that no control token is spelled in it, nor across its ends.
+
+    One cut behind the first character of every occurrence, overlapping ones too. At the ends, where a template puts
+    text of its own beside it, what could be one half of a control token is kept apart.
+
+    Example:
+        >>> cuts("a<eot>b<eot>", ["<eot>"])
+        [2, 8]
+        >>> cuts("1 <eo", ["<eot>"])
+        [5]
+    """
+    if not controls:
+        return []
+    any_of = "|".join(re.escape(control) for control in controls)
+    found = {match.start() + 1 for match in re.finditer(f"(?=(?:{any_of}))", text)}
+    end = len(text.rstrip())
+    start = len(text) - len(text.lstrip())
+    for control in controls:
+        for size in range(1, len(control)):
+            if text.endswith(control[:size], 0, end):
+                found.add(end)
+            if text.startswith(control[-size:], start):
+                found.add(start)
+    return sorted(found)
+
+
+def split_at(text: str, positions: Sequence[int]) -> list[str]:
+    """The parts of `text` between `positions`."""
+    edges = [0, *positions, len(text)]
+    return [text[a:b] for a, b in pairwise(edges)]

@@ -49,7 +49,7 @@ class RolloutEngine(Component):
         self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()
     ) -> tuple[int, ...]:
         """Token ids of the chat prompt, generation prompt included, by the model's own chat template."""
-        raise NotImplementedError
+        return self.chat.encode(self.chat.text(messages, tools, generation_prompt=True))
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Sample one completion per request; the answers come in the order of the requests."""
@@ -67,6 +67,10 @@ class RolloutEngine(Component):
         """
         raise NotImplementedError
 
+    def abandon(self) -> None:
+        """Forget every submitted request that has not been answered."""
+        raise NotImplementedError
+
     def load_policy(self, policy: PolicyVersion) -> None:
         """Serve `policy` from now on: weights swapped in place, caches of the old weights dropped.
 
@@ -74,6 +78,32 @@ class RolloutEngine(Component):
             PolicyStoreError: the files at `policy.path` do not have the digest of `policy`.
         """
         raise NotImplementedError
+
+
+class BatchEngine(RolloutEngine):
+    """An engine that works a batch through at once: what is submitted waits for the next `advance`."""
+
+    def __init__(self, *, batch_size: int | None = None) -> None:
+        """Begin with an empty queue; `batch_size` is the most requests of one `advance`."""
+        self._queue: list[tuple[int, GenerationRequest]] = []
+        self._tickets = 0
+        self._batch_size = batch_size
+
+    def submit(self, request: GenerationRequest) -> int:
+        self._tickets += 1
+        self._queue.append((self._tickets, request))
+        return self._tickets
+
+    def advance(self) -> list[tuple[int, Generation]]:
+        size = self._batch_size or len(self._queue)
+        batch, self._queue = self._queue[:size], self._queue[size:]
+        if not batch:
+            return []
+        generations = self.generate([request for _, request in batch])
+        return [(ticket, answer) for (ticket, _), answer in zip(batch, generations, strict=True)]
+
+    def abandon(self) -> None:
+        self._queue = []
 
 
 ENGINES = Family("rollout engine", package="workers.rollout.engines", base=RolloutEngine)

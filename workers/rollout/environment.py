@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from policies.component import Component, Family
+from policies.errors import InputError, explain
 from policies.records import Message, Probability, Prompt
 
 
@@ -33,8 +34,21 @@ class Environment(Component):
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def prepare(self) -> None:
+        """Asked of one object that will play no episode: what cannot work on this machine is refused here.
+
+        Gives back what it opens; `close` does not follow.
+
+        Raises:
+            ConfigurationError: e.g. a package is missing.
+        """
+
     def reset(self, prompt: Prompt, seed: int) -> tuple[Message, ...]:
-        """Begin the episode that `prompt` describes; returns messages that follow the prompt's own (often none)."""
+        """Begin the episode that `prompt` describes; returns messages that follow the prompt's own (often none).
+
+        What is returned must follow from the prompt alone: samples of one prompt share their prompt tokens.
+        Chance after the opening may follow `seed`, which differs per sample.
+        """
         raise NotImplementedError
 
     def step(self, action: str) -> Observation:
@@ -47,6 +61,30 @@ class Environment(Component):
 
     def close(self) -> None:
         """Give back what the episode holds."""
+
+
+def observe(text: str) -> Observation:
+    """The world goes on and says `text` to the policy, as a user does."""
+    return Observation(messages=(Message(role="user", content=text),))
+
+
+def whole_number(prompt: Prompt, key: str, default: int) -> int:
+    """The whole number under `key` of the prompt's metadata, which says how an episode starts, else `default`.
+
+    Raises:
+        InputError: something else stands there.
+    """
+    value = prompt.metadata.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(
+            explain(
+                f"the start of an episode needs a whole number as {key!r}",
+                value=value,
+                where=f"metadata of prompt {prompt.id!r}",
+                fix=f"write {key}: {default}, or leave it out",
+            )
+        )
+    return value
 
 
 ENVIRONMENTS = Family("environment", package="workers.rollout.environments", base=Environment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from policies.component import Component, Family
 from policies.records import Prompt, Sampling, Trajectory
@@ -21,6 +22,13 @@ class RolloutJob:
     scope: str
     """Prefix of trajectory ids, e.g. `r3` for round 3, `e3` for its evaluation."""
     seed: int
+    first_sample: int = 0
+    """Index of the first attempt at each prompt: above 0 where another policy made the ones before."""
+
+    @property
+    def sample_indices(self) -> range:
+        """Indices of the attempts at each prompt."""
+        return range(self.first_sample, self.first_sample + self.samples_per_prompt)
 
     def trajectory_id(self, prompt: Prompt, sample_index: int) -> str:
         return f"{self.scope}.{prompt.id}.{sample_index}"
@@ -31,6 +39,9 @@ class RolloutJob:
 
 class RolloutStrategy(Component):
     """Turns prompts into trajectories. Stateless between jobs."""
+
+    samples_policy: ClassVar[bool] = True
+    """False: the policy did not write the trajectories, and log-probs are not known."""
 
     def __init__(self, config: Component.Config) -> None:
         self.config = config
@@ -47,7 +58,7 @@ class RolloutStrategy(Component):
         """Give back what the strategy holds."""
 
     def run(self, job: RolloutJob, engine: RolloutEngine) -> Sequence[Trajectory]:
-        """Return `samples_per_prompt` trajectories for each prompt, in prompt order.
+        """Return a trajectory for each prompt and each of `job.sample_indices`, in prompt order.
 
         A trajectory that goes wrong is returned with status `error`; only a failure of the engine raises.
         """

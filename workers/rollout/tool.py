@@ -11,6 +11,8 @@ from pydantic import Field
 from policies.component import Component, Family
 from policies.records import Json, ToolCallStatus
 
+_CUT = " [cut]"
+
 
 @dataclass(frozen=True)
 class ToolOutput:
@@ -74,6 +76,64 @@ class Tool(Component):
 
     def close(self) -> None:
         """Give back what the tool holds."""
+
+    def output(self, text: str, status: ToolCallStatus = ToolCallStatus.OK) -> ToolOutput:
+        """`text` cut at `max_output_characters`; a call that would have been `ok` is `flooded` then."""
+        limit = self.config.max_output_characters
+        if len(text) <= limit:
+            return ToolOutput(text, status)
+        mark = _CUT if limit > 2 * len(_CUT) else ""
+        cut = ToolCallStatus.FLOODED if status is ToolCallStatus.OK else status
+        return ToolOutput(text[: limit - len(mark)] + mark, cut)
+
+
+class BadArgumentsError(Exception):
+    """The arguments of a call do not fit the tool's schema; the text is told to the policy."""
+
+
+def text_argument(arguments: Mapping[str, Json], name: str) -> str:
+    """The only argument of a tool that takes one text.
+
+    Raises:
+        BadArgumentsError: it is missing, is no text, or is not alone.
+    """
+    unknown = sorted(set(arguments) - {name})
+    if unknown:
+        shown = ", ".join(repr(key[:40]) for key in unknown[:3])
+        raise BadArgumentsError(f"unknown argument {shown}: give only {name!r}, a text")
+    if name not in arguments:
+        raise BadArgumentsError(f"the argument {name!r}, a text, is missing")
+    value = arguments[name]
+    if not isinstance(value, str):
+        raise BadArgumentsError(f"the argument {name!r} must be a text, not {json_type(value)}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise BadArgumentsError(f"the argument {name!r} has half of a surrogate pair")
+    return value
+
+
+def json_type(value: Json) -> str:
+    """What JSON calls the type of `value`. Example: `json_type(None)` is `"null"`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "a text"
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def text_schema(name: str, description: str, argument: str, meaning: str) -> dict[str, Any]:
+    """Schema of a tool that takes one text."""
+    parameters = {
+        "type": "object",
+        "properties": {argument: {"type": "string", "description": meaning}},
+        "required": [argument],
+        "additionalProperties": False,
+    }
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
 
 
 def wrap_function(reference: str) -> dict[str, Any]:

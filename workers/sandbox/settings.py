@@ -37,7 +37,9 @@ class SandboxSettings(Settings):
     max_open_files: int = Field(default=64, ge=16)
     """File descriptors."""
     packages: tuple[str, ...] = ()
-    """Installed packages that the code may import besides the standard library, e.g. `numpy`."""
+    """Installed packages that the code may import besides the standard library, e.g. `numpy`, and what they need."""
+    num_warm: int = Field(default=2, ge=0)
+    """Sandboxes that stand ready, started ahead of need (each about 10 MB). Each serves once."""
 
 
 class SandboxStatus(StrEnum):

@@ -12,7 +12,7 @@ from workers.training.engine import AdapterSettings, TrainingOptions
 def training_arguments(
     options: TrainingOptions, plan: Plan, *, seed: int, scratch: str, use_cpu: bool
 ) -> dict[str, Any]:
-    """Arguments that DPOConfig and KTOConfig share; every default of theirs that would surprise is set here."""
+    """Arguments that TRL's configs share; every default of theirs that would surprise is set here."""
     warmup = math.ceil(options.warmup_fraction * plan.num_steps)
     schedule: str = options.schedule
     if schedule == "constant" and warmup:
@@ -32,8 +32,6 @@ def training_arguments(
         "bf16": options.precision == "bf16",
         "use_cpu": use_cpu,
         "gradient_checkpointing": options.gradient_checkpointing,
-        "disable_dropout": False,  # done on loading; TRL's switch would silence the adapter's dropout too
-        "precompute_ref_log_probs": True,
         "max_length": None,  # nothing is ever cut
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,

@@ -15,9 +15,11 @@ from policies.errors import TrainingError, explain
 from policies.examples import (
     Example,
     ExampleKind,
+    LabelledStep,
     PreferencePair,
     SupervisedExample,
     TokenSequence,
+    TokenSpan,
     UnpairedExample,
 )
 from policies.seeds import derive_rng
@@ -105,12 +107,35 @@ def _prompt(sequence: TokenSequence) -> tuple[int, ...]:
     return sequence.token_ids[: sequence.loss_mask.index(1)]
 
 
+def completion_scored(example: Example) -> Example:
+    """The example with every token after the prompt scored, observations too (`loss_mask: completion`).
+
+    An ablation that shows what masks are for: what tools and users wrote is then preferred and imitated as if the
+    policy had written it. Log-probs of those tokens are not on record; they stay 0.0 here.
+    """
+    if isinstance(example, PreferencePair):
+        sides = {
+            "chosen": _completion_scored(example.chosen),
+            "rejected": _completion_scored(example.rejected),
+        }
+        return example.model_copy(update=sides)
+    return example.model_copy(update={"sequence": _completion_scored(example.sequence)})
+
+
+def _completion_scored(sequence: TokenSequence) -> TokenSequence:
+    start = len(_prompt(sequence))
+    mask = (0,) * start + (1,) * (len(sequence.token_ids) - start)
+    return sequence.model_copy(update={"loss_mask": mask})
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """Rows of one forward pass; over a step, `share` times the mean loss sums to the mean of the step."""
 
     rows: tuple[int, ...]
     share: float
+    step: int = 0
+    """Index of the optimizer step that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +148,13 @@ class Plan:
     @property
     def num_steps(self) -> int:
         return len(self.microbatches) // self.accumulation
+
+    def means(self, values: Sequence[float]) -> list[float]:
+        """Mean of `values`, which are by row, over the rows of each step."""
+        rows: list[list[int]] = [[] for _ in range(self.num_steps)]
+        for part in self.microbatches:
+            rows[part.step].extend(part.rows if part.share else ())
+        return [sum(values[row] for row in step) / len(step) for step in rows]
 
 
 def plan_batches(
@@ -163,17 +195,18 @@ def plan_batches(
             steps[start : start + _WINDOW_STEPS] = [[next(rows) for _ in step] for step in window]
         rng.shuffle(steps)
         for step in steps:
-            microbatches.extend(_micro(step, accumulation))
+            number = len(microbatches) // accumulation
+            microbatches.extend(_micro(step, accumulation, number))
     return Plan(microbatches=tuple(microbatches), accumulation=accumulation)
 
 
-def _micro(step: list[int], accumulation: int) -> list[MicroBatch]:
+def _micro(step: list[int], accumulation: int, number: int) -> list[MicroBatch]:
     parts = _even_cuts(step, accumulation)
     # A step with fewer rows than microbatches repeats a row with share 0, so that all steps have as many.
     return [
-        MicroBatch(rows=tuple(part), share=len(part) / len(step))
+        MicroBatch(rows=tuple(part), share=len(part) / len(step), step=number)
         if part
-        else MicroBatch(rows=(step[0],), share=0.0)
+        else MicroBatch(rows=(step[0],), share=0.0, step=number)
         for part in parts
     ]
 
@@ -246,10 +279,17 @@ def _mismatched(prompt_from: TokenSequence, completion_from: TokenSequence) -> T
     prompt = _prompt(prompt_from)
     start = completion_from.loss_mask.index(1)
     completion = completion_from.token_ids[start:]
+    shift = len(prompt) - start
+
+    def moved(span: TokenSpan | LabelledStep) -> dict[str, int]:
+        return {"start": max(span.start, start) + shift, "end": span.end + shift}
+
     return TokenSequence(
         trajectory_id=f"{prompt_from.trajectory_id}|{completion_from.trajectory_id}",
         policy_version=completion_from.policy_version,
         token_ids=prompt + completion,
         loss_mask=(0,) * len(prompt) + completion_from.loss_mask[start:],
         logprobs=(0.0,) * (len(prompt) + len(completion)),
+        turns=tuple(t.model_copy(update=moved(t)) for t in completion_from.turns if t.end > start),
+        steps=tuple(s.model_copy(update=moved(s)) for s in completion_from.steps if s.end > start),
     )

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from policies.examples import PreferencePair, UnpairedExample
+from policies.examples import PreferencePair, SupervisedExample, TokenSequence, UnpairedExample
 from policies.logprobs import padded
+from policies.loss import PairLoss
 from workers.training.batching import MicroBatch, Partner
 
 
@@ -20,26 +22,46 @@ from workers.training.batching import MicroBatch, Partner
 class PairCollator:
     """Microbatches of pairs: chosen rows first, then rejected ones, as TRL's DPO loss expects. [2B, T]"""
 
+    loss: PairLoss
     pairs: Sequence[PreferencePair]
     references: Sequence[tuple[float, float]]
-    """Reference sums of chosen and rejected, per pair."""
+    """Reference sums of chosen and rejected, per pair, made with the loss's token weights."""
     pad: int
 
     def __call__(self, batch: MicroBatch) -> dict[str, Any]:
         pairs = [self.pairs[row] for row in batch.rows]
-        ids, attention, mask = padded(
-            [p.chosen for p in pairs] + [p.rejected for p in pairs], self.pad
-        )
+        sides = [(p.chosen, p.rejected) for p in pairs] + [(p.rejected, p.chosen) for p in pairs]
+        ids, attention, mask = padded([own for own, _ in sides], self.pad)
         sums = torch.tensor([self.references[row] for row in batch.rows])
-        return {
+        tensors = {
             "input_ids": ids,
             "attention_mask": attention,
             "completion_mask": mask,
             "ref_chosen_logps": sums[:, 0],
             "ref_rejected_logps": sums[:, 1],
+            "soft_labels": torch.tensor([p.soft_label for p in pairs]),
             "weights": torch.tensor([p.weight for p in pairs]),
             "share": batch.share,
         }
+        if self.loss.weighs_tokens:
+            tensors["token_weights"] = spread_weights(
+                mask, [self.loss.token_weights(own, other) for own, other in sides]
+            )
+        return tensors
+
+
+def spread_weights(mask: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
+    """Weights of scored tokens, given in order for each row, at their positions; 0 elsewhere. [N, T] float"""
+    flat = torch.tensor([value for row in weights for value in row])
+    return torch.zeros(mask.shape).masked_scatter(mask.bool(), flat)
+
+
+@dataclass(frozen=True)
+class ReferenceSums:
+    """Reference log-probs of one sequence, summed over its scored tokens and over those of each judged step."""
+
+    total: float
+    steps: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,28 +69,99 @@ class UnpairedCollator:
     """Microbatches of single examples, with mismatched sequences for some of the rows. [N, T] and [K, T]"""
 
     examples: Sequence[UnpairedExample]
-    references: Sequence[float]
-    partners: Mapping[int, tuple[Partner, float]]
-    """Mismatched sequence and its reference sum, by row; for KTO every microbatch holds such a row."""
+    references: Sequence[ReferenceSums]
+    partners: Mapping[int, tuple[Partner, ReferenceSums]]
+    """Mismatched sequence and its reference sums, by row; for KTO every microbatch holds such a row."""
     pad: int
+    step_weights: tuple[float, float] | None = None
+    """Class weights of desirable and undesirable steps, for a loss that reads steps."""
 
     def __call__(self, batch: MicroBatch) -> dict[str, Any]:
         examples = [self.examples[row] for row in batch.rows]
-        ids, attention, mask = padded([e.sequence for e in examples], self.pad)
+        sequences = [e.sequence for e in examples]
+        references = [self.references[row] for row in batch.rows]
+        ids, attention, mask = padded(sequences, self.pad)
         tensors: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": attention,
             "completion_mask": mask,
             "label": torch.tensor([e.desirable for e in examples]),
-            "ref_logps": torch.tensor([self.references[row] for row in batch.rows]),
+            "ref_logps": torch.tensor([r.total for r in references]),
             "weights": torch.tensor([e.weight for e in examples]),
             "share": batch.share,
         }
+        if self.step_weights is not None:
+            tensors["steps"] = step_batch(sequences, references, self.step_weights)
         partners = [self.partners[row] for row in batch.rows if row in self.partners]
         if partners:
-            kl_ids, kl_attention, kl_mask = padded([p.sequence for p, _ in partners], self.pad)
+            others, sums = [p.sequence for p, _ in partners], [s for _, s in partners]
+            kl_ids, kl_attention, kl_mask = padded(others, self.pad)
             tensors["KL_input_ids"] = kl_ids
             tensors["KL_attention_mask"] = kl_attention
             tensors["KL_completion_mask"] = kl_mask
-            tensors["ref_KL_logps"] = torch.tensor([value for _, value in partners])
+            tensors["ref_KL_logps"] = torch.tensor([s.total for s in sums])
+            if self.step_weights is not None:
+                tensors["KL_steps"] = step_batch(others, sums, self.step_weights)
         return tensors
+
+
+def step_batch(
+    sequences: Sequence[TokenSequence],
+    references: Sequence[ReferenceSums],
+    class_weights: tuple[float, float],
+) -> dict[str, Tensor]:
+    """Where the judged steps of a microbatch lie, and what is known of them. S steps, M scored tokens in them.
+
+    Returns:
+        `rows`, `desirable`, `weights`, `references` of each step [S]; and for each scored token in a step, its row, its
+        column among the next-token log-probs (one less than its position) and its step: `token_rows`,
+        `token_columns`, `token_steps` [M].
+    """
+    rows: list[int] = []
+    desirable: list[bool] = []
+    sums: list[float] = []
+    tokens: list[tuple[int, int, int]] = []
+    for row, (sequence, reference) in enumerate(zip(sequences, references, strict=True)):
+        for step, total in zip(sequence.steps, reference.steps, strict=True):
+            scored = [i for i in range(step.start, step.end) if sequence.loss_mask[i]]
+            if (
+                not scored
+            ):  # a step that both sides of something share, or that lies outside the mask
+                continue
+            tokens.extend((row, position - 1, len(rows)) for position in scored)
+            rows.append(row)
+            desirable.append(step.desirable)
+            sums.append(total)
+    places = torch.tensor(tokens, dtype=torch.long).view(-1, 3)
+    labels = torch.tensor(desirable, dtype=torch.bool)
+    return {
+        "rows": torch.tensor(rows, dtype=torch.long),
+        "desirable": labels,
+        "weights": torch.where(labels, *class_weights),
+        "references": torch.tensor(sums),
+        "token_rows": places[:, 0],
+        "token_columns": places[:, 1],
+        "token_steps": places[:, 2],
+    }
+
+
+@dataclass(frozen=True)
+class SupervisedCollator:
+    """Microbatches of examples to imitate. [N, T]"""
+
+    examples: Sequence[SupervisedExample]
+    mean_lengths: Sequence[float]
+    """Mean number of scored tokens of an example, by optimizer step."""
+    pad: int
+
+    def __call__(self, batch: MicroBatch) -> dict[str, Any]:
+        examples = [self.examples[row] for row in batch.rows]
+        ids, attention, mask = padded([e.sequence for e in examples], self.pad)
+        return {
+            "input_ids": ids,
+            "attention_mask": attention,
+            "completion_mask": mask,
+            "mean_length": torch.tensor(self.mean_lengths[batch.step]),
+            "weights": torch.tensor([e.weight for e in examples]),
+            "share": batch.share,
+        }

@@ -56,8 +56,9 @@ class TrainingOptions(Settings):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     loss_mask: Literal["policy", "completion"] = "policy"
-    """Which tokens are learned from: those that the policy wrote, or (only to show what goes wrong) everything after
-    the prompt, tool output included."""
+    """Which tokens are learned from: those that the policy wrote, or everything after the prompt, tool output included.
+    Only to show what goes wrong: pairs are then told apart by what the tools printed, and the policy learns to print
+    it itself. Needs recomputed reference log-probs, because the sampler has none of tokens that it did not write."""
     min_examples: int = Field(default=1, ge=1)
     """A round with fewer examples is skipped, with the reason recorded."""
 
@@ -66,6 +67,8 @@ class UpdateJob(Record):
     """One round's update. `logprobs` says where the reference log-probs come from."""
 
     round: int
+    stage: int = 0
+    """Which of the worker's setups: index of the stage that the round belongs to."""
     policy: PolicyVersion
     """Where training starts: the version that sampled."""
     reference: ReferencePlan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from policies.errors import TrainingError, explain
 from policies.examples import TokenSequence
 from policies.seeds import derive_rng
-from workers.training.engine import UpdateJob
+from workers.training.engine import TrainingOptions, UpdateJob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,7 @@ def score_reference(
     sequences: Sequence[TokenSequence],
     partners: Sequence[TokenSequence],
     *,
+    sampled: Sequence[TokenSequence],
     policy_model: Any,
     load_reference: Callable[[], Any],
     precision: str,
@@ -41,43 +43,67 @@ def score_reference(
         job: says which versions the reference is made of, and where log-probs come from.
         sequences: of the examples.
         partners: mismatched sequences; the sampler never saw them, so they always need a pass.
+        sampled: `sequences` with the masks that they were sampled with, which say what has a recorded log-prob.
         policy_model: the policy before training.
         load_reference: loads the reference as a model of its own, when it is not the policy.
         precision: of the forward pass, as in training.
         probe: how many sequences the trainer scores besides, to compare it with the sampler.
     """
-    import torch
 
-    from policies.logprobs import sequence_logprobs
+    def scored(model: Any, wanted: Sequence[TokenSequence]) -> list[Tensor]:
+        return _once_each(model, wanted, precision)
 
     is_policy = job.reference.single == job.policy.number
     if job.logprobs == "rollout":
-        check_recorded(job, sequences)
-        recorded = [torch.tensor(_scored_only(s)) for s in sequences]
-        own = sequence_logprobs(policy_model, partners, precision=precision).per_token
-        gap = _probe(job, sequences, policy_model, precision, probe)
-        return ReferenceScores(recorded, own, gap)
+        check_recorded(job)
+        values, metrics = _recorded(job, sequences, lambda rest: scored(policy_model, rest))
+        own = scored(policy_model, partners)
+        gap = _probe(job, sampled, policy_model, precision, probe)
+        return ReferenceScores(values, own, {**gap, **metrics})
     model = policy_model if is_policy else load_reference()
+    values = scored(model, sequences)
+    own = scored(model, partners)
+    if is_policy and sequences == sampled:  # then they are the trainer's log-probs to compare
+        gap = gap_metrics(job.policy.number, sequences, values)
+    else:
+        gap = _probe(job, sampled, policy_model, precision, probe)
+    return ReferenceScores(values, own, gap)
+
+
+def _once_each(model: Any, sequences: Sequence[TokenSequence], precision: str) -> list[Tensor]:
+    """Log-probs of `sequences`; equal ones (a winner of several pairs) are scored once."""
+    from policies.logprobs import sequence_logprobs
+
     unique = {(s.token_ids, s.loss_mask): i for i, s in enumerate(sequences)}
     rows = sorted(unique.values())
-    scores = sequence_logprobs(
-        model, [sequences[row] for row in rows], precision=precision
-    ).per_token
-    by_row = dict(zip(rows, scores, strict=True))
-    scored = [by_row[unique[s.token_ids, s.loss_mask]] for s in sequences]
-    scored_partners = sequence_logprobs(model, partners, precision=precision).per_token
-    if is_policy:
-        gap = gap_metrics(job.policy.number, sequences, scored)
-    else:
-        gap = _probe(job, sequences, policy_model, precision, probe)
-    return ReferenceScores(scored, scored_partners, gap)
+    scores = sequence_logprobs(model, [sequences[row] for row in rows], precision=precision)
+    by_row = dict(zip(rows, scores.per_token, strict=True))
+    return [by_row[unique[s.token_ids, s.loss_mask]] for s in sequences]
 
 
-def check_recorded(job: UpdateJob, sequences: Sequence[TokenSequence]) -> None:
+def _recorded(
+    job: UpdateJob,
+    sequences: Sequence[TokenSequence],
+    score: Callable[[Sequence[TokenSequence]], list[Tensor]],
+) -> tuple[list[Tensor], dict[str, float]]:
+    """The sampler's log-probs, and a pass for what another version sampled, with the number of such sequences."""
+    import torch
+
+    stale = [i for i, s in enumerate(sequences) if s.policy_version != job.policy.number]
+    passed = dict(zip(stale, score([sequences[i] for i in stale]), strict=True))
+    values = [
+        passed[i] if i in passed else torch.tensor(_scored_only(s)) for i, s in enumerate(sequences)
+    ]
+    return values, {"train/rescored_sequences": float(len(stale))}
+
+
+def check_recorded(job: UpdateJob) -> None:
     """Refuse the sampler's log-probs where they are not the reference's.
 
+    Sequences that an earlier version sampled (mixture sampling) are no reason: those get a pass of the policy.
+
     Raises:
-        TrainingError: the reference is not the policy, or some sequences were sampled by another version.
+        TrainingError: the reference is not the policy that sampled.
     """
     number = job.policy.number
     if job.reference.single != number:
@@ -89,14 +115,21 @@ def check_recorded(job: UpdateJob, sequences: Sequence[TokenSequence]) -> None:
                 fix="set it to recompute",
             )
         )
-    stale = sorted({s.policy_version for s in sequences} - {number})
-    if stale:
+
+
+def check_mask(job: UpdateJob, options: TrainingOptions) -> None:
+    """Refuse the sampler's log-probs for tokens that it did not write.
+
+    Raises:
+        TrainingError: `loss_mask: completion` with `logprobs: rollout`.
+    """
+    if options.loss_mask == "completion" and job.logprobs == "rollout":
         raise TrainingError(
             explain(
-                f"the sampler's log-probs of some sequences are not those of the reference, version {number}",
-                value=f"sampled by versions {stale}",
-                where="training.reference.logprobs",
-                fix="set it to recompute, or train on this round's samples only",
+                "with loss_mask: completion observations are scored too, and the sampler has no log-probs of them",
+                value=job.logprobs,
+                where="training.loss_mask and training.reference.logprobs",
+                fix="set reference.logprobs to recompute, or loss_mask to policy, which is right",
             )
         )
 
@@ -143,9 +176,25 @@ def gap_metrics(
     }
 
 
-def tail_weighted_sum(scores: Tensor, other_length: int, tail_weight: float | None) -> float:
-    """Sum of a sequence's log-probs; tokens beyond `other_length` count `tail_weight` (LD-DPO)."""
+def weighted_sum(scores: Tensor, weights: Sequence[float] | None = None) -> float:
+    """Sum of a sequence's log-probs, in float64, each times its weight; None weighs all alike."""
+    import torch
+
     values = scores.double()
-    if tail_weight is None:
-        return float(values.sum())
-    return float(values[:other_length].sum() + tail_weight * values[other_length:].sum())
+    if weights is not None:
+        values = values * torch.tensor(weights, dtype=torch.float64)
+    return float(values.sum())
+
+
+def step_sums(sequence: TokenSequence, scores: Tensor) -> list[float]:
+    """Sum of the log-probs of each judged step's scored tokens, in float64."""
+    positions = [i for i, scored in enumerate(sequence.loss_mask) if scored]
+    values = scores.double().tolist()
+    return [
+        math.fsum(
+            value
+            for position, value in zip(positions, values, strict=True)
+            if step.start <= position < step.end
+        )
+        for step in sequence.steps
+    ]

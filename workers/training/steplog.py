@@ -14,6 +14,7 @@ _NAMES = {
     "learning_rate": "train/learning_rate",
     "grad_norm": "train/grad_norm",
     "entropy": "train/entropy",
+    "nll": "train/nll",
     "kl": "kl",
     "rewards/chosen": "rewards/chosen",
     "rewards/rejected": "rewards/rejected",
@@ -21,6 +22,9 @@ _NAMES = {
     "rewards/accuracies": "rewards/accuracies",
     "logps/chosen": "logps/chosen",
     "logps/rejected": "logps/rejected",
+    "steps/kl": "steps/kl",
+    "steps/logratios/chosen": "steps/logratios/chosen",
+    "steps/logratios/rejected": "steps/logratios/rejected",
 }
 """The trainer's names and ours; what is not named here is not kept."""
 

@@ -1,4 +1,4 @@
-"""How TRL's trainers step when Pawl drives them: mixins that come before DPOTrainer and KTOTrainer.
+"""How TRL's trainers step when Pawl drives them: mixins that come before DPOTrainer, KTOTrainer and SFTTrainer.
 
 They hand the trainer batches made from the plan, keep its dataset preparation, reference search and telemetry from
 running, and compute the loss with our formula where TRL has none. Nothing here imports trl.
@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from policies.loss import Loss, PairLoss, PairTensors, UnpairedLoss, UnpairedTensors
+from policies.loss import (
+    Loss,
+    PairLoss,
+    PairTensors,
+    StepTensors,
+    SupervisedLoss,
+    SupervisedTensors,
+    UnpairedLoss,
+    UnpairedTensors,
+)
 from workers.training.batching import MicroBatch
 from workers.training.steplog import StepLog
 
@@ -30,11 +39,17 @@ class TrainerParts:
     accumulation: int
     custom: bool
     """Compute with `loss` itself instead of TRL's spelling of it."""
+    class_weights: tuple[float, float]
+    """Of desirable and undesirable examples."""
     optimizer_state: str | None
 
 
+_OURS = ("soft_labels", "token_weights", "steps", "KL_steps")
+"""What our formulas read beside TRL's inputs; TRL would hand it to the model."""
+
+
 class Steps:
-    """What both trainers share. Its methods replace private hooks of TRL 1.16; a parity test pins their names."""
+    """What all trainers share. Its methods replace private hooks of TRL 1.16; a parity test pins their names."""
 
     pawl: ClassVar[TrainerParts]
 
@@ -75,6 +90,7 @@ class Steps:
         if self.pawl.custom:
             loss = self.own_loss(model, inputs, weights)
         else:
+            inputs = {name: value for name, value in inputs.items() if name not in _OURS}
             loss = super()._compute_loss(model, inputs, return_outputs)  # type: ignore[misc]
         # The trainer divides by the number of microbatches; shares make the sum the mean over the step's rows.
         return loss * (share * self.pawl.accumulation)
@@ -85,21 +101,25 @@ class Steps:
 
     def forward_scored(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Tensor]:
         """Run the model; return its output and the mask of scored positions. [N, T-1]"""
-        mask = inputs["completion_mask"]
-        output = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            labels=inputs["input_ids"].masked_fill(mask == 0, -100),
-            use_cache=False,
-            fused_lm_head=True,
-        )
-        scored = mask[:, 1:]
+        output = _forward(model, inputs)
+        scored = inputs["completion_mask"][:, 1:]
         self.keep_metric("entropy", (output.entropy.detach() * scored).sum() / scored.sum())
         return output, scored
 
     def keep_metric(self, name: str, value: Tensor) -> None:
         """Add a value to the mean that TRL logs at the end of the step."""
         cast(Any, self)._metrics["train"][name].append(float(value.detach()))
+
+
+def _forward(model: Any, inputs: dict[str, Any], prefix: str = "") -> Any:
+    ids = inputs[f"{prefix}input_ids"]
+    return model(
+        input_ids=ids,
+        attention_mask=inputs[f"{prefix}attention_mask"],
+        labels=ids.masked_fill(inputs[f"{prefix}completion_mask"] == 0, -100),
+        use_cache=False,
+        fused_lm_head=True,
+    )
 
 
 class PairSteps(Steps):
@@ -113,8 +133,9 @@ class PairSteps(Steps):
             scored,
             inputs["ref_chosen_logps"],
             inputs["ref_rejected_logps"],
-            tail_weight=loss.tail_weight,
+            weights=inputs["token_weights"][:, 1:] if loss.weighs_tokens else None,
             log_sum_squares=output.log_sum_sq_probs if loss.needs_alignment else None,
+            soft_labels=inputs["soft_labels"],
         )
         chosen = loss.config.beta * pairs.chosen_logratios.detach()
         rejected = loss.config.beta * pairs.rejected_logratios.detach()
@@ -133,28 +154,23 @@ def pair_tensors(
     ref_chosen: Tensor,
     ref_rejected: Tensor,
     *,
-    tail_weight: float | None = None,
+    weights: Tensor | None = None,
     log_sum_squares: Tensor | None = None,
+    soft_labels: Tensor | None = None,
 ) -> PairTensors:
     """Sum token log-probs into the tensors that a pair loss reads.
 
     Args:
         log_probs: of the next tokens, 0 where unscored; chosen rows first. [2B, T-1]
         scored: 1 where a token is scored. [2B, T-1]
-        ref_chosen: reference sums, made with the same `tail_weight`. [B]
+        ref_chosen: reference sums, made with the same token weights. [B]
         ref_rejected: likewise. [B]
-        tail_weight: weight of tokens beyond the shorter side's scored length (LD-DPO), or None.
+        weights: of scored tokens (`PairLoss.token_weights`); None weighs all alike. [2B, T-1]
         log_sum_squares: log of the sum of squared probabilities, for WPO. [2B, T-1]
+        soft_labels: probability that chosen is really better. [B]
     """
-    import torch
-
     lengths = scored.sum(dim=1)
-    if tail_weight is None:
-        sums = log_probs.sum(dim=1)
-    else:
-        shared = torch.minimum(*lengths.chunk(2)).repeat(2)
-        tail = scored.cumsum(dim=1) > shared[:, None]
-        sums = (log_probs * torch.where(tail, tail_weight, 1.0)).sum(dim=1)
+    sums = (log_probs if weights is None else log_probs * weights).sum(dim=1)
     alignment = None
     if log_sum_squares is not None:  # mean over tokens of log p - log sum p^2, both sides added
         aligned = ((log_probs - log_sum_squares).detach() * scored).sum(dim=1) / lengths.clamp(
@@ -164,7 +180,14 @@ def pair_tensors(
     chosen, rejected = sums.chunk(2)
     chosen_lengths, rejected_lengths = lengths.chunk(2)
     return PairTensors(
-        chosen, rejected, ref_chosen, ref_rejected, chosen_lengths, rejected_lengths, alignment
+        chosen_logps=chosen,
+        rejected_logps=rejected,
+        ref_chosen_logps=ref_chosen,
+        ref_rejected_logps=ref_rejected,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+        alignment=alignment,
+        soft_labels=soft_labels,
     )
 
 
@@ -174,24 +197,101 @@ class UnpairedSteps(Steps):
     def own_loss(self, model: Any, inputs: dict[str, Any], weights: Tensor) -> Tensor:
         import torch
 
-        trainer = cast(Any, self)
         loss = cast(UnpairedLoss, self.pawl.loss)
-        kl = torch.zeros((), device=weights.device)
+        kl = step_kl = torch.zeros((), device=weights.device)
         if loss.kl_share > 0:
-            mismatched = trainer._compute_kl_logps(model, inputs) - inputs["ref_KL_logps"]
-            kl = mismatched.mean().detach().clamp(min=0)
+            with torch.no_grad():
+                mismatched = _forward(model, inputs, "KL_").log_probs
+            kl = (mismatched.sum(dim=1) - inputs["ref_KL_logps"]).mean().clamp(min=0)
+            if loss.reads_steps:
+                apart = step_logratios(mismatched, inputs["KL_steps"])
+                # no judged step in the borrowed completions of this microbatch: 0, the estimate's lower end
+                step_kl = apart.mean().clamp(min=0) if len(apart) else step_kl
         output, _ = self.forward_scored(model, inputs)
+        steps = None
+        if loss.reads_steps:
+            steps = step_tensors(output.log_probs, inputs["steps"], step_kl)
+            self._keep_step_metrics(steps)
         desirable = inputs["label"]
-        examples = UnpairedTensors(output.log_probs.sum(dim=1), inputs["ref_logps"], desirable, kl)
+        examples = UnpairedTensors(
+            output.log_probs.sum(dim=1), inputs["ref_logps"], desirable, kl, steps
+        )
         self.keep_metric("kl", kl)
         rewards = loss.config.beta * examples.logratios.detach()
-        for side, rows in (("chosen", desirable), ("rejected", ~desirable)):
-            if bool(rows.any()):
-                self.keep_metric(f"rewards/{side}", rewards[rows].mean())
-                self.keep_metric(f"logps/{side}", examples.logps.detach()[rows].mean())
+        self._keep_by_class("rewards", rewards, desirable)
+        self._keep_by_class("logps", examples.logps.detach(), desirable)
         if bool(desirable.any()) and not bool(desirable.all()):
             self.keep_metric(
                 "rewards/margins", rewards[desirable].mean() - rewards[~desirable].mean()
             )
-        classes = torch.where(desirable, trainer.desirable_weight, trainer.undesirable_weight)
-        return (loss.per_example(examples) * classes * weights).mean()
+        return (loss.weighted(examples, self.pawl.class_weights) * weights).mean()
+
+    def _keep_step_metrics(self, steps: StepTensors) -> None:
+        self.keep_metric("steps/kl", steps.kl)
+        self._keep_by_class("steps/logratios", steps.logratios.detach(), steps.desirable)
+
+    def _keep_by_class(self, name: str, values: Tensor, desirable: Tensor) -> None:
+        for side, rows in (("chosen", desirable), ("rejected", ~desirable)):
+            if bool(rows.any()):
+                self.keep_metric(f"{name}/{side}", values[rows].mean())
+
+
+def step_tensors(log_probs: Tensor, steps: dict[str, Tensor], kl: Tensor) -> StepTensors:
+    """What a step loss reads, from next-token log-probs and the collator's `step_batch`.
+
+    Args:
+        log_probs: of the next tokens, 0 where unscored. [N, T-1]
+        steps: see `workers.training.collate.step_batch`.
+        kl: the steps' reference point. []
+    """
+    return StepTensors(
+        logratios=step_logratios(log_probs, steps),
+        rows=steps["rows"],
+        desirable=steps["desirable"],
+        weights=steps["weights"],
+        kl=kl,
+    )
+
+
+def step_logratios(log_probs: Tensor, steps: dict[str, Tensor]) -> Tensor:
+    """Log-ratio of each judged step: the sum over its scored tokens, less the reference's. [S]"""
+    references = steps["references"].to(log_probs.dtype)
+    values = log_probs[steps["token_rows"], steps["token_columns"]]
+    return (-references).index_add(0, steps["token_steps"], values)
+
+
+class SupervisedSteps(Steps):
+    """Steps of SFTTrainer, whose hook is `compute_loss` itself."""
+
+    loss_is_scaled_for_ga: ClassVar[bool] = True
+    """The shares of a step's microbatches sum to 1, so the trainer has nothing to divide by."""
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        inputs = dict(inputs)
+        share, weights = inputs.pop("share"), inputs.pop("weights")
+        num_tokens = inputs["completion_mask"][:, 1:].sum()
+        if self.pawl.custom:
+            return share * self.own_loss(model, inputs, weights)
+        rows = len(weights)
+        batch = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        batch["labels"] = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        # TRL sums over the microbatch and divides by the tokens of the step: mean_length for each of the step's rows.
+        step_tokens = inputs["mean_length"] * (rows / share) if share else num_tokens
+        loss = super().compute_loss(model, batch, return_outputs, step_tokens)  # type: ignore[misc]
+        self.keep_metric("nll", loss * step_tokens / num_tokens)
+        return loss if share else 0.0 * loss
+
+    def own_loss(self, model: Any, inputs: dict[str, Any], weights: Tensor) -> Tensor:
+        loss = cast(SupervisedLoss, self.pawl.loss)
+        output, scored = self.forward_scored(model, inputs)
+        examples = SupervisedTensors(
+            output.log_probs.sum(dim=1), scored.sum(dim=1), inputs["mean_length"]
+        )
+        self.keep_metric("nll", -examples.logps.sum() / examples.lengths.sum())
+        return (loss.per_example(examples) * weights).mean()

@@ -16,7 +16,6 @@ from policies.examples import (
     SupervisedExample,
     UnpairedExample,
 )
-from policies.loss import Loss
 from policies.records import Record
 from policies.shards import read_records
 from workers.training.engine import (
@@ -35,28 +34,27 @@ RECORD_OF: dict[ExampleKind, type[Record]] = {
 """The record type of each kind of example, for reading example files."""
 
 
-class TrainWorker:
-    """One training engine for the whole run; its imports stay warm between rounds."""
+Setup = tuple[Component.Config, Component.Config, TrainingOptions]
+"""Training engine, loss and options of one stage of a run."""
 
-    def __init__(
-        self,
-        engine: Component.Config,
-        loss: Component.Config,
-        options: TrainingOptions,
-        adapter: AdapterSettings | None,
-    ) -> None:
+
+class TrainWorker:
+    """One training engine per stage for the whole run; their imports stay warm between rounds."""
+
+    def __init__(self, setups: Sequence[Setup], adapter: AdapterSettings | None) -> None:
         # Ray limits threads to an actor's logical CPUs; samplers idle while the trainer works, so it takes all.
         os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
-        built_loss: Loss = create(loss)
-        with boundary(TrainingError, f"training engine {engine.type!r} could not start"):
-            self.engine: TrainingEngine = create(
-                engine, loss=built_loss, options=options, adapter=adapter
-            )
-        self.kind: ExampleKind = built_loss.kind
+        self.engines: list[TrainingEngine] = []
+        for engine, loss, options in setups:
+            with boundary(TrainingError, f"training engine {engine.type!r} could not start"):
+                self.engines.append(
+                    create(engine, loss=create(loss), options=options, adapter=adapter)
+                )
 
     def update(self, job: UpdateJob, example_paths: Sequence[str]) -> UpdateOutcome:
         """Train on the examples of all files, in order; new weights lie in `job.output_dir` afterwards."""
-        kind = RECORD_OF[self.kind]
+        engine = self.engines[job.stage]
+        kind = RECORD_OF[engine.loss.kind]
         examples = [record for path in example_paths for record in read_records(Path(path), kind)]
         with boundary(TrainingError, f"the update of round {job.round} failed"):
-            return self.engine.update(job, cast("list[Example]", examples))
+            return engine.update(job, cast("list[Example]", examples))

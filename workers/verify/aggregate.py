@@ -34,7 +34,8 @@ class FeedbackSettings(Settings):
     desirable_at: float = Field(default=0.5, ge=0, le=1)
     """Lowest weighted mean score at which a trajectory counts as right (desirable)."""
     on_error: Literal["unusable", "ignore_source"] = "unusable"
-    """What one failed verdict does: leave the trajectory out, or judge it by the other sources alone."""
+    """What one failed verdict does: leave the trajectory (of a step-level verdict: the step) out, or judge it by the
+    other sources alone."""
 
 
 def aggregate(
@@ -84,9 +85,12 @@ def _feedback(
     settings: FeedbackSettings,
     weights: Mapping[str, float],
 ) -> Feedback:
-    reason = _reason_to_leave_out(trajectory, verdicts, settings)
-    # A verdict on a span is a step score: it says nothing of the outcome.
-    score = None if reason else _weighted_mean(verdicts, weights)
+    # A verdict on a span is a step score: it says nothing of the outcome, nor does its failure.
+    on_outcome = [verdict for verdict in verdicts if verdict.span is None]
+    reason = _reason_to_leave_out(on_outcome, settings)
+    if trajectory.status is TrajectoryStatus.ERROR:
+        reason = "rollout_error"
+    score = None if reason else _weighted_mean(on_outcome, weights)
     return Feedback(
         trajectory_id=trajectory.id,
         score=score,
@@ -100,28 +104,26 @@ def _feedback(
 def _step_scores(
     verdicts: Sequence[Verdict], settings: FeedbackSettings, weights: Mapping[str, float]
 ) -> tuple[StepScore, ...]:
+    """Steps with a usable score. A step whose verdict failed has no label; the others and the outcome keep theirs."""
     by_span: defaultdict[tuple[int, int, int], list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
-        if verdict.span is not None and verdict.score is not None:
+        if verdict.span is not None:
             span = verdict.span
-            by_span[span.turn, span.start, span.end].append(
-                verdict.model_copy(update={"span": None})
-            )
+            by_span[span.turn, span.start, span.end].append(verdict)
     found = []
     for (turn, start, end), of_one in sorted(by_span.items()):
+        if _reason_to_leave_out(of_one, settings) is not None:
+            continue
         score = _weighted_mean(of_one, weights)
         span = Span(turn=turn, start=start, end=end)
         found.append(StepScore(span=span, score=score, desirable=score >= settings.desirable_at))
     return tuple(found)
 
 
-def _reason_to_leave_out(
-    trajectory: Trajectory, verdicts: Sequence[Verdict], settings: FeedbackSettings
-) -> str | None:
-    if trajectory.status is TrajectoryStatus.ERROR:
-        return "rollout_error"
+def _reason_to_leave_out(verdicts: Sequence[Verdict], settings: FeedbackSettings) -> str | None:
+    """Why the verdicts on one thing, a trajectory or a step, give no score."""
     failed = next((v.source for v in verdicts if v.status is VerdictStatus.ERROR), None)
-    is_scored = any(v.score is not None and v.span is None for v in verdicts)
+    is_scored = any(v.score is not None for v in verdicts)
     if failed is not None and (settings.on_error == "unusable" or not is_scored):
         return f"verifier_error:{failed}"
     if is_scored:
@@ -132,7 +134,7 @@ def _reason_to_leave_out(
 def _weighted_mean(verdicts: Sequence[Verdict], weights: Mapping[str, float]) -> float:
     by_source: defaultdict[str, list[float]] = defaultdict(list)
     for verdict in verdicts:
-        if verdict.score is not None and verdict.span is None:
+        if verdict.score is not None:
             by_source[verdict.source].append(verdict.score)
     total = math.fsum(weights.get(source, 1.0) for source in by_source)
     weighted = math.fsum(

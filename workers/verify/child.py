@@ -7,23 +7,13 @@ answered by `{"id", "verdict"}`. Nothing is pickled; what the verifier prints ca
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-import resource
-import signal
-import socket
-import sys
-from pathlib import Path
-
 from pydantic import JsonValue
 
 from policies.component import create
 from policies.errors import PawlError, VerificationError, boundary, explain
 from policies.records import Prompt, Record, Trajectory, Verdict, VerdictStatus
+from workers.child_process import begin_as_child, line_of, storable
 from workers.verify.verifier import VERIFIERS, Verifier
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Hello(Record):
@@ -56,23 +46,16 @@ class Reply(Record):
 
 def main() -> None:
     """Serve one verifier until the parent hangs up or dies."""
-    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    _die_with(parent)
-    _be_the_first_to_go()
-    connection = socket.socket(fileno=descriptor)
+    connection = begin_as_child()
     with connection, connection.makefile("rb") as requests:
         verifier, started = _start(Hello.model_validate_json(requests.readline()))
-        connection.sendall(_line(started))
+        connection.sendall(line_of(started))
         if verifier is None:
             return
         for line in requests:
             request = Request.model_validate_json(line)
             reply = Reply(id=request.id, verdict=_judge(verifier, request))
-            connection.sendall(_line(reply))
-
-
-def _line(message: Record) -> bytes:
-    return message.model_dump_json().encode() + b"\n"
+            connection.sendall(line_of(reply))
 
 
 def _start(hello: Hello) -> tuple[Verifier | None, Started]:
@@ -107,30 +90,8 @@ def _judge(verifier: Verifier, request: Request) -> Verdict:
             source=source,
             trajectory_id=request.trajectory.id,
             status=VerdictStatus.ERROR,
-            error=_storable(str(error)),
+            error=storable(str(error)),
         )
-
-
-def _storable(text: str) -> str:
-    # An exception's text may hold lone surrogates, which neither JSON nor Parquet can carry.
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent's thread ends, even inside C code that holds the GIL."""
-    with contextlib.suppress(
-        OSError, AttributeError
-    ):  # not Linux: the closed socket ends an idle child
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the call above took effect
-        sys.exit(1)
-
-
-def _be_the_first_to_go() -> None:
-    """Let the kernel's out-of-memory killer choose this process before the worker; write no core files."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 if __name__ == "__main__":

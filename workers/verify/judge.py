@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -114,6 +114,8 @@ class Judge(Component):
         """Share of this judge's score in the weighted mean over verifiers and judges."""
         max_tokens: int = Field(default=256, gt=0)
         """Longest answer of the judge model, in tokens."""
+        level: Literal["trajectory", "step"] = "trajectory"
+        """Judge whole trajectories, or every step that the policy wrote (`rollout.steps` says what a step is)."""
 
         @property
         def source(self) -> str:
@@ -128,7 +130,11 @@ class Judge(Component):
         return ""
 
     def judge(self, jobs: Sequence[JudgeJob]) -> list[Judgement]:
-        """One judgement per job, in order; all questions of all jobs are asked together."""
+        """One judgement per job, in order; all questions of all jobs are asked together.
+
+        At the level `step` a job holds a copy of a trajectory for each of its steps, with the step as `graded`; the
+        judgement then has one verdict for each of them, in their order, and no comparisons.
+        """
         raise NotImplementedError
 
     def ask(self, questions: Sequence[Question]) -> list[Reply]:

@@ -15,9 +15,10 @@ from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
 from policies.component import load_object, reference_to
 from policies.errors import ConfigurationError, JudgeError, explain
-from policies.records import Json, Message, Prompt, Trajectory
+from policies.records import Json, Message, Prompt, Span, Trajectory
 from workers.verify.judge import Judge, JudgeBackend, Question, Reply
 from workers.verify.judge_parse import cleaned
+from workers.verify.steps import Level
 
 View = Literal["completion", "transcript"]
 
@@ -110,13 +111,26 @@ def fenced(text: str) -> str:
     return f"<<<{digest[:length]}\n{text}\n{digest[:length]}>>>"
 
 
-def viewed_text(trajectory: Trajectory, view: View) -> str:
-    """What a judge sees of an attempt; empty when the policy wrote nothing."""
+def viewed_text(trajectory: Trajectory, view: View, level: Level = "trajectory") -> str:
+    """What a judge sees of an attempt or of its graded step; empty when the policy wrote nothing."""
     if view == "completion":
         return trajectory.completion
+    if level == "step" and trajectory.graded is not None:
+        return _until_step(trajectory, trajectory.graded)
     if not any(t.text.strip() for t in trajectory.turns if t.role == "policy"):
         return ""
     return "\n".join(f"[{turn.role}]\n{turn.text}" for turn in trajectory.turns)
+
+
+def _until_step(trajectory: Trajectory, graded: Span) -> str:
+    """All that was said before the step, then the step: what comes after it must not colour the judgement."""
+    if not trajectory.completion.strip():
+        return ""
+    parts = [f"[{turn.role}]\n{turn.text}" for turn in trajectory.turns[: graded.turn]]
+    steps = trajectory.turns[graded.turn].steps
+    before = "".join(step.text for step in steps if step.end <= graded.start)
+    parts += [f"[policy]\n{before}"] if before.strip() else []
+    return "\n".join([*parts, f"[the step to judge]\n{trajectory.completion}"])
 
 
 def prompt_text(prompt: Prompt) -> str:
@@ -162,7 +176,8 @@ class PromptedJudge(Judge):
         prompt_file: Path | None = None
         """Your own prompt as a text file with placeholders; null takes the shipped one."""
         view: View = "completion"
-        """What is judged: the last text of the policy, or the `transcript` of all turns."""
+        """What is judged: the last text of the policy (at the level `step`: the step alone), or the `transcript` of
+        all turns (up to the step, which is marked as the one to judge)."""
         temperature: float = Field(default=0.0, ge=0)
         """Sampling temperature of the judge model; 0 is greedy."""
         verdict_only: bool = False

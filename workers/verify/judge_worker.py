@@ -7,6 +7,8 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import cast
 
@@ -33,6 +35,7 @@ from policies.shards import read_marker, read_records, write_records
 from workers.verify.judge import BackendContext, Judge, JudgeBackend, JudgeJob, Judgement
 from workers.verify.judge_cache import CachedBackend, ReplyCache, cache_scope
 from workers.verify.judge_parse import cleaned
+from workers.verify.steps import parts_to_grade, verdict_on
 
 logger = logging.getLogger(__name__)
 
@@ -137,25 +140,39 @@ class _JudgeInPlace:
             self.judge: Judge = create(config, backend=self.backend)
 
     def run(self, jobs: Sequence[JudgeJob], trajectories: Sequence[Trajectory]) -> Judgement:
-        """All jobs as one judgement, with a verdict on every trajectory, in the order of the shard."""
+        """All jobs as one judgement, with verdicts on every trajectory, in the order of the shard."""
+        level = self.config.level
+        jobs = [
+            replace(
+                job,
+                trajectories=tuple(p for t in job.trajectories for p in parts_to_grade(t, level)),
+            )
+            for job in jobs
+        ]
         total = Judgement()
         try:
             with boundary(JudgeError, f"judge {self.config.source!r} failed"):
                 judgements = self.judge.judge(jobs)
                 self._check(jobs, judgements)
         except PawlError as error:
-            judgements = []
+            judgements = [Judgement() for _ in jobs]
             logger.warning("judge %s failed on a shard: %s", self.config.source, error)
             failed = [
-                self._unscored(t, cleaned(str(error))) for job in jobs for t in job.trajectories
+                verdict_on(part, self._unscored(part, cleaned(str(error))), level)
+                for job in jobs
+                for part in job.trajectories
             ]
             total.counts["errors"] += len(failed)
             total.verdicts += failed
         by_trajectory: dict[str, list[Verdict]] = {}
-        for judgement in judgements:
+        for job, judgement in zip(jobs, judgements, strict=True):
             total.counts += judgement.counts
             total.comparisons += judgement.comparisons
-            total.verdicts += judgement.verdicts
+            total.verdicts += (
+                judgement.verdicts
+                if level == "trajectory"
+                else map(verdict_on, job.trajectories, judgement.verdicts, repeat(level))
+            )
         for verdict in total.verdicts:
             by_trajectory.setdefault(verdict.trajectory_id, []).append(verdict)
         total.verdicts = [
@@ -173,20 +190,24 @@ class _JudgeInPlace:
         if len(judgements) != len(jobs):
             raise JudgeError(f"it gave {len(judgements)} judgements on {len(jobs)} groups")
         for job, judgement in zip(jobs, judgements, strict=True):
-            asked = {t.id for t in job.trajectories}
-            if {v.trajectory_id for v in judgement.verdicts} != asked:
+            asked = [t.id for t in job.trajectories]
+            found = [v.trajectory_id for v in judgement.verdicts]
+            in_order = self.config.level == "trajectory" or found == asked
+            if set(found) != set(asked) or not in_order:
                 raise JudgeError(
                     f"its verdicts are not on the attempts at prompt {job.prompt.id!r}"
                 )
 
     def _unscored(self, trajectory: Trajectory, error: str | None) -> Verdict:
-        """An error verdict, or an abstention on an attempt that was not judged."""
+        """An error verdict, or an abstention on an attempt that was not judged or has nothing to judge."""
         return Verdict(
             source=self.config.source,
             trajectory_id=trajectory.id,
             status=VerdictStatus.ABSTAINED if error is None else VerdictStatus.ERROR,
             error=error,
-            rationale="" if error is not None else "not judged: the attempt ended in an error",
+            rationale=""
+            if error is not None
+            else "not judged: nothing was written, or the attempt failed",
         )
 
     def summary(self, judgement: Judgement, *, seconds: float, hits: int) -> dict[str, Json]:

@@ -32,6 +32,7 @@ from policies.seeds import derive_rng
 from policies.shards import read_marker, read_records, write_records
 from workers.verify.aggregate import FeedbackSettings, aggregate, pass_at_k, powers_of_two
 from workers.verify.isolation import IsolatedVerifier
+from workers.verify.steps import parts_to_grade, verdict_on
 from workers.verify.verifier import Verifier
 
 Summary = dict[str, Any]
@@ -53,7 +54,7 @@ class VerifyWorker:
         self,
         verifiers: Sequence[Verifier.Config],
         feedback: FeedbackSettings,
-        preferences: PreferenceBuilder.Config | None = None,
+        preferences: Sequence[PreferenceBuilder.Config] = (),
         weights: Mapping[str, float] | None = None,
     ) -> None:
         """Take settings; processes start with the first trajectory.
@@ -61,13 +62,13 @@ class VerifyWorker:
         Args:
             verifiers: may be empty where judges alone decide.
             feedback: threshold and treatment of errors.
-            preferences: needed by `prefer` only.
+            preferences: builders by stage of the run; needed by `prefer` only.
             weights: share by source, judges included; verifiers' own weights where a source is left out.
         """
         self._feedback = feedback
         self._weights = {v.source: v.weight for v in verifiers} | dict(weights or {})
         self._verifiers = [IsolatedVerifier(config) for config in verifiers]
-        self._builder: PreferenceBuilder | None = create(preferences) if preferences else None
+        self._builders: list[PreferenceBuilder] = [create(config) for config in preferences]
         self._prompts: tuple[str, dict[str, Prompt]] = ("", {})
 
     def close(self) -> None:
@@ -76,9 +77,10 @@ class VerifyWorker:
             verifier.close()
 
     def verify(self, trajectories_path: str, prompts_path: str, output_path: str) -> Summary:
-        """Let every verifier judge every trajectory that was sampled; write the verdicts.
+        """Let every verifier judge every trajectory that was sampled, or every step of it; write the verdicts.
 
-        Trajectories whose rollout failed have nothing to judge and get no verdict.
+        Trajectories whose rollout failed have nothing to judge and get no verdict. Verdicts come by trajectory, then
+        by verifier, then by step.
         """
         if (done := _summary_of(output_path)) is not None:
             return done
@@ -89,9 +91,10 @@ class VerifyWorker:
             for trajectory in trajectories
             if trajectory.status is not TrajectoryStatus.ERROR
         ]
-        running = [verifier.submit(items) for verifier in self._verifiers]
-        by_verifier = [future.result() for future in running]
-        verdicts = [verdict for of_one in zip(*by_verifier, strict=True) for verdict in of_one]
+        by_verifier = self._ask(items)
+        place = {trajectory.id: index for index, (_, trajectory) in enumerate(items)}
+        verdicts = [verdict for of_one in by_verifier for verdict in of_one]
+        verdicts.sort(key=lambda verdict: place[verdict.trajectory_id])
         feedback = [f for group in self._score(groups, verdicts, ()) for f in group.feedback]
         summary = _within_budget(
             {
@@ -106,6 +109,21 @@ class VerifyWorker:
         write_records(Path(output_path), Verdict, verdicts, summary=summary)
         return summary
 
+    def _ask(self, items: Sequence[tuple[Prompt, Trajectory]]) -> list[list[Verdict]]:
+        """Verdicts by verifier; all verifiers work side by side."""
+        asked = []
+        for verifier in self._verifiers:
+            level = verifier.config.level
+            parts = [(p, part) for p, t in items for part in parts_to_grade(t, level)]
+            asked.append((level, parts, verifier.submit(parts)))
+        return [
+            [
+                verdict_on(part, verdict, level)
+                for (_, part), verdict in zip(parts, future.result(), strict=True)
+            ]
+            for level, parts, future in asked
+        ]
+
     def prefer(
         self,
         trajectories_path: str,
@@ -116,6 +134,7 @@ class VerifyWorker:
         seed: int,
         scope: str,
         feedback_path: str | None = None,
+        stage: int = 0,
     ) -> Summary:
         """Build the preference examples of a shard; write them, and the feedback beside them.
 
@@ -128,8 +147,9 @@ class VerifyWorker:
             seed: the run's seed.
             scope: what the random choices are for, e.g. `r3`; with it and the prompt id they repeat.
             feedback_path: where the feedback goes; `<output_path stem>.feedback.parquet` by default.
+            stage: which builder: index of the stage that the round belongs to.
         """
-        self._builder_in_use()
+        builder = self._builder_of(stage)
         if (done := _summary_of(output_path)) is not None:  # the examples are written last
             return done
         output = Path(output_path)
@@ -137,7 +157,7 @@ class VerifyWorker:
         verdicts = _read_all(Verdict, verdicts_path, judgement_paths and judgement_paths[0])
         comparisons = _read_all(Comparison, judgement_paths and judgement_paths[1])
         scored = self._score(groups, verdicts, comparisons)
-        built = [self._build(group, seed, scope) for group in scored]
+        built = [_build(builder, group, seed, scope) for group in scored]
         examples = [example for of_one in built for example in of_one.examples]
         feedback = [f for group in scored for f in group.feedback]
         summary = _within_budget(
@@ -158,7 +178,7 @@ class VerifyWorker:
             Feedback,
             feedback,
         )
-        write_records(output, self._example_record(), examples, summary=summary)
+        write_records(output, _EXAMPLE_RECORDS[builder.kind], examples, summary=summary)
         return summary
 
     def grade(
@@ -203,8 +223,8 @@ class VerifyWorker:
         write_records(Path(output_path), Feedback, feedback, summary=summary)
         return summary
 
-    def _builder_in_use(self) -> PreferenceBuilder:
-        if self._builder is None:
+    def _builder_of(self, stage: int) -> PreferenceBuilder:
+        if not self._builders:
             raise ConfigurationError(
                 explain(
                     "this worker has no preference builder",
@@ -213,16 +233,7 @@ class VerifyWorker:
                     fix="set preferences.type, e.g. right_vs_wrong",
                 )
             )
-        return self._builder
-
-    def _build(self, group: ScoredGroup, seed: int, scope: str) -> Built:
-        builder = self._builder_in_use()
-        rng = derive_rng(seed, scope, "prefer", group.prompt.id)
-        with boundary(PawlError, f"preference builder {builder.config.type!r} failed"):
-            return builder.build(group, rng)
-
-    def _example_record(self) -> type[Any]:
-        return _EXAMPLE_RECORDS[self._builder_in_use().kind]
+        return self._builders[stage]
 
     def _groups(
         self, trajectories_path: str, prompts_path: str
@@ -271,6 +282,12 @@ class VerifyWorker:
         ]
 
 
+def _build(builder: PreferenceBuilder, group: ScoredGroup, seed: int, scope: str) -> Built:
+    rng = derive_rng(seed, scope, "prefer", group.prompt.id)
+    with boundary(PawlError, f"preference builder {builder.config.type!r} failed"):
+        return builder.build(group, rng)
+
+
 def _prompt_id(prompt_of: Mapping[str, str], trajectory_id: str) -> str:
     if trajectory_id not in prompt_of:
         raise ArtifactError(
@@ -305,7 +322,9 @@ def _summarise_source(verdicts: Sequence[Verdict]) -> Summary:
 
 def _count_desirable(feedback: Sequence[Feedback]) -> Summary:
     counts = Counter(f.desirable for f in feedback)
+    steps = [step.desirable for f in feedback for step in f.steps]
     return {
+        **({"steps": len(steps), "steps_desirable": sum(steps)} if steps else {}),
         "desirable": counts[True],
         "undesirable": counts[False],
         "unusable": counts[None],

@@ -3,7 +3,8 @@
 It is shipped for tests, for trying a config, and as the smallest example of an engine. It speaks bytes:
 token ids are UTF-8 bytes, 256 is the terminator. What it knows is one number, `skill`, read from
 `fake_policy.json` beside the weights: the share of arithmetic questions that it answers rightly. The
-fake training engine raises it.
+fake training engine raises it. Where a system message speaks of Python, `skill` is the share of its turns that
+are a block of code, and once it has read "Output: N" it answers N.
 """
 
 from __future__ import annotations
@@ -22,13 +23,45 @@ from policies.fake_model import FAKE_POLICY, read_skill
 from policies.records import Message, PolicyVersion, StopReason
 from policies.seeds import derive_rng
 from policies.store import check_weights
-from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
+from workers.rollout.chat import ChatFormat
+from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
 
 TERMINATOR = 256
+_END = "</assistant>"
 _QUESTION = re.compile(r"(-?\d+)\s*(times|plus|minus|\*|\+|-)\s*(-?\d+)")
+_CHAIN = re.compile(r"-?\d+(?:\s*(?:times|plus|minus|[*+-])\s*-?\d+)+")
+_WORDS = {"times": "*", "plus": "+", "minus": "-"}
+_PYTHON = re.compile(r"<system>[^<]*\bPython\b")
+_OUTPUT = re.compile(r"Output:\s*(-?\d+)")
 
 
-class FakeEngine(RolloutEngine):
+class FakeChat(ChatFormat):
+    """Roles as tags; a policy turn ends with the terminator, which is written `</assistant>`."""
+
+    terminators = frozenset({TERMINATOR})
+    controls = (_END,)
+
+    def text(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, object]] = (),
+        *,
+        generation_prompt: bool,
+    ) -> str:
+        opening = "<assistant>" if generation_prompt else ""
+        return "".join(f"<{m.role}>{m.content}</{m.role}>" for m in messages) + opening
+
+    def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
+        if not special:
+            return tuple(text.encode())
+        first, *rest = text.split(_END)
+        return (*first.encode(), *(i for part in rest for i in (TERMINATOR, *part.encode())))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return bytes(i for i in token_ids if i != TERMINATOR).decode(errors="replace")
+
+
+class FakeEngine(BatchEngine):
     """Answers arithmetic questions rightly with probability `skill`, else off by a little."""
 
     class Config(Component.Config):
@@ -36,6 +69,8 @@ class FakeEngine(RolloutEngine):
 
         seconds_per_call: float = Field(default=0.0, ge=0)
         """Sleep in each call, to look like work."""
+        max_context: int | None = Field(default=None, ge=1)
+        """Most bytes of prompt and completion together; null is no limit."""
         fail_prompts_matching: str | None = None
         """Regular expression: generating for a prompt that it matches raises, as a broken engine would."""
 
@@ -47,8 +82,11 @@ class FakeEngine(RolloutEngine):
         dtype: str = "float32",
         seed: int = 0,
     ) -> None:
+        super().__init__()
         self.config = cast(FakeEngine.Config, config)
         self.seed = seed
+        self.chat = FakeChat()
+        self.max_context = self.config.max_context
         self.load_policy(policy)
 
     def load_policy(self, policy: PolicyVersion) -> None:
@@ -63,19 +101,14 @@ class FakeEngine(RolloutEngine):
         self.skill = read_skill(Path(policy.path))
         self.serving = policy
 
-    def render(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()
-    ) -> tuple[int, ...]:
-        text = "".join(f"<{m.role}>{m.content}</{m.role}>" for m in messages) + "<assistant>"
-        return tuple(text.encode())
-
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         if self.config.seconds_per_call:
             time.sleep(self.config.seconds_per_call)
         return [self._one(request) for request in requests]
 
     def _one(self, request: GenerationRequest) -> Generation:
-        prompt = bytes(request.prompt_token_ids).decode(errors="replace")
+        ids = request.prompt_token_ids
+        prompt = self.chat.decode(ids)
         pattern = self.config.fail_prompts_matching
         if pattern is not None and re.search(pattern, prompt):
             raise RolloutError(f"the fake engine was told to fail on prompts matching {pattern!r}")
@@ -84,14 +117,28 @@ class FakeEngine(RolloutEngine):
             return _said(rng.choice(request.choices))
         words = rng.choice(["It is ", "The answer is ", "", "That makes "])
         text = f"{words}{self._answer(prompt, rng.random(), rng.randint(1, 9))}."
-        ids = [*text.encode(), TERMINATOR]
+        if _PYTHON.search(prompt):
+            last = len(ids) - 1 - ids[::-1].index(TERMINATOR) if TERMINATOR in ids else -1
+            text = self._with_python(self.chat.decode(ids[last + 1 :]), rng.random()) or text
+        sampled = [*text.encode(), TERMINATOR]
         stop = StopReason.STOP
-        if len(ids) > request.sampling.max_tokens:
-            ids = ids[: request.sampling.max_tokens]
-            text = bytes(i for i in ids if i != TERMINATOR).decode(errors="replace")
+        if len(sampled) > request.sampling.max_tokens:
+            sampled = sampled[: request.sampling.max_tokens]
+            text = self.chat.decode(sampled)
             stop = StopReason.LENGTH
-        logprobs = tuple(-round(rng.random(), 6) for _ in ids)
-        return Generation(token_ids=tuple(ids), logprobs=logprobs, text=text, stop_reason=stop)
+        logprobs = tuple(-round(rng.random(), 6) for _ in sampled)
+        return Generation(token_ids=tuple(sampled), logprobs=logprobs, text=text, stop_reason=stop)
+
+    def _with_python(self, unread: str, luck: float) -> str | None:
+        """A block of code, or what its output says; `unread` is what stands behind the last policy turn."""
+        outputs = _OUTPUT.findall(unread)
+        if outputs:
+            return f"The answer is {outputs[-1]}."
+        questions = _CHAIN.findall(unread)
+        if not questions or luck >= self.skill:
+            return None
+        code = re.sub("|".join(_WORDS), lambda word: _WORDS[word[0]], questions[-1])
+        return f"```python\nprint({code})\n```"
 
     def _answer(self, prompt: str, luck: float, error: int) -> int:
         questions = _QUESTION.findall(prompt)

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import Field
 
 from policies.component import Component
-from policies.records import Message, PolicyVersion, Sampling, StopReason
+from policies.records import PolicyVersion, Sampling, StopReason
 from policies.seeds import derive_seed
 from policies.store import check_weights, weight_files
-from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
+from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
+from workers.rollout.tokenizer_chat import TokenizerChat
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class TransformersEngine(RolloutEngine):
+class TransformersEngine(BatchEngine):
     """Samples with `model.generate`, in batches of equal sampling settings."""
 
     class Config(Component.Config):
@@ -40,14 +41,16 @@ class TransformersEngine(RolloutEngine):
         seed: int = 0,
     ) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         self.config = cast(TransformersEngine.Config, config)
+        super().__init__(batch_size=self.config.batch_size)
         self.seed = seed
         check_weights(policy)
         self._device = self.config.device or ("cuda:0" if torch.cuda.is_available() else "cpu")
         remote = self.config.trust_remote_code
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=remote)
+        self.chat = TokenizerChat.load(policy.path, trust_remote_code=remote)
+        self._tokenizer: Any = self.chat.tokenizer
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
@@ -55,6 +58,7 @@ class TransformersEngine(RolloutEngine):
             policy.path, dtype=getattr(torch, dtype), trust_remote_code=remote
         )
         self._model.to(self._device).eval()
+        self.max_context = getattr(self._model.config, "max_position_embeddings", None)
         self.serving = policy
 
     def load_policy(self, policy: PolicyVersion) -> None:
@@ -76,18 +80,6 @@ class TransformersEngine(RolloutEngine):
             )
         self._model.tie_weights()
         self.serving = policy
-
-    def render(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()
-    ) -> tuple[int, ...]:
-        rendered = self._tokenizer.apply_chat_template(
-            [m.model_dump() for m in messages],
-            tools=list(tools) or None,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-        return tuple(rendered)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         found: dict[int, Generation] = {}
@@ -135,6 +127,7 @@ class TransformersEngine(RolloutEngine):
                 attention_mask=torch.tensor(mask, device=self._device),
                 max_new_tokens=sampling.max_tokens,
                 pad_token_id=pad,
+                eos_token_id=sorted(self.chat.terminators) or None,
                 return_dict_in_generate=True,
                 output_logits=True,
                 **arguments,
@@ -179,8 +172,7 @@ class TransformersEngine(RolloutEngine):
 
     def _cut(self, ids: list[int], logprobs: list[float], sampling: Sampling) -> Generation:
         """Drop the padding after the terminator; the terminator itself stays."""
-        config_eos = self._model.generation_config.eos_token_id
-        terminators = set(config_eos if isinstance(config_eos, list) else [config_eos])
+        terminators = self.chat.terminators
         end = next((n + 1 for n, token in enumerate(ids) if token in terminators), len(ids))
         stopped = end <= len(ids) and (ids[end - 1] in terminators)
         kept = ids[: end if stopped else len(ids)]

@@ -14,9 +14,10 @@ from pydantic import Field
 
 from policies.component import Component
 from policies.errors import RolloutError
-from policies.records import Message, PolicyVersion, StopReason
+from policies.records import PolicyVersion, StopReason
 from policies.store import check_weights
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
+from workers.rollout.tokenizer_chat import TokenizerChat
 
 _CPU_BLOCK_TOKENS = 32
 """Tokens per block of the key-value cache on a CPU; the smallest that its attention kernel takes."""
@@ -83,7 +84,13 @@ class VllmEngine(RolloutEngine):
             disable_log_stats=True,
             **arguments,
         )
-        self._tokenizer = self._llm.get_tokenizer()
+        self.chat = TokenizerChat.load(policy.path, trust_remote_code=self.config.trust_remote_code)
+        self.max_context = int(self._llm.llm_engine.model_config.max_model_len)
+        self._under_way: dict[str, int] = {}
+        """Ticket by vLLM's request id."""
+        self._finished: list[tuple[int, Generation]] = []
+        """Answers that came out while `generate` waited for its own."""
+        self._tickets = 0
         self.serving = policy
 
     def load_policy(self, policy: PolicyVersion) -> None:
@@ -98,44 +105,74 @@ class VllmEngine(RolloutEngine):
             )
         self.serving = policy
 
-    def render(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()
-    ) -> tuple[int, ...]:
-        chat = [m.model_dump() for m in messages]
-        rendered = self._tokenizer.apply_chat_template(
-            cast(Any, chat),
-            tools=cast(Any, list(tools)) or None,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-        return tuple(cast("list[int]", rendered))
-
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        from vllm import SamplingParams
+        tickets = self._add(requests)
+        found: dict[int, Generation] = {}
+        others: list[tuple[int, Generation]] = []
+        while len(found) < len(tickets):
+            for ticket, generation in self.advance():
+                if ticket in tickets:
+                    found[ticket] = generation
+                else:
+                    others.append((ticket, generation))
+        self._finished.extend(others)
+        return [found[ticket] for ticket in tickets]
+
+    def submit(self, request: GenerationRequest) -> int:
+        return self._add([request])[0]
+
+    def advance(self) -> list[tuple[int, Generation]]:
+        finished, self._finished = self._finished, []
+        if not self._under_way:
+            return finished
+        for output in self._llm.llm_engine.step():
+            if output.finished:
+                ticket = self._under_way.pop(output.request_id)
+                finished.append((ticket, _generation(output)))
+        return finished
+
+    def abandon(self) -> None:
+        self._llm.llm_engine.abort_request(list(self._under_way))
+        self._under_way.clear()
+        self._finished.clear()
+
+    def _add(self, requests: Sequence[GenerationRequest]) -> list[int]:
+        """Hand requests to vLLM's scheduler; all of them or, when it refuses one, none."""
         from vllm.inputs import TokensPrompt
+
+        if not requests:
+            return []
+        prompts = [TokensPrompt(prompt_token_ids=list(r.prompt_token_ids)) for r in requests]
+        internal = self._llm.enqueue(
+            cast(Any, prompts), [self._parameters(r) for r in requests], use_tqdm=False
+        )
+        tickets = range(self._tickets + 1, self._tickets + 1 + len(requests))
+        self._tickets += len(requests)
+        # `enqueue` returns `<id>-<8 random characters>`; answers come under `<id>`.
+        external = [name.split("-")[0] for name in internal]
+        self._under_way.update(zip(external, tickets, strict=True))
+        return list(tickets)
+
+    def _parameters(self, request: GenerationRequest) -> Any:
+        """Sampling settings of one request, in vLLM's words."""
+        from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        prompts = [TokensPrompt(prompt_token_ids=list(r.prompt_token_ids)) for r in requests]
-        # Per-request seeds crash on the CPU when a prompt is prefilled in chunks; the engine's seed holds there.
-        parameters = [
-            SamplingParams(
-                temperature=r.sampling.temperature,
-                top_p=r.sampling.top_p,
-                top_k=r.sampling.top_k,
-                max_tokens=r.sampling.max_tokens,
-                stop=list(r.sampling.stop) or None,
-                include_stop_str_in_output=True,
-                logprobs=0,
-                seed=None if self._on_cpu else r.seed,
-                structured_outputs=StructuredOutputsParams(choice=list(r.choices))
-                if r.choices
-                else None,
-            )
-            for r in requests
-        ]
-        outputs = self._llm.generate(cast(Any, prompts), parameters, use_tqdm=False)
-        return [_generation(output) for output in outputs]
+        choices = list(request.choices)
+        return SamplingParams(
+            temperature=request.sampling.temperature,
+            top_p=request.sampling.top_p,
+            top_k=request.sampling.top_k,
+            max_tokens=request.sampling.max_tokens,
+            stop=list(request.sampling.stop) or None,
+            # What the template writes after a turn ends it, also where the model's files do not say so.
+            stop_token_ids=sorted(self.chat.terminators),
+            include_stop_str_in_output=True,
+            logprobs=0,
+            # Per-request seeds crash on the CPU when a prompt is prefilled in chunks; the engine's seed holds there.
+            seed=None if self._on_cpu else request.seed,
+            structured_outputs=StructuredOutputsParams(choice=choices) if choices else None,
+        )
 
 
 def repack_tied_head(model: Any) -> bool:

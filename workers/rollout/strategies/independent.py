@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.records import Prompt, StopReason, Trajectory, TrajectoryStatus, Turn
+from policies.records import Ending, Prompt, StopReason, Trajectory, TrajectoryStatus, Turn
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
 
@@ -14,14 +14,18 @@ class Independent(RolloutStrategy):
 
     def run(self, job: RolloutJob, engine: RolloutEngine) -> Sequence[Trajectory]:
         rendered = {p.id: engine.render(p.messages, p.tools) for p in job.prompts}
-        slots = [(p, k) for p in job.prompts for k in range(job.samples_per_prompt)]
+        slots = [(p, k) for p in job.prompts for k in job.sample_indices]
+        limit = engine.max_context
+        fitting = [(p, k) for p, k in slots if limit is None or len(rendered[p.id]) < limit]
         requests = [
-            GenerationRequest(rendered[p.id], job.sampling, job.seed_of(p, k)) for p, k in slots
+            GenerationRequest(rendered[p.id], job.sampling, job.seed_of(p, k)) for p, k in fitting
         ]
-        generations = engine.generate(requests)
+        answers = dict(zip([(p.id, k) for p, k in fitting], engine.generate(requests), strict=True))
         return [
-            _trajectory(job, prompt, index, rendered[prompt.id], generation, engine)
-            for (prompt, index), generation in zip(slots, generations, strict=True)
+            _trajectory(
+                job, prompt, index, rendered[prompt.id], answers.get((prompt.id, index)), engine
+            )
+            for prompt, index in slots
         ]
 
 
@@ -30,10 +34,28 @@ def _trajectory(
     prompt: Prompt,
     index: int,
     prompt_token_ids: tuple[int, ...],
-    generation: Generation,
+    said: Generation | None,
     engine: RolloutEngine,
 ) -> Trajectory:
-    truncated = generation.stop_reason is StopReason.LENGTH
+    """The record of one attempt; without an answer, of a prompt that does not fit the engine."""
+    status, ending, error = TrajectoryStatus.COMPLETE, Ending.ANSWERED, None
+    turns: tuple[Turn, ...] = ()
+    if said is None:
+        status, ending = TrajectoryStatus.ERROR, Ending.FAILED
+        size, limit = len(prompt_token_ids), engine.max_context
+        error = f"the prompt has {size} tokens, the engine takes {limit} in all"
+    else:
+        if said.stop_reason is StopReason.LENGTH:
+            status, ending = TrajectoryStatus.TRUNCATED, Ending.TOKEN_LIMIT
+        turns = (
+            Turn(
+                role="policy",
+                token_ids=said.token_ids,
+                text=said.text,
+                logprobs=said.logprobs,
+                stop_reason=said.stop_reason,
+            ),
+        )
     return Trajectory(
         id=job.trajectory_id(prompt, index),
         prompt_id=prompt.id,
@@ -41,15 +63,9 @@ def _trajectory(
         policy_version=engine.serving.number,
         policy_digest=engine.serving.digest,
         prompt_token_ids=prompt_token_ids,
-        turns=(
-            Turn(
-                role="policy",
-                token_ids=generation.token_ids,
-                text=generation.text,
-                logprobs=generation.logprobs,
-                stop_reason=generation.stop_reason,
-            ),
-        ),
-        status=TrajectoryStatus.TRUNCATED if truncated else TrajectoryStatus.COMPLETE,
+        turns=turns,
+        status=status,
         sampling=job.sampling,
+        ending=ending,
+        error=error,
     )

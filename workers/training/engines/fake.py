@@ -19,10 +19,11 @@ from policies.component import Component
 from policies.errors import TrainingError, explain
 from policies.examples import Example, PreferencePair, UnpairedExample
 from policies.fake_model import read_skill, write_fake_model
+from policies.loss import ReferencedLoss
 from policies.shards import content_digest
 from workers.training.batching import plan_batches, require_some, select, sequences_of
 from workers.training.engine import TrainingEngine, UpdateJob, UpdateOutcome
-from workers.training.reference_pass import check_recorded
+from workers.training.reference_pass import check_mask, check_recorded
 from workers.training.steplog import StepLog
 from workers.training.weights import candidate_directory, copy_side_files
 
@@ -47,8 +48,10 @@ class FakeTrainingEngine(TrainingEngine):
             examples, kind=self.loss.kind, max_length=options.max_length, loss=self.loss.config.type
         )
         require_some(kept, dropped)
-        if job.logprobs == "rollout":
-            check_recorded(job, [s for e in kept for s in sequences_of(e)])
+        if isinstance(self.loss, ReferencedLoss):
+            check_mask(job, options)
+            if job.logprobs == "rollout":
+                check_recorded(job)
         with candidate_directory(Path(job.output_dir)) as target:
             log = StepLog(Path(job.log_path))
             for step in range(self._num_steps(kept, job.seed)):
@@ -89,11 +92,17 @@ class FakeTrainingEngine(TrainingEngine):
 
     def _step(self, step: int, diverged: bool) -> dict[str, float]:
         learned = 0.1 * step
-        return {
-            "loss": float("nan") if diverged else 0.693147 / (1 + learned),
+        loss = float("nan") if diverged else 0.693147 / (1 + learned)
+        common = {
+            "loss": loss,
             "learning_rate": self.options.learning_rate,
             "grad_norm": 1.0,
             "entropy": 1.0,
+        }
+        if self.loss.kind == "supervised":
+            return {**common, "nll": loss}
+        return {
+            **common,
             "rewards/chosen": learned,
             "rewards/rejected": -learned,
             "rewards/margins": 2 * learned,
@@ -116,7 +125,8 @@ class FakeTrainingEngine(TrainingEngine):
 
     def _counts(self, examples: Sequence[Example]) -> dict[str, float]:
         if self.loss.kind != "unpaired":
-            return {"train/pairs": float(len(examples))}
+            name = "train/pairs" if self.loss.kind == "pair" else "train/demonstrations"
+            return {name: float(len(examples))}
         desirable = sum(map(_favours, examples))
         return {
             "train/desirable": float(desirable),

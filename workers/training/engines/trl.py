@@ -1,4 +1,4 @@
-"""Training with TRL's own DPOTrainer and KTOTrainer, on our token ids, masks and reference log-probs.
+"""Training with TRL's own DPOTrainer, KTOTrainer and SFTTrainer, on our token ids, masks and reference log-probs.
 
 TRL would tokenise text, mask by prompt boundary, find its reference by name and pair completions with their
 neighbours (see docs/decisions.md). Each of these is replaced by what the round already knows; the objective, the
@@ -8,31 +8,21 @@ loop, the optimizer and its schedule stay TRL's. The only module that imports tr
 from __future__ import annotations
 
 import functools
-import math
 import tempfile
 import time
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from pydantic import Field
 
 from policies.component import Component
 from policies.errors import ConfigurationError, TrainingError, boundary, explain
-from policies.examples import Example, PreferencePair, TokenSequence, UnpairedExample
-from policies.loss import Loss, PairLoss, UnpairedLoss
+from policies.examples import Example, TokenSequence
+from policies.loss import Loss, PairLoss, ReferencedLoss, SupervisedLoss, UnpairedLoss
 from workers.training.arguments import lora_config, training_arguments
-from workers.training.batching import (
-    Partner,
-    Plan,
-    mismatched_partners,
-    plan_batches,
-    require_some,
-    select,
-    sequences_of,
-)
+from workers.training.batching import completion_scored, require_some, select, sequences_of
 from workers.training.engine import (
     AdapterSettings,
     TrainingEngine,
@@ -40,19 +30,18 @@ from workers.training.engine import (
     UpdateJob,
     UpdateOutcome,
 )
+from workers.training.feeding import Feed, feed_of, longest_sides
 from workers.training.memory import patient_threads
+from workers.training.reference_pass import ReferenceScores, check_mask, score_reference
 from workers.training.steplog import StepLog
-from workers.training.steps import PairSteps, TrainerParts, UnpairedSteps
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from workers.training.steps import PairSteps, SupervisedSteps, TrainerParts, UnpairedSteps
 
 _EAGER_LIMIT = 512
 """On a CPU, plain attention beats the fused kernel (whose backward is slow) for sequences up to about this length."""
 
 
 class TRLEngine(TrainingEngine):
-    """DPO- and KTO-family updates with TRL, of all weights or of a LoRA adapter."""
+    """DPO- and KTO-family updates and SFT with TRL, of all weights or of a LoRA adapter."""
 
     class Config(Component.Config):
         """Settings of the engine."""
@@ -86,12 +75,12 @@ class TRLEngine(TrainingEngine):
     def refused(
         cls, loss: Loss, options: TrainingOptions, adapter: AdapterSettings | None
     ) -> str | None:
-        if not isinstance(loss, (PairLoss, UnpairedLoss)):
+        if not isinstance(loss, (PairLoss, UnpairedLoss, SupervisedLoss)):
             return explain(
-                "the trl engine trains on pairs and unpaired examples",
+                "the trl engine trains on pairs, unpaired and supervised examples",
                 value=loss.config.type,
                 where="training.loss",
-                fix="use a pair or unpaired loss",
+                fix="inherit PairLoss, UnpairedLoss or SupervisedLoss",
             )
         micro = options.micro_batch_size
         if micro is not None and options.batch_size % micro:
@@ -115,6 +104,8 @@ class TRLEngine(TrainingEngine):
         from workers.training.weights import candidate_directory, quiet_transformers
 
         name = self.loss.config.type
+        if isinstance(self.loss, ReferencedLoss):
+            check_mask(job, self.options)
         kept, dropped = select(
             examples, kind=self.loss.kind, max_length=self.options.max_length, loss=name
         )
@@ -136,16 +127,6 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@dataclass
-class _Batches:
-    """What one update feeds to the trainer."""
-
-    plan: Plan
-    collate: Any
-    num_desirable: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
 class _Update:
     """One update from loading to saving; everything it holds dies with it."""
 
@@ -157,9 +138,12 @@ class _Update:
         dropped: dict[str, int],
         device: str,
     ) -> None:
-        self.engine, self.job, self.examples, self.dropped = engine, job, examples, dropped
-        self.loss, self.options, self.device = engine.loss, engine.options, device
-        self.lengths = [max(len(s.token_ids) for s in sequences_of(e)) for e in examples]
+        self.engine, self.job, self.dropped, self.device = engine, job, dropped, device
+        self.loss, self.options = engine.loss, engine.options
+        self.sampled = examples
+        """With the masks that they were sampled with."""
+        every_token = self.options.loss_mask == "completion"
+        self.examples = [completion_scored(e) for e in examples] if every_token else examples
         self.seconds: dict[str, float] = {}
         self._mark = time.perf_counter()
 
@@ -175,10 +159,17 @@ class _Update:
             source, trust_remote_code=self.engine.config.trust_remote_code
         )
         self._lap("load")
-        batches = self._batches(model, pad=tokenizer.pad_token_id or 0)
+        feed = feed_of(
+            self.loss,
+            self.examples,
+            self.options,
+            seed=job.seed,
+            pad=tokenizer.pad_token_id or 0,
+            score_reference=lambda partners: self._reference(model, partners),
+        )
         self._lap("reference")
         with tempfile.TemporaryDirectory(dir=target, prefix=".trainer-") as scratch:
-            trainer = self._trainer(model, tokenizer, batches, log, scratch)
+            trainer = self._trainer(model, tokenizer, feed, log, scratch)
             trainer.train()
             if job.optimizer_output is not None and self.options.optimizer == "carry":
                 from workers.training.optimizer_state import save_optimizer_state
@@ -193,14 +184,13 @@ class _Update:
         check_finite(trained)
         save_model(trained, source, target)
         self._lap("save")
-        return self._outcome(log, batches)
+        return self._outcome(log, feed)
 
     def _loading(self) -> dict[str, Any]:
         attention: str = self.engine.config.attention
         if attention == "auto":
-            attention = (
-                "eager" if self.device == "cpu" and max(self.lengths) <= _EAGER_LIMIT else "sdpa"
-            )
+            short = max(longest_sides(self.examples)) <= _EAGER_LIMIT
+            attention = "eager" if self.device == "cpu" and short else "sdpa"
         remote = self.engine.config.trust_remote_code
         return {"device": self.device, "attention": attention, "trust_remote_code": remote}
 
@@ -209,62 +199,15 @@ class _Update:
         self.seconds[name] = now - self._mark
         self._mark = now
 
-    def _plan(self, classes: Sequence[bool] | None) -> Plan:
-        return plan_batches(
-            self.lengths,
-            batch_size=self.options.batch_size,
-            micro_batch_size=self.options.micro_batch_size,
-            epochs=self.options.epochs,
-            seed=self.job.seed,
-            classes=classes,
-        )
-
-    def _batches(self, model: Any, pad: int) -> _Batches:
-        from workers.training.collate import PairCollator, UnpairedCollator
-        from workers.training.reference_pass import tail_weighted_sum
-
-        if isinstance(self.loss, PairLoss):
-            pairs = cast("list[PreferencePair]", self.examples)
-            scores, _, metrics = self._reference(model, [])
-            sums = []
-            for chosen, rejected in zip(scores[::2], scores[1::2], strict=True):
-                a = tail_weighted_sum(chosen, len(rejected), self.loss.tail_weight)
-                b = tail_weighted_sum(rejected, len(chosen), self.loss.tail_weight)
-                sums.append((a, b))
-            return _Batches(self._plan(None), PairCollator(pairs, sums, pad), metrics=metrics)
-        singles = cast("list[UnpairedExample]", self.examples)
-        desirable = [e.desirable for e in singles]
-        plan = self._plan(desirable)
-        partners = self._partners(singles, plan)
-        scores, partner_scores, metrics = self._reference(model, [p.sequence for p in partners])
-        mismatched = {
-            p.row: (p, float(s.double().sum()))
-            for p, s in zip(partners, partner_scores, strict=True)
-        }
-        collate = UnpairedCollator(
-            singles, [float(s.double().sum()) for s in scores], mismatched, pad
-        )
-        return _Batches(plan, collate, num_desirable=sum(desirable), metrics=metrics)
-
-    def _partners(self, examples: list[UnpairedExample], plan: Plan) -> list[Partner]:
-        share = cast(UnpairedLoss, self.loss).kl_share
-        if share == 0:
-            return []
-        # Every microbatch needs at least one, in every epoch; rows are alike, so the first ones do.
-        rows = {row for b in plan.microbatches for row in b.rows[: math.ceil(share * len(b.rows))]}
-        return list(mismatched_partners(examples, sorted(rows), seed=self.job.seed).values())
-
-    def _reference(
-        self, model: Any, partners: list[TokenSequence]
-    ) -> tuple[list[Tensor], list[Tensor], dict[str, float]]:
-        from workers.training.reference_pass import score_reference
+    def _reference(self, model: Any, partners: Sequence[TokenSequence]) -> ReferenceScores:
         from workers.training.weights import load_reference
 
         job = self.job
-        scores = score_reference(
+        return score_reference(
             job,
             [s for e in self.examples for s in sequences_of(e)],
             partners,
+            sampled=[s for e in self.sampled for s in sequences_of(e)],
             policy_model=model,
             load_reference=lambda: load_reference(
                 job.reference, job.reference_versions, **self._loading()
@@ -272,47 +215,33 @@ class _Update:
             precision=self.options.precision,
             probe=self.engine.config.probe_sequences,
         )
-        return scores.sequences, scores.partners, scores.metrics
 
-    def _trainer(
-        self, model: Any, tokenizer: Any, batches: _Batches, log: StepLog, scratch: str
-    ) -> Any:
+    def _trainer(self, model: Any, tokenizer: Any, feed: Feed, log: StepLog, scratch: str) -> Any:
         from datasets import Dataset
         from transformers import PrinterCallback
 
         trainer_class, config_class = trainer_classes(self.loss)
         arguments = training_arguments(
             self.options,
-            batches.plan,
+            feed.plan,
             seed=self.job.seed,
             scratch=scratch,
             use_cpu=self.device == "cpu",
         )
-        spelled = self.loss.trl()
-        arguments.update(
-            loss_type=spelled.loss_type, beta=self.loss.config.beta, **spelled.arguments
-        )
-        if isinstance(self.loss, UnpairedLoss):
-            weights = self.loss.class_weights(
-                batches.num_desirable, len(self.examples) - batches.num_desirable
-            )
-            arguments.update(desirable_weight=weights[0], undesirable_weight=weights[1])
-            batches.metrics.update(
-                {"train/desirable_weight": weights[0], "train/undesirable_weight": weights[1]}
-            )
         trainer_class.pawl = TrainerParts(
             loss=self.loss,
-            batches=batches.plan.microbatches,
-            collate=batches.collate,
+            batches=feed.plan.microbatches,
+            collate=feed.collate,
             log=log,
-            accumulation=batches.plan.accumulation,
+            accumulation=feed.plan.accumulation,
             custom=self.loss.needs_custom_step or any(e.weight != 1.0 for e in self.examples),
+            class_weights=feed.class_weights,
             optimizer_state=self.job.optimizer_state if self.options.optimizer == "carry" else None,
         )
         trainer = trainer_class(
             model=model,
-            args=config_class(**arguments),
-            data_collator=batches.collate,
+            args=config_class(**arguments, **loss_arguments(self.loss, feed.class_weights)),
+            data_collator=feed.collate,
             train_dataset=Dataset.from_dict({"row": list(range(len(self.examples)))}),
             processing_class=tokenizer,
             peft_config=None if self.engine.adapter is None else lora_config(self.engine.adapter),
@@ -323,19 +252,15 @@ class _Update:
         )
         return trainer
 
-    def _outcome(self, log: StepLog, batches: _Batches) -> UpdateOutcome:
+    def _outcome(self, log: StepLog, feed: Feed) -> UpdateOutcome:
         tokens = self.options.epochs * sum(
             len(s.token_ids) for e in self.examples for s in sequences_of(e)
         )
-        metrics = {**log.means(), **batches.metrics}
-        if isinstance(self.loss, PairLoss):
-            metrics["train/pairs"] = float(len(self.examples))
-        else:
-            metrics["train/desirable"] = float(batches.num_desirable)
-            metrics["train/undesirable"] = float(len(self.examples) - batches.num_desirable)
+        metrics = {**log.means(), **feed.metrics}
         reward = log.final_mean("rewards/chosen")
         if reward is not None:
-            metrics["policy/chosen_logratio"] = reward / self.loss.config.beta
+            beta = cast(ReferencedLoss, self.loss).config.beta
+            metrics["policy/chosen_logratio"] = reward / beta
         metrics["train/tokens_per_second"] = tokens / self.seconds["steps"]
         metrics.update({f"train/seconds_{name}": value for name, value in self.seconds.items()})
         return UpdateOutcome(
@@ -349,11 +274,29 @@ class _Update:
 
 def trainer_classes(loss: Loss) -> tuple[Any, Any]:
     """A fresh trainer class that steps as `workers.training.steps` says, and the config class that goes with it."""
-    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
     if isinstance(loss, PairLoss):
         return type("PairTrainer", (PairSteps, DPOTrainer), {}), DPOConfig
-    return type("UnpairedTrainer", (UnpairedSteps, KTOTrainer), {}), KTOConfig
+    if isinstance(loss, UnpairedLoss):
+        return type("UnpairedTrainer", (UnpairedSteps, KTOTrainer), {}), KTOConfig
+    return type("SupervisedTrainer", (SupervisedSteps, SFTTrainer), {}), SFTConfig
+
+
+def loss_arguments(loss: Loss, class_weights: tuple[float, float]) -> dict[str, Any]:
+    """The objective in the terms of TRL's config for its kind of example."""
+    spelled = loss.trl()
+    arguments: dict[str, Any] = {"loss_type": spelled.loss_type, **spelled.arguments}
+    if isinstance(loss, ReferencedLoss):
+        arguments.update(
+            beta=loss.config.beta,
+            precompute_ref_log_probs=True,
+            # done on loading; TRL's switch would silence the adapter's dropout too
+            disable_dropout=False,
+        )
+    if isinstance(loss, UnpairedLoss):
+        arguments.update(desirable_weight=class_weights[0], undesirable_weight=class_weights[1])
+    return arguments
 
 
 def score_with_ours(model: Any, *, sum_squares: bool) -> None:
@@ -376,11 +319,12 @@ def score_with_ours(model: Any, *, sum_squares: bool) -> None:
         if not fused_lm_head:
             return original(self, *args, **kwargs)
         training = torch.is_grad_enabled()  # the passes without gradient are for log-probs only
+        mask = kwargs["labels"] != -100
         scores = token_scores(
             self,
             kwargs["input_ids"],
             kwargs["attention_mask"],
-            kwargs["labels"] != -100,
+            mask,
             statistics=training,
             sum_squares=training and sum_squares,
         )
@@ -390,6 +334,7 @@ def score_with_ours(model: Any, *, sum_squares: bool) -> None:
             mean_logits=scores.mean_logits,
             is_top1=scores.top1,
             log_sum_sq_probs=scores.log_sum_squares,
+            label_mask=mask[:, 1:],
         )
 
     model.forward = types.MethodType(forward, model)

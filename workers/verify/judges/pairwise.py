@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple, Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from policies.errors import ConfigurationError, explain
 from policies.records import Comparison, Prompt, Trajectory, Verdict, VerdictStatus
 from policies.seeds import derive_rng
 from workers.verify.judge import Judge, JudgeBackend, JudgeJob, Judgement, Question
@@ -50,6 +51,15 @@ class Pairwise(PromptedJudge):
 
         comparisons_per_prompt: int | None = Field(default=None, ge=1)
         """Most pairs compared in one group, spread evenly over the attempts; null compares all K(K-1)/2."""
+
+        @model_validator(mode="after")
+        def _whole_attempts(self) -> Self:
+            if self.level == "step":
+                what = "a pairwise judge compares whole attempts: their steps have no counterparts"
+                fix = "use the judge type rubric for steps, or level: trajectory"
+                where = f"level of judge {self.source!r}"
+                raise ConfigurationError(explain(what, value="step", where=where, fix=fix))
+            return self
 
     def __init__(self, config: Judge.Config, *, backend: JudgeBackend) -> None:
         super().__init__(config, backend=backend)

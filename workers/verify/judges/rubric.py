@@ -1,4 +1,4 @@
-"""Rate each attempt by itself on a scale, by criteria in words."""
+"""Rate each attempt, or each step of it, by itself on a scale, by criteria in words."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ class Rubric(PromptedJudge):
 
     def judge(self, jobs: Sequence[JudgeJob]) -> list[Judgement]:
         scale = {"low": f"{self.rubric.low:g}", "high": f"{self.rubric.high:g}"}
-        texts = [[viewed_text(t, self.settings.view) for t in job.trajectories] for job in jobs]
+        view, level = self.settings.view, self.settings.level
+        texts = [[viewed_text(t, view, level) for t in job.trajectories] for job in jobs]
         questions = [
             self.question(job.prompt, {"completion": text}, vote=vote, **scale)
             for job, group in zip(jobs, texts, strict=True)

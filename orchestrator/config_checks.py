@@ -1,0 +1,98 @@
+"""Contradictions between the sections of a config, found before anything starts; each comes with the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+from policies.loss import Loss
+from policies.preference import PreferenceBuilder
+from workers.rollout.strategy import RolloutStrategy
+from workers.training.engine import TrainingEngine
+
+if TYPE_CHECKING:
+    from orchestrator.config import RunConfig
+    from orchestrator.stages import Stage
+
+
+def problems(config: RunConfig) -> Iterator[str]:
+    """Every contradiction between sections."""
+    yield from _grading(config)
+    yield from _sampling(config)
+    try:
+        stages = config.resolved_stages
+    except ValueError as error:
+        yield str(error)
+        return
+    for stage in stages:
+        yield from _stage(config, stage)
+
+
+def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
+    at = f"stages[{stage.index}]." if config.stages else ""
+    training = stage.training
+    loss = type(training.loss).component
+    assert issubclass(loss, Loss)
+    builder = type(stage.preferences).component
+    assert issubclass(builder, PreferenceBuilder)
+    if loss.kind != builder.kind:
+        yield (
+            f"{at}training.loss {training.loss.type!r} learns from {loss.kind} examples, but {at}preferences "
+            f"{stage.preferences.type!r} makes {builder.kind} examples. Fix: change one of the two"
+        )
+    engine = cast("type[TrainingEngine]", type(training.engine).component)
+    refused = engine.refused(
+        loss(cast(Loss.Config, training.loss)), training, config.policy.adapter
+    )
+    if refused is not None:
+        yield f"{at}training: {refused}" if at else refused
+    if builder.kind == "pair" and config.rollout.total_samples < 2:
+        yield (
+            f"rollout.samples_per_prompt is {config.rollout.samples_per_prompt}: a pair needs at least 2 attempts. "
+            "Fix: raise it, or use a thresholded builder with loss kto"
+        )
+    micro = training.micro_batch_size or training.batch_size
+    if training.batch_size % micro:
+        yield (
+            f"{at}training.batch_size {training.batch_size} is not a multiple of training.micro_batch_size {micro}"
+        )
+    recorded = getattr(training.reference, "logprobs", None) == "rollout"
+    if training.loss_mask == "completion" and recorded and loss.kind != "supervised":
+        yield (
+            f"{at}training.loss_mask is 'completion', but the sampler has no log-probs of tokens that it did not "
+            "write. Fix: set training.reference.logprobs: recompute (or loss_mask: policy, which is right)"
+        )
+    strategy = cast("type[RolloutStrategy]", type(stage.strategy).component)
+    if not strategy.samples_policy and builder.kind != "supervised":
+        yield (
+            f"{at}strategy {stage.strategy.type!r} does not sample the policy, so its tokens have no log-probs: "
+            "only supervised examples can be made of them. Fix: preferences {type: imitate} with loss {type: sft}"
+        )
+
+
+def _sampling(config: RunConfig) -> Iterator[str]:
+    if config.rollout.temperature == 0 and config.rollout.samples_per_prompt > 1:
+        yield (
+            "rollout.temperature is 0: all samples of a prompt would be equal. Fix: "
+            "raise it, or set samples_per_prompt: 1"
+        )
+
+
+def _grading(config: RunConfig) -> Iterator[str]:
+    if not config.verifiers and not config.judges:
+        yield "verifiers and judges are both empty: nothing would score a completion. Fix: give at least one"
+    elif not config.judges and all(v.level == "step" for v in config.verifiers):
+        yield (
+            "every verifier grades steps (level: step): nothing scores whole trajectories. Fix: add one with "
+            "level: trajectory"
+        )
+    if not config.evaluation_verifiers:
+        yield "nothing grades the held-out prompts. Fix: give evaluation.verifiers (judges are not used there)"
+    elif all(v.level == "step" for v in config.evaluation_verifiers):
+        yield "nothing grades the held-out prompts as a whole. Fix: give evaluation.verifiers with level: trajectory"
+    sources = [v.source for v in config.verifiers] + [j.source for j in config.judges]
+    twice = sorted({s for s in sources if sources.count(s) > 1})
+    if twice:
+        yield (
+            f"two verifiers or judges are called {', '.join(twice)}. Fix: give one of them another `name`"
+        )

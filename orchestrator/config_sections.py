@@ -1,0 +1,210 @@
+"""The sections of a config: what can be set under each key, with which defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, cast
+
+from pydantic import Field
+
+from orchestrator.prompts.source import PROMPT_SOURCES
+from policies.component import Component, Settings
+from policies.loss import LOSSES
+from policies.records import Sampling
+from policies.reference import REFERENCES, ReferenceSchedule
+from workers.rollout.engine import ENGINES
+from workers.rollout.strategy import STRATEGIES
+from workers.training.engine import TRAINING_ENGINES, AdapterSettings, TrainingOptions
+from workers.verify.verifier import VERIFIERS, Verifier
+
+
+class ResourceSettings(Settings):
+    """What one worker of a group asks Ray for."""
+
+    num_cpus: float = Field(default=0.5, ge=0)
+    """Logical CPU cores. Groups that take turns (rollout, training) may share cores."""
+    num_gpus: float = Field(default=0.0, ge=0)
+    """GPUs; a fraction shares one."""
+
+
+class PolicySettings(Settings):
+    """The model that is improved."""
+
+    model: str
+    """A local directory with safetensors weights, a Hugging Face hub id, or `smollm2-135m-instruct`
+    (the cached demo model)."""
+    revision: str | None = None
+    """Commit or tag of a hub model; null takes the newest."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Number format of the sampler's weights. Training keeps fp32 weights."""
+    adapter: AdapterSettings | None = None
+    """LoRA settings; null trains all weights."""
+
+
+class PromptSettings(Settings):
+    """Where tasks come from."""
+
+    train: Annotated[Component.Config, PROMPT_SOURCES.field()]
+    """Prompts to learn on."""
+    held_out: Annotated[Component.Config, PROMPT_SOURCES.field()]
+    """Prompts to measure on; never trained on."""
+    per_round: int = Field(default=48, ge=1)
+    """Prompts drawn in each round, without repetition until all were seen."""
+    allow_overlap: bool = False
+    """Accept prompts that stand in both sets. Off: such a run is refused before round 1."""
+
+
+class MixtureSettings(Settings):
+    """Samples that an earlier policy gives to every prompt of a round."""
+
+    rounds_ago: int = Field(default=1, ge=1)
+    """Which policy: the one that served so many rounds before; before there is one, the first of the run."""
+    samples: int = Field(ge=1)
+    """Attempts at each prompt by that policy."""
+
+
+class RolloutSettings(Settings):
+    """How attempts are sampled."""
+
+    engine: Annotated[Component.Config, ENGINES.field()] = Field(
+        default_factory=lambda: ENGINES.parse("vllm")
+    )
+    """What samples: vllm, transformers, or the scripted fake."""
+    strategy: Annotated[Component.Config, STRATEGIES.field()] = Field(
+        default_factory=lambda: STRATEGIES.parse("independent")
+    )
+    """How a prompt becomes trajectories."""
+    workers: int = Field(default=1, ge=1)
+    """Rollout actors, each with an engine of its own."""
+    resources: ResourceSettings = Field(default_factory=ResourceSettings)
+    """What each rollout actor asks for."""
+    samples_per_prompt: int = Field(default=8, ge=1)
+    """Attempts at each prompt (K)."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus: smallest set of tokens with this probability."""
+    top_k: int = Field(default=0, ge=0)
+    """Keep the k likeliest tokens; 0 keeps all."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Token budget of one policy turn."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a turn, besides the model's own terminator."""
+    prompts_per_shard: int = Field(default=16, ge=1)
+    """Prompts in one shard: the unit of work, storage, retry and resume."""
+    steps: Literal["turn", "line", "sentence"] = "turn"
+    """What a step is, for step-level verifiers and losses: a policy turn, or the lines or sentences in it."""
+    mixture: tuple[MixtureSettings, ...] = ()
+    """Samples of earlier policies, besides the `samples_per_prompt` of the serving one."""
+
+    @property
+    def total_samples(self) -> int:
+        """Attempts at each prompt, earlier policies' included."""
+        return self.samples_per_prompt + sum(m.samples for m in self.mixture)
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            max_tokens=self.max_tokens,
+            stop=self.stop,
+        )
+
+
+class VerifySettings(Settings):
+    """The verifier and judge worker groups."""
+
+    workers: int = Field(default=1, ge=1)
+    """Verifier actors; each runs every verifier in a process of its own."""
+    resources: ResourceSettings = ResourceSettings(num_cpus=0.2)
+    """What each verifier actor asks for."""
+    judge_workers: int = Field(default=1, ge=1)
+    """Judge actors, when the config has judges."""
+    judge_resources: ResourceSettings = ResourceSettings(num_cpus=0.2)
+    """What each judge actor asks for; give it a GPU when the judge is a model of ours."""
+
+
+class TrainingSettings(TrainingOptions):
+    """The update."""
+
+    engine: Annotated[Component.Config, TRAINING_ENGINES.field()] = Field(
+        default_factory=lambda: TRAINING_ENGINES.parse("trl")
+    )
+    """What applies the update: trl, or the shipped fake."""
+    loss: Annotated[Component.Config, LOSSES.field()] = Field(
+        default_factory=lambda: LOSSES.parse("dpo")
+    )
+    """The objective; `pawl components loss` lists them."""
+    reference: Annotated[ReferenceSchedule.Config, REFERENCES.field()] = Field(
+        default_factory=lambda: cast(ReferenceSchedule.Config, REFERENCES.parse("refresh"))
+    )
+    """Which weights the policy is compared with: refresh, initial, rounds_ago, moving_average."""
+    resources: ResourceSettings = Field(default_factory=ResourceSettings)
+    """What the training actor asks for."""
+
+
+class EvaluationSettings(Settings):
+    """The held-out measurement after each round, and before the first."""
+
+    samples_per_prompt: int = Field(default=8, ge=1)
+    """Attempts at each held-out prompt; the largest k of pass@k."""
+    temperature: float = Field(default=0.7, ge=0)
+    """Sampling temperature of the measurement."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus of the measurement."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Token budget of one turn; null takes rollout.max_tokens."""
+    verifiers: tuple[Annotated[Verifier.Config, VERIFIERS.field()], ...] | None = None
+    """What grades held-out attempts; null takes the run's verifiers."""
+
+
+class LimitSettings(Settings):
+    """When failures stop the round instead of being counted."""
+
+    max_failed_trajectories: float = Field(default=0.1, ge=0, le=1)
+    """Largest share of a round's trajectories that may end in a rollout error."""
+    max_verdict_errors: float = Field(default=0.5, ge=0, le=1)
+    """Largest share of a round's verdicts, per verifier or judge, that may be errors."""
+    max_skipped_rounds: int = Field(default=2, ge=1)
+    """Rounds in a row without enough examples after which the run ends with the reason."""
+
+
+class ClusterSettings(Settings):
+    """Where the workers run, and how long anything waits."""
+
+    address: str | None = None
+    """Ray cluster to join (`auto`, or `host:port`); null starts one on this machine."""
+    backend: Literal["ray", "inline"] = "ray"
+    """`inline` runs every worker inside the driver, one call at a time: for debugging and tests."""
+    num_cpus: int | None = Field(default=None, ge=1)
+    """Cores of the local cluster; null takes all. Ignored with an address."""
+    max_shards_in_flight: int = Field(default=8, ge=1)
+    """Shards between rollout and finished examples at one time."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Tries at one shard when workers die, before the round stops."""
+    start_timeout_seconds: float = Field(default=600.0, gt=0)
+    """Longest wait for a worker to be placed and to load its model."""
+    shard_timeout_seconds: float = Field(default=1800.0, gt=0)
+    """Longest wait for one shard to be sampled, verified or judged."""
+    sync_timeout_seconds: float = Field(default=300.0, gt=0)
+    """Longest wait for a sampler to load new weights."""
+    training_timeout_seconds: float = Field(default=86400.0, gt=0)
+    """Longest wait for one update."""
+
+
+class TrackingSettings(Settings):
+    """Where metrics go."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """MLflow tracking URI; a relative SQLite path is taken from the folder that `pawl run` is started in."""
+    experiment: str = "pawl"
+    """MLflow experiment; also the default name of run folders."""
+    enabled: bool = True
+    """Off: nothing is sent; the run folder has everything anyway."""
+    timeout_seconds: float = Field(default=10.0, gt=0)
+    """Longest wait for one request to the tracking server."""
+    table_rows: int = Field(default=64, ge=0)
+    """Rows of the samples and pairs tables logged in each round."""
+    register_policy: bool = False
+    """Register every accepted policy as a version of a model named after the experiment."""

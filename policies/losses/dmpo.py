@@ -1,0 +1,70 @@
+"""DMPO: DPO over turns, in which later turns count less, by the place of the turn in its own trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from policies.examples import TokenSequence
+from policies.loss import PairLoss, PairTensors, TrlLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DMPO(PairLoss):
+    """-log sigmoid(beta sum_j phi(j) Δ_j^w - beta sum_j phi(j) Δ_j^l), arXiv 2406.14868.
+
+    Δ_j is the log-ratio of turn j, summed over its tokens; phi comes from each trajectory's own number of turns,
+    which is what makes the partition function cancel between sides of unequal length. One turn on each side is DPO.
+    The released script leaves a trajectory's first turn out of its index list; here every turn of the policy counts.
+    """
+
+    class Config(PairLoss.Config):
+        """Settings of DMPO."""
+
+        gamma: float = Field(default=0.7, gt=0, le=1)
+        """Discount of a turn against the one before it; 1 lowers the weights linearly, (T - j) / T."""
+
+    config: Config
+
+    @property
+    def needs_custom_step(self) -> bool:
+        return True  # TRL knows no turns
+
+    @property
+    def weighs_tokens(self) -> bool:
+        return True
+
+    def token_weights(self, sequence: TokenSequence, other: TokenSequence) -> Sequence[float]:
+        """Weight phi(j) on each scored token of the j-th turn that has scored tokens.
+
+        Turns without any, because the two sides share them, are part of the state that the pair starts from. A scored
+        observation (`training.loss_mask: completion`) counts as its turn does.
+        """
+        scored = [i for i, m in enumerate(sequence.loss_mask) if m]
+        starts = [t.start for t in sequence.turns if any(sequence.loss_mask[t.start : t.end])]
+        weights = turn_weights(max(1, len(starts)), self.config.gamma)
+        place = [max(0, sum(start <= i for start in starts) - 1) for i in scored]
+        return [weights[j] for j in place]
+
+    def per_pair(self, pairs: PairTensors) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
+        return -logsigmoid(self.config.beta * pairs.margins)
+
+    def trl(self) -> TrlLoss:
+        return TrlLoss("sigmoid")
+
+
+def turn_weights(num_turns: int, gamma: float) -> list[float]:
+    """Weights phi(j) = gamma^j (1 - gamma^(T-j)) / (1 - gamma^T) of turns j = 0 .. T-1; the first is 1.
+
+    Example: 3 turns at gamma 0.7 weigh 1, 0.543379 and 0.223744.
+    """
+    if gamma == 1.0:  # the limit of the quotient
+        return [(num_turns - j) / num_turns for j in range(num_turns)]
+    total = 1 - gamma**num_turns
+    return [gamma**j * (1 - gamma ** (num_turns - j)) / total for j in range(num_turns)]

@@ -1,0 +1,151 @@
+"""Stages: which rounds they cover, what they change, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from orchestrator.config import RunConfig
+from orchestrator.launch import run_experiment
+from orchestrator.run_folder import RunFolder
+from policies.fake_model import write_fake_model
+from policies.records import RoundStatus
+
+ARITHMETIC = {"type": "arithmetic", "low": 2, "high": 6, "held_out": 5}
+UNPAIRED = {
+    "name": "single",
+    "rounds": 2,
+    "preferences": {"type": "thresholded"},
+    "training": {"loss": {"type": "kto"}, "learning_rate": 3e-6},
+}
+
+
+def config(model: Path, **changes: Any) -> RunConfig:
+    if not model.exists():
+        write_fake_model(model, skill=0.3)
+    tree: dict[str, Any] = {
+        "rounds": 3,
+        "policy": {"model": str(model)},
+        "prompts": {
+            "train": ARITHMETIC | {"split": "train"},
+            "held_out": ARITHMETIC | {"split": "held_out"},
+            "per_round": 6,
+        },
+        "rollout": {"engine": {"type": "fake"}, "samples_per_prompt": 4, "prompts_per_shard": 3},
+        "verifiers": [{"type": "numeric_match"}],
+        "preferences": {"type": "right_vs_wrong"},
+        "training": {"engine": {"type": "fake"}, "batch_size": 4},
+        "cluster": {"backend": "inline"},
+        "tracking": {"enabled": False},
+    }
+    return RunConfig.model_validate(tree | changes)
+
+
+def test_without_stages_the_whole_run_is_one(tmp_path: Path) -> None:
+    settings = config(tmp_path / "model")
+    (only,) = settings.resolved_stages
+    assert (only.first_round, only.last_round, only.training) == (1, 3, settings.training)
+
+
+def test_a_stage_changes_what_it_names_and_keeps_the_rest(tmp_path: Path) -> None:
+    settings = config(tmp_path / "model", stages=[UNPAIRED, "preference"])
+    single, preference = settings.resolved_stages
+    assert (single.first_round, single.last_round) == (1, 2)
+    assert (single.training.loss.type, single.training.learning_rate) == ("kto", 3e-6)
+    assert single.training.batch_size == 4, "what the stage does not name is the run's"
+    assert (preference.first_round, preference.last_round) == (3, 3)
+    assert preference.training == settings.training
+    assert [settings.example_kind(r) for r in (0, 1, 2, 3)] == ["unpaired"] * 3 + ["pair"]
+
+
+def test_the_bare_names_stand_for_a_round_of_sft_and_the_run_as_set(tmp_path: Path) -> None:
+    sft, preference = config(tmp_path / "model", stages=["sft", "preference"]).resolved_stages
+    assert (sft.last_round, sft.training.loss.type, sft.preferences.type) == (1, "sft", "imitate")
+    assert (preference.first_round, preference.last_round) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        (["warm_up"], "known: sft, preference"),
+        ([{"name": "a"}, {"name": "b"}], r"stages\[0\].rounds is missing"),
+        ([{"name": "a", "rounds": 2}], "do not add up"),
+        ([{"name": "a", "rounds": 3}, {"name": "b"}], "do not add up"),
+        ([{"name": "a", "training": {"learning_rate": -1}}], r"stages\[0\].training"),
+        ([{"name": "a", "training": {"speed": 1}}], "speed"),
+        ([{"name": "a", "training": {"resources": {"num_cpus": 1}}}], "cannot be set"),
+        ([{"name": "a", "training": {"loss": {"type": "kto"}}}], "learns from unpaired examples"),
+        ([{"name": "a", "preferences": {"type": "nothing"}}], "unknown preference builder"),
+    ],
+)
+def test_a_stage_that_cannot_work_is_refused_by_name(
+    tmp_path: Path, stages: list[Any], said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said):
+        config(tmp_path / "model", stages=stages)
+
+
+def test_unmasked_training_needs_recomputed_reference_logprobs(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="logprobs: recompute"):
+        config(tmp_path / "model", training={"engine": {"type": "fake"}, "loss_mask": "completion"})
+
+
+def test_verifiers_of_steps_alone_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="nothing scores whole trajectories"):
+        config(tmp_path / "model", verifiers=[{"type": "numeric_match", "level": "step"}])
+
+
+def test_a_run_goes_through_its_stages_with_their_own_examples(tmp_path: Path) -> None:
+    settings = config(tmp_path / "model", stages=[UNPAIRED, "preference"])
+    summary = run_experiment(settings, RunFolder(tmp_path / "run"), source="", observers=())
+    trained = (RoundStatus.IMPROVED, RoundStatus.KEPT)
+    assert [r.status in trained for r in summary.results[1:]] == [True] * 3
+    columns = [
+        set(pq.read_schema(tmp_path / f"run/rounds/000{r}/examples/shard-0000.parquet").names)
+        for r in (1, 2, 3)
+    ]
+    assert ["desirable" in names for names in columns] == [True, True, False]
+    assert ["rejected" in names for names in columns] == [False, False, True]
+
+
+def test_the_initial_reference_of_a_stage_is_the_policy_that_the_stage_began_with(
+    tmp_path: Path,
+) -> None:
+    settings = config(
+        tmp_path / "model",
+        training={"engine": {"type": "fake"}, "reference": {"type": "initial"}},
+        stages=[UNPAIRED, "preference"],
+    )
+    summary = run_experiment(settings, RunFolder(tmp_path / "run"), source="", observers=())
+    assert [r.reference.split(" (")[0] for r in summary.results[1:]] == [
+        "version 0",
+        "version 0",
+        "version 2",
+    ]
+
+
+def test_earlier_policies_give_their_share_of_the_samples(tmp_path: Path) -> None:
+    from policies.records import Trajectory
+    from policies.shards import read_records
+
+    rollout = {
+        "engine": {"type": "fake"},
+        "samples_per_prompt": 4,
+        "prompts_per_shard": 3,
+        "mixture": [{"rounds_ago": 1, "samples": 2}],
+    }
+    settings = config(
+        tmp_path / "model",
+        rollout=rollout,
+        training={"engine": {"type": "fake"}, "reference": {"type": "refresh"}},
+    )
+    run_experiment(settings, RunFolder(tmp_path / "run"), source="", observers=())
+    path = tmp_path / "run/rounds/0003/trajectories/shard-0000.parquet"
+    rows = read_records(path, Trajectory)
+    by_sample = {(t.sample_index, t.policy_version) for t in rows}
+    assert by_sample == {(0, 2), (1, 2), (2, 2), (3, 2), (4, 1), (5, 1)}
+    assert len({t.id for t in rows}) == len(rows) == 18

@@ -1,0 +1,221 @@
+"""Processes of our own for other people's code: one JSON object per line over a socket, killed as a group.
+
+A child has its own process group and an environment from an allow-list, so that no token reaches foreign code. This
+contains accidents, not attacks: code that must not be trusted at all belongs in the sandbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, TypeVar
+
+from policies.records import Record
+
+M = TypeVar("M", bound=Record)
+
+MAX_REPLY_BYTES = 4 * 2**20
+STDERR_TAIL_BYTES = 2048
+MAX_ERROR_CHARACTERS = 3000
+
+_PR_SET_PDEATHSIG = 1
+_ALLOWED = re.compile(
+    r"PATH|HOME|USER|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|LD_LIBRARY_PATH|PYTHONHASHSEED"
+    r"|\w+_NUM_THREADS|CUDA_VISIBLE_DEVICES|HF_HOME|HF_HUB_OFFLINE|HF_DATASETS_OFFLINE|TRANSFORMERS_OFFLINE"
+)
+_ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
+_CONTROL = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class ChildTimedOutError(Exception):
+    """Nothing complete came before the deadline."""
+
+
+class ChildLostError(Exception):
+    """The process hung up, or what it sent is not of the protocol."""
+
+
+class ChildProcess:
+    """A running `python -m module SOCKET_FD PARENT_PID`, and the socket to it.
+
+    Start it on a thread that lives as long as the child may: the kernel ends the child together with the thread that
+    started it, which is what makes the child die when this process is killed.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._buffer = bytearray()
+        self._killed = False
+        self._killing = threading.Lock()
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", module),
+                    *(str(theirs.fileno()), str(os.getpid())),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                env=child_environment(os.environ),
+                start_new_session=True,
+            )
+        assert self._process.stderr is not None
+        self._stderr = _Tail(self._process.stderr)
+
+    def exchange(self, line: bytes, kind: type[M], timeout_seconds: float) -> M:
+        """Send one line and return the line that comes back, as a record of `kind`.
+
+        Raises:
+            ChildTimedOutError: no whole line came in time.
+            ChildLostError: the process hung up, or sent something else.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            self._socket.settimeout(timeout_seconds)
+            self._socket.sendall(line)
+            reply = self._read_line(deadline)
+        except TimeoutError as error:
+            raise ChildTimedOutError from error
+        except OSError as error:
+            raise ChildLostError("hung up") from error
+        try:
+            return kind.model_validate_json(reply)
+        except ValueError as error:
+            raise ChildLostError(
+                f"sent what is not a {kind.__name__}: {str(error)[:300]}"
+            ) from error
+
+    def _read_line(self, deadline: float) -> bytes:
+        while (end := self._buffer.find(b"\n")) < 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise ChildTimedOutError
+            self._socket.settimeout(remaining)
+            block = self._socket.recv(65536)
+            if not block:
+                raise ChildLostError("hung up")
+            self._buffer += block
+            if len(self._buffer) > MAX_REPLY_BYTES:
+                raise ChildLostError(f"sent more than {MAX_REPLY_BYTES} bytes in one answer")
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
+
+    def epitaph(self, what: str) -> str:
+        """Kill the process and tell how it ended, with the last lines that it wrote to stderr."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+        code = self._process.returncode
+        self.kill()
+        if code is None:
+            ending = f"its process {what} and was killed"
+        elif code < 0:
+            ending = f"its process died of {_signal_name(-code)}"
+        else:
+            ending = f"its process ended with exit code {code}"
+        tail = self._stderr.text()
+        return f"{ending}; last lines of its stderr: {tail}" if tail else ending
+
+    def kill(self) -> None:
+        """Kill the process group and wait for the process; from any thread, and again does nothing."""
+        with self._killing:
+            if not self._killed:  # once: afterwards the group's number may belong to others
+                self._killed = True
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+
+
+class _Tail:
+    """Reads a pipe to its end, so that its writer never blocks, and keeps the last bytes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._kept = b""
+        self._thread = threading.Thread(target=self._drain, name="child-stderr", daemon=True)
+        self._thread.start()
+
+    def _drain(self) -> None:
+        with self._stream:
+            while block := os.read(self._stream.fileno(), 65536):
+                self._kept = (self._kept + block)[-STDERR_TAIL_BYTES:]
+
+    def text(self) -> str:
+        """The end of what was written, once the writer is gone."""
+        self._thread.join(1.0)
+        return self._kept.decode("utf-8", "replace").strip()
+
+
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables a child gets: an allow-list, and this process's import path; no tokens, no keys."""
+    allowed = {name: value for name, value in environment.items() if _ALLOWED.fullmatch(name)}
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [str(Path(entry).resolve()) for entry in sys.path]
+    if root not in paths:
+        paths.append(root)
+    defaults = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+    return defaults | allowed | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+def clean_text(text: str) -> str:
+    """Error text fit for files, terminals and comparison between runs: no control characters or addresses."""
+    text = _CONTROL.sub(" ", _ADDRESS.sub("0x..", text)).strip()
+    half = MAX_ERROR_CHARACTERS // 2
+    return text if len(text) <= MAX_ERROR_CHARACTERS else f"{text[:half]} [...] {text[-half:]}"
+
+
+def storable(text: str) -> str:
+    """`text` without lone surrogates, which neither JSON nor Parquet can carry; an exception's text may have them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def line_of(message: Record) -> bytes:
+    """A record as one line of the protocol."""
+    return message.model_dump_json().encode() + b"\n"
+
+
+def begin_as_child() -> socket.socket:
+    """Called first in the child: ties its life to the parent's and returns the socket to the parent."""
+    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
+    _die_with(parent)
+    _be_the_first_to_go()
+    return socket.socket(fileno=descriptor)
+
+
+def _die_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent's thread ends, even inside C code that holds the GIL."""
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # not Linux: the closed socket ends an idle child
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the call above took effect
+        sys.exit(1)
+
+
+def _be_the_first_to_go() -> None:
+    """Let the kernel's out-of-memory killer choose this process before the worker; write no core files."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,159 @@
+"""Any environment with the Gymnasium interface whose states can be written as text."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import re
+from typing import Any, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from policies.component import load_object
+from policies.errors import ConfigurationError, RolloutError, boundary, explain
+from policies.records import Message, Prompt
+from policies.seeds import derive_seed
+from workers.rollout.environment import Environment, Observation, observe, whole_number
+
+_WHERE = "rollout.strategy.environment"
+_NUMBER = re.compile(r"-?\d{1,9}")
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_HIGHLIGHT = re.compile(r"\x1b\[[0-9;]*m(.*?)\x1b\[0m", re.DOTALL)
+_SEED_KEY = "seed"
+
+
+class GymnasiumEnvironment(Environment):
+    """Adapts `reset(seed=) -> (obs, info)` and `step(action) -> (obs, reward, terminated, truncated, info)`.
+
+    The world is seeded by its prompt (metadata `seed`, else the prompt's id), so all samples of a prompt meet the
+    same world, and equal actions lead to equal observations.
+    """
+
+    class Config(Environment.Config):
+        """Settings of `gymnasium`."""
+
+        id: str | None = None
+        """Name in Gymnasium's registry, e.g. `FrozenLake-v1`; needs the package `gymnasium`."""
+        function: str | None = None
+        """Or your own factory, `package.module:make` or `./file.py:make`, that returns an environment."""
+        arguments: dict[str, JsonValue] = Field(default_factory=dict)
+        """Keyword arguments of the registry's `make` or of your factory, e.g. {is_slippery: false}."""
+        show: Literal["observation", "render"] = "observation"
+        """What the policy reads: `str` of the observation, or the text of `render()` (made with render_mode=ansi)."""
+        show_start: bool = True
+        """Show the first state as a message after the prompt's own. Off where the prompt says it."""
+        text: str = "{state}"
+        """The message that shows a state; `{state}` stands for it."""
+        actions: Literal["integer", "text"] | tuple[str, ...] = "integer"
+        """How a turn becomes an action: its last whole number, its text, or the number of the label that it names
+        last, e.g. [left, down, right, up]."""
+        unreadable: str = "That is no action."
+        """Said when there is no action in a turn, or none of the world's `action_space`; the world does not move."""
+        low_return: float = 0.0
+        """Sum of rewards that scores 0."""
+        high_return: float = 1.0
+        """Sum of rewards that scores 1; in between the score is linear, outside it is cut."""
+
+        @model_validator(mode="after")
+        def _fit(self) -> Self:
+            if (self.id is None) == (self.function is None):
+                raise ValueError("give exactly one of id and function")
+            if self.low_return >= self.high_return:
+                raise ValueError(
+                    f"low_return ({self.low_return}) must be below high_return ({self.high_return})"
+                )
+            if self.actions == ():
+                raise ValueError("actions names no label")
+            if "{state}" not in self.text:
+                raise ValueError("text must have {state} in it")
+            return self
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._world: Any = None
+        self._return = 0.0
+
+    def prepare(self) -> None:
+        if self.config.id is not None and importlib.util.find_spec("gymnasium") is None:
+            raise ConfigurationError(
+                explain(
+                    "the package `gymnasium` is not installed",
+                    value=self.config.id,
+                    where=f"{_WHERE}.id",
+                    fix="pip install gymnasium, or give your own factory as `function`",
+                )
+            )
+        with boundary(ConfigurationError, f"{_WHERE}: {self._named!r} cannot be made"):
+            self._world = self._make()
+            self.close()
+
+    def reset(self, prompt: Prompt, seed: int) -> tuple[Message, ...]:
+        self._world = self._make()
+        self._return = 0.0
+        # Gymnasium's own seeding takes 32 bits.
+        own = whole_number(prompt, _SEED_KEY, derive_seed("gymnasium", prompt.id) % 2**31)
+        state, _ = self._world.reset(seed=own)
+        return observe(self._shown(state)).messages if self.config.show_start else ()
+
+    def step(self, action: str) -> Observation:
+        chosen = self._action(action)
+        space = getattr(self._world, "action_space", None)
+        if chosen is None or (space is not None and not space.contains(chosen)):
+            return observe(self.config.unreadable)
+        state, reward, terminated, truncated, _ = self._world.step(chosen)
+        self._return += float(reward)
+        if terminated or truncated:
+            return Observation(messages=(), done=True)
+        return observe(self._shown(state))
+
+    def outcome(self) -> float:
+        if not math.isfinite(self._return):
+            raise RolloutError(
+                explain(
+                    "the environment's rewards do not add up to a finite number",
+                    value=self._return,
+                    where=_WHERE,
+                    fix="correct the environment's reward",
+                )
+            )
+        low, high = self.config.low_return, self.config.high_return
+        return min(1.0, max(0.0, (self._return - low) / (high - low)))
+
+    def close(self) -> None:
+        world, self._world = self._world, None
+        if hasattr(world, "close"):
+            world.close()
+
+    @property
+    def _named(self) -> str | None:
+        return self.config.id or self.config.function
+
+    def _make(self) -> Any:
+        arguments: dict[str, Any] = dict(self.config.arguments)
+        if self.config.show == "render":
+            arguments.setdefault("render_mode", "ansi")
+        if self.config.function is not None:
+            return load_object(self.config.function)(**arguments)
+        # Not a dependency of ours: type checkers would miss it where it is not installed.
+        return importlib.import_module("gymnasium").make(self.config.id, **arguments)
+
+    def _shown(self, state: object) -> str:
+        found = self._world.render() if self.config.show == "render" else state
+        # Colours of a terminal: FrozenLake marks the player's square by nothing else, so it becomes a bracket.
+        text = _HIGHLIGHT.sub(r"[\1]", str(found))
+        return self.config.text.replace("{state}", _ANSI.sub("", text).strip("\n"))
+
+    def _action(self, text: str) -> int | str | None:
+        labels = self.config.actions
+        if labels == "text":
+            return text
+        if labels == "integer":
+            numbers = _NUMBER.findall(text)
+            return int(numbers[-1]) if numbers else None
+        words = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+        named = re.findall(rf"(?<!\w)(?:{words})(?!\w)", text, re.IGNORECASE)
+        folded = [label.casefold() for label in labels]
+        return folded.index(named[-1].casefold()) if named else None

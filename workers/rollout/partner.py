@@ -1,0 +1,57 @@
+"""The partner seam: what answers the policy in one trajectory (tools, an environment, instructions)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from policies.records import Ending, Message, Probability, Prompt, ToolCall
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What follows a policy turn."""
+
+    messages: tuple[Message, ...] = ()
+    """The observation; none ends the trajectory."""
+    calls: tuple[ToolCall, ...] = ()
+    """The tool calls that the observation answers."""
+    ending: Ending | None = None
+    """Given: the trajectory ends here, for this reason."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known when a conversation has ended, whatever ended it."""
+
+    score: Probability | None = None
+    graded_turn: int | None = None
+    """Index among the policy's turns of the one that verifiers grade; None is the last one."""
+
+
+class Partner:
+    """What answers the policy in one trajectory. Its methods may block: they run in threads, one at a time."""
+
+    def opening(self, prompt: Prompt) -> tuple[Message, ...]:
+        """Messages that follow the prompt's own before the first policy turn."""
+        return ()
+
+    def tools(self) -> tuple[dict[str, object], ...]:
+        """JSON schemas for the chat template, besides the prompt's own."""
+        return ()
+
+    def reply(self, text: str, turn: int) -> Reply:
+        """Answer policy turn number `turn` (from 0), the last allowed one too. An exception makes the trajectory
+        an error.
+        """
+        raise NotImplementedError
+
+    def outcome(self) -> Outcome:
+        """Asked once, at the end, unless the trajectory is an error."""
+        return Outcome()
+
+    def close(self) -> None:
+        """Give back what the partner holds; called once, whatever happened.
+
+        After a call that did not return in time it is made while that call still runs, so that it can free it.
+        """
+        return
