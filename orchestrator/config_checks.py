@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
-from policies.loss import Loss
+from policies.loss import Loss, UnpairedLoss
 from policies.preference import PreferenceBuilder
 from workers.rollout.strategy import RolloutStrategy
 from workers.training.engine import TrainingEngine
@@ -41,11 +41,18 @@ def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
             f"{stage.preferences.type!r} makes {builder.kind} examples. Fix: change one of the two"
         )
     engine = cast("type[TrainingEngine]", type(training.engine).component)
-    refused = engine.refused(
-        loss(cast(Loss.Config, training.loss)), training, config.policy.adapter
-    )
+    objective = loss(cast(Loss.Config, training.loss))
+    refused = engine.refused(objective, training, config.policy.adapter)
     if refused is not None:
         yield f"{at}training: {refused}" if at else refused
+    wants_steps = (isinstance(objective, UnpairedLoss) and objective.reads_steps) or getattr(
+        stage.preferences, "by", ""
+    ) == "step"
+    if wants_steps and "step" not in _levels(config):
+        yield (
+            f"{at}training.loss {training.loss.type!r} or preferences {stage.preferences.type!r} learns from judged "
+            "steps, and nothing judges steps. Fix: give a verifier or a judge `level: step`"
+        )
     if builder.kind == "pair" and config.rollout.total_samples < 2:
         yield (
             f"rollout.samples_per_prompt is {config.rollout.samples_per_prompt}: a pair needs at least 2 attempts. "
@@ -81,9 +88,9 @@ def _sampling(config: RunConfig) -> Iterator[str]:
 def _grading(config: RunConfig) -> Iterator[str]:
     if not config.verifiers and not config.judges:
         yield "verifiers and judges are both empty: nothing would score a completion. Fix: give at least one"
-    elif not config.judges and all(v.level == "step" for v in config.verifiers):
+    elif _levels(config) == {"step"}:
         yield (
-            "every verifier grades steps (level: step): nothing scores whole trajectories. Fix: add one with "
+            "every verifier and judge grades steps (level: step): nothing scores whole trajectories. Fix: add one with "
             "level: trajectory"
         )
     if not config.evaluation_verifiers:
@@ -96,3 +103,8 @@ def _grading(config: RunConfig) -> Iterator[str]:
         yield (
             f"two verifiers or judges are called {', '.join(twice)}. Fix: give one of them another `name`"
         )
+
+
+def _levels(config: RunConfig) -> set[str]:
+    """What the run's verifiers and judges grade: whole trajectories, steps, or both."""
+    return {v.level for v in config.verifiers} | {j.level for j in config.judges}

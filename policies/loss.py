@@ -108,9 +108,12 @@ class Loss(Component):
 
     kind: ClassVar[ExampleKind]
 
-    config: Component.Config
+    class Config(Component.Config):
+        """Settings that every loss has: none."""
 
-    def __init__(self, config: Component.Config) -> None:
+    config: Config
+
+    def __init__(self, config: Config) -> None:
         self.config = config
 
     @property
@@ -130,7 +133,7 @@ class Loss(Component):
 class ReferencedLoss(Loss):
     """A loss of log-ratios between the policy and a reference."""
 
-    class Config(Component.Config):
+    class Config(Loss.Config):
         """Settings that every loss with a reference has."""
 
         beta: float = Field(default=0.1, gt=0)

@@ -12,15 +12,21 @@ Script = Callable[[GenerationRequest], Generation]
 
 
 class ScriptedEngine(BatchEngine):
-    """Answers with what `script` makes of a request, one request per `advance` unless told otherwise."""
+    """Answers with what `script` makes of a request; every answer takes `steps` calls of `advance`."""
 
-    def __init__(self, chat: ChatFormat, script: Script, *, batch_size: int | None = None) -> None:
-        super().__init__(batch_size=batch_size)
+    def __init__(self, chat: ChatFormat, script: Script, *, steps: int = 1) -> None:
+        super().__init__()
         self.chat = chat
         self.serving = PolicyVersion(number=1, round=1, parent=0, path="", digest="d1")
         self.heard: list[tuple[GenerationRequest, Generation]] = []
         """Every request with its answer, in the order of the answers."""
         self._script = script
+        self._steps = steps
+        self._steps_done = 0
+
+    def advance(self) -> list[tuple[int, Generation]]:
+        self._steps_done += 1
+        return super().advance() if self._steps_done % self._steps == 0 else []
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         answers = [self._script(request) for request in requests]

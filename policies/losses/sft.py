@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from policies.component import Component
 from policies.loss import SupervisedLoss, SupervisedTensors, TrlLoss
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 class SFT(SupervisedLoss):
     """-log pi(y|x) over the scored tokens, averaged; prompts and observations are read, never imitated."""
 
-    class Config(Component.Config):
+    class Config(SupervisedLoss.Config):
         """Settings of SFT."""
 
         average: Literal["tokens", "sequences"] = "tokens"

@@ -197,7 +197,7 @@ def open_arena(
         stack.callback(os.close, inherited)
         os.set_inheritable(inherited, True)
         os.environ["PAWL_ARENA_SECRET"] = "the-secret"
-        stack.callback(os.environ.pop, "PAWL_ARENA_SECRET")
+        stack.callback(os.environ.pop, "PAWL_ARENA_SECRET", None)
         victim = stack.enter_context(_victim(uid))
         aim = {
             "uid": user,

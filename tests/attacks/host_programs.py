@@ -13,7 +13,9 @@ FILES = [
     attack("write to /var/tmp", "open('/var/tmp/' + aim['stray'], 'w').write('x')"),
     attack("overwrite a file", "open(aim['secret'], 'r+').write('x')\nreached()"),
     attack("truncate a file by its name", "os.truncate(aim['secret'], 0)"),
-    attack("truncate a file opened for reading", "os.open(aim['secret'], os.O_RDONLY | os.O_TRUNC)"),
+    attack(
+        "truncate a file opened for reading", "os.open(aim['secret'], os.O_RDONLY | os.O_TRUNC)"
+    ),
     attack("remove a file", "os.unlink(aim['secret'])"),
     attack("rename a file", "os.rename(aim['secret'], aim['folder'] + '/renamed')"),
     attack("link a file", "os.link(aim['secret'], aim['folder'] + '/linked')"),
@@ -21,7 +23,9 @@ FILES = [
     attack("make a folder", "os.mkdir(aim['folder'] + '/made')"),
     attack("change a file's mode", "os.chmod(aim['secret'], 0o777)"),
     attack("change a file's times", "os.utime(aim['secret'], (1, 1))"),
-    attack("change a file's owner", "os.chown(aim['folder'] + '/secret', -1, os.getgid())\nreached()"),
+    attack(
+        "change a file's owner", "os.chown(aim['folder'] + '/secret', -1, os.getgid())\nreached()"
+    ),
     attack("set an extended attribute", "os.setxattr(aim['secret'], 'user.x', b'1')\nreached()"),
     attack("read a secret", _READS.format("open(aim['secret']).read()")),
     attack(
@@ -113,8 +117,12 @@ for folder in ('/', '/dev', '/run', '/home', '/usr/lib', '/var/tmp'):
         pass
 """,
     ),
-    attack("make a device", "os.mknod('/tmp/d-' + aim['stray'], 0o20600, os.makedev(1, 3))\nreached()"),
-    attack("write a kernel setting", "open('/proc/sys/kernel/hostname', 'w').write('x')\nreached()"),
+    attack(
+        "make a device", "os.mknod('/tmp/d-' + aim['stray'], 0o20600, os.makedev(1, 3))\nreached()"
+    ),
+    attack(
+        "write a kernel setting", "open('/proc/sys/kernel/hostname', 'w').write('x')\nreached()"
+    ),
     attack("leave by chroot", "os.chroot('/tmp')\nreached()"),
 ]
 
@@ -132,7 +140,9 @@ NETWORK = [
         "socket.socket(socket.AF_UNIX).connect('\\0' + aim['abstract'])",
     ),
     attack("connect to a Unix socket", "socket.socket(socket.AF_UNIX).connect(aim['socket'])"),
-    attack("listen on a port", "s = socket.socket()\ns.bind(('127.0.0.1', 0))\ns.listen()\nreached()"),
+    attack(
+        "listen on a port", "s = socket.socket()\ns.bind(('127.0.0.1', 0))\ns.listen()\nreached()"
+    ),
     attack("look up a name", "socket.getaddrinfo('localhost', 80)\nsocket.socket()\nreached()"),
     attack("a raw socket", "socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\nreached()"),
     attack("a netlink socket", "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)\nreached()"),
@@ -183,7 +193,9 @@ except OSError as error:
 reached()
 """,
     ),
-    attack("read the victim's memory by file", "open(f\"/proc/{aim['victim']}/mem\", 'rb')\nreached()"),
+    attack(
+        "read the victim's memory by file", "open(f\"/proc/{aim['victim']}/mem\", 'rb')\nreached()"
+    ),
     attack(
         "read the victim's environment",
         "if b'the-secret' in open(f\"/proc/{aim['victim']}/environ\", 'rb').read(): reached()",
@@ -206,7 +218,10 @@ KERNEL = [
     attack("a mount", "sysc((165, 40), b'x', b'/tmp', b'tmpfs', 0, 0)\nreached()"),
     attack("a mount by the new calls", "sysc(430, b'tmpfs', 0)\nreached()"),
     attack("io_uring", "sysc(425, 1, ctypes.create_string_buffer(128))\nreached()"),
-    attack("bpf", "sysc((321, 280), 0, ctypes.create_string_buffer(struct.pack('IIII', 2, 4, 4, 1), 128), 128)\nreached()"),
+    attack(
+        "bpf",
+        "sysc((321, 280), 0, ctypes.create_string_buffer(struct.pack('IIII', 2, 4, 4, 1), 128), 128)\nreached()",
+    ),
     attack(
         "perf events",
         "sysc((298, 241), ctypes.create_string_buffer(struct.pack('II', 1, 112), 112), 0, -1, -1, 0)\nreached()",
@@ -214,13 +229,24 @@ KERNEL = [
     attack("userfaultfd", "sysc((323, 282), 1)\nreached()"),
     attack("keys", "sysc((248, 217), b'user', b'x', b'y', 1, -4)\nreached()"),
     attack("personality", "sysc((135, 92), 0x0040000)\nreached()"),
-    attack("another filter of system calls", "sysc((317, 277), 2, 0, ctypes.create_string_buffer(1))\nreached()"),
+    attack(
+        "another filter of system calls",
+        "sysc((317, 277), 2, 0, ctypes.create_string_buffer(1))\nreached()",
+    ),
     attack(
         "type into the terminal",
         "import fcntl\nfcntl.ioctl(os.open('/dev/tty', os.O_RDWR), 0x5412, b'x')\nreached()",
     ),
-    attack("the calls of another architecture", "sysc(0x40000000 | 39)\nreached()", Status.KILLED, Status.RAISED),
-    attack("a message queue", "sysc((240, 180), b'pawl', 0o102, 0o600, 0)\nsysc((241, 181), b'pawl')\nreached()"),
+    attack(
+        "the calls of another architecture",
+        "sysc(0x40000000 | 39)\nreached()",
+        Status.KILLED,
+        Status.RAISED,
+    ),
+    attack(
+        "a message queue",
+        "sysc((240, 180), b'pawl', 0o102, 0o600, 0)\nsysc((241, 181), b'pawl')\nreached()",
+    ),
     attack("watch files", "sysc((294, 26), 0)\nreached()"),
     attack("the clock", "sysc((227, 112), 99, 0)\nreached()"),
     attack("the host's name", "socket.sethostname(socket.gethostname())\nreached()"),

@@ -152,6 +152,7 @@ while len(held) < 48:
         break
 """,
         *TOO_BIG,
+        *STOPPED,
     ),
     attack(
         "map without touching", "mmap.mmap(-1, (aim['memory_mb'] + 64) << 20)\nreached()", *TOO_BIG
@@ -230,9 +231,7 @@ resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
 reached()
 """,
     ),
-    attack(
-        "lock memory", "sysc((149, 228), mmap.mmap.__sizeof__(mmap.mmap), 4096)\nreached()"
-    ),
+    attack("lock memory", "sysc((149, 228), mmap.mmap.__sizeof__(mmap.mmap), 4096)\nreached()"),
     attack("deep recursion", "sys.setrecursionlimit(10**9)\ndef f(): f()\nf()", *TOO_BIG, *STOPPED),
     attack(
         "deep deallocation",
@@ -241,9 +240,7 @@ reached()
         *TOO_BIG,
         *STOPPED,
     ),
-    attack(
-        "a number that takes for ever", "x = 9 ** (9 ** 9)\nreached()", *STOPPED, *TOO_BIG
-    ),
+    attack("a number that takes for ever", "x = 9 ** (9 ** 9)\nreached()", *STOPPED, *TOO_BIG),
 ]
 
 TIME = [
@@ -282,9 +279,7 @@ reached()
 """,
     ),
     attack("outlive the parent", "sysc((157, 167), 1, 0, 0, 0, 0)\nreached()"),
-    attack(
-        "hang at exit", "import atexit\natexit.register(time.sleep, 30)", *STOPPED
-    ),
+    attack("hang at exit", "import atexit\natexit.register(time.sleep, 30)", *STOPPED),
 ]
 
 OUTPUT = [

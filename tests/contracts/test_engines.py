@@ -150,7 +150,7 @@ def test_what_was_abandoned_is_not_answered(engine: RolloutEngine) -> None:
     engine.submit(first)
     engine.abandon()
     kept = engine.submit(second)
-    answers = []
+    answers: list[tuple[int, Generation]] = []
     while not answers:
         answers = engine.advance()
     assert [ticket for ticket, _ in answers] == [kept]

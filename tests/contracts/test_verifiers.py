@@ -17,6 +17,7 @@ import pytest
 from policies.component import create
 from policies.errors import VerificationError
 from policies.records import (
+    Json,
     Message,
     Prompt,
     Sampling,
@@ -34,6 +35,7 @@ NAMES = list(VERIFIERS.members())
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "callable": {"function": "tests.contracts.test_verifiers:says_answer"},
+    "code_tests": {"code_from": "text"},
     "format_rules": {"must_match": [r"\d"], "max_characters": 100, "score": "share"},
     "regex_match": {"pattern": r"\d+"},
 }
@@ -78,8 +80,11 @@ def prompt_for(name: str) -> Prompt:
         source = {"type": "reasoning_gym", "dataset": "chain_sum", "size": 1}
         prompt: Prompt = create(PROMPT_SOURCES.parse(source)).load()[0]
         return prompt
+    answer: Json = [{"call": "double", "arguments": [28], "expected": 56}]
     return Prompt(
-        id="7x8", messages=(Message(role="user", content="What is 7 times 8?"),), answer=56
+        id="7x8",
+        messages=(Message(role="user", content="What is 7 times 8?"),),
+        answer=answer if name == "code_tests" else 56,
     )
 
 
@@ -97,6 +102,7 @@ def attempt(text: str) -> Trajectory:
         turns=(turn,),
         status=TrajectoryStatus.COMPLETE,
         sampling=Sampling(),
+        outcome=0.0,  # an episode that was lost, for the verifier that reads it
     )
 
 
@@ -148,7 +154,7 @@ def test_a_missing_answer_is_an_error_that_says_so(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_survive_json_and_pickle(name: str) -> None:
     config = VERIFIERS.parse(
-        {**config_of(name), "name": "mine", "weight": 2.0, "timeout_seconds": 3}
+        {**config_of(name), "name": "mine", "weight": 2.0, "timeout_seconds": 61}
     )
     assert VERIFIERS.parse(config.model_dump(mode="json")) == config
     assert pickle.loads(pickle.dumps(config)) == config

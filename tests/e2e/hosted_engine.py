@@ -26,6 +26,20 @@ class EngineHost:
         found: list[Generation] = self.engine.generate(requests)
         return found
 
+    def join(
+        self, first: Sequence[GenerationRequest], later: Sequence[GenerationRequest]
+    ) -> tuple[list[Generation], int]:
+        """Answers in order, `later` submitted when `first` was under way; and how many of `first` were done then."""
+        tickets = [self.engine.submit(each) for each in first]
+        found: dict[int, Generation] = {}
+        for _ in range(3):
+            found.update(self.engine.advance())
+        done = len(found)
+        tickets += [self.engine.submit(each) for each in later]
+        while len(found) < len(tickets):
+            found.update(self.engine.advance())
+        return [found[ticket] for ticket in tickets], done
+
     def load_policy(self, policy: PolicyVersion) -> PolicyVersion:
         self.engine.load_policy(policy)
         return self.serving()
@@ -56,6 +70,12 @@ class HostedEngine:
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         found: list[Generation] = self._call("generate", requests)
         return found
+
+    def join(
+        self, first: Sequence[GenerationRequest], later: Sequence[GenerationRequest]
+    ) -> tuple[list[Generation], int]:
+        joined: tuple[list[Generation], int] = self._call("join", first, later)
+        return joined
 
     def load_policy(self, policy: PolicyVersion) -> None:
         self._call("load_policy", policy)

@@ -83,6 +83,23 @@ def test_every_sampled_token_has_its_raw_logprob(
     assert gap(untouched, ids, generations) < SAME
 
 
+def test_requests_join_those_under_way_and_every_answer_belongs_to_its_prompt(
+    engine: HostedEngine, untouched: PolicyVersion
+) -> None:
+    questions = ["What is 7 times 8?", "Name a colour of the sky at noon."]
+    prompts = [engine.render([Message(role="user", content=q)]) for q in questions]
+    settings = Sampling(temperature=0.9, max_tokens=24)
+    first, later = ([GenerationRequest(p, settings, seed=n) for n in range(3)] for p in prompts)
+    answers, done = engine.join(first, later)
+    assert done < len(first), "the later ones joined others"
+    for ids, own in zip(prompts, (answers[:3], answers[3:]), strict=True):
+        assert gap(untouched, ids, own) < SAME
+    swapped = answers[3:], answers[:3]
+    assert any(gap(untouched, ids, g) > SAME for ids, g in zip(prompts, swapped, strict=True)), (
+        "the wrong prompt would be noticed"
+    )
+
+
 def test_a_finished_answer_keeps_the_terminator_that_the_model_wrote(engine: HostedEngine) -> None:
     _, generations = sampled(engine, count=24, max_tokens=48)
     finished = [g for g in generations if g.stop_reason is StopReason.STOP]

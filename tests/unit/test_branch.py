@@ -118,7 +118,7 @@ def test_the_engine_is_asked_for_exactly_what_was_sampled_and_the_rest_of_the_bu
 def test_there_are_exactly_k_attempts_with_indices_in_order(
     samples: int, forks: int, continuations: int, sentences: int, at: str
 ) -> None:
-    settings = {"forks": forks, "continuations": continuations, "at": at}
+    settings: dict[str, Any] = {"forks": forks, "continuations": continuations, "at": at}
     found = run(Storyteller(sentences), samples, **settings)
     assert [(t.prompt_id, t.sample_index) for t in found] == [
         (p.id, k) for p in prompts() for k in range(samples)

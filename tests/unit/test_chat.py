@@ -163,7 +163,7 @@ def test_a_template_that_refuses_a_role_says_so_as_our_own_error() -> None:
 
 
 def test_schemas_reach_a_template_that_shows_them() -> None:
-    schema = {"type": "function", "function": {"name": "python"}}
+    schema: dict[str, object] = {"type": "function", "function": {"name": "python"}}
     text = chat_of("chatml_tools").text(
         [Message(role="user", content="x")], [schema], generation_prompt=True
     )

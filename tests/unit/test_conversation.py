@@ -139,7 +139,10 @@ def test_nothing_longer_than_the_context_reaches_the_engine() -> None:
 
 
 def test_a_trajectory_takes_its_next_turn_while_another_waits_for_its_tool() -> None:
-    """The slow tool returns only when the other trajectory has had its second turn: a barrier would never end."""
+    """The slow tool returns only when the other trajectory has had its second turn: a barrier would never end.
+
+    Nor may the loop sit and wait for the tool while the engine, which needs several steps, has work.
+    """
     second_turn = threading.Event()
     order: list[str] = []
 
@@ -164,7 +167,7 @@ def test_a_trajectory_takes_its_next_turn_while_another_waits_for_its_tool() -> 
             second_turn.set()
         return hello(request)
 
-    found = run(strategy, ScriptedEngine(FakeChat(), script), prompts=2)
+    found = run(strategy, ScriptedEngine(FakeChat(), script, steps=5), prompts=2)
     assert [t.error for t in found] == [None, None]
     assert [t.prompt_id for t in found] == ["p0", "p1"], "in the order of the prompts all the same"
     assert sorted(order) == ["turn 0", "turn 0", "turn 1", "turn 1"]

@@ -20,7 +20,7 @@ from policies.records import (
 from tests.scripted_conversation import DONE, ReplyScript, WithScript, hello, run, until
 from tests.scripted_engine import ScriptedEngine
 from workers.rollout.conversation import ConversationStrategy, Outcome, Partner, Reply
-from workers.rollout.engine import Generation, GenerationRequest
+from workers.rollout.engine import Generation
 from workers.rollout.engines.fake import FakeChat
 
 FAILURES: dict[str, tuple[ReplyScript, Callable[[], Any], str]] = {
@@ -149,14 +149,19 @@ def test_an_error_while_closing_is_logged_and_changes_nothing(
     assert "stuck" in caplog.text
 
 
-def test_when_the_engine_fails_every_partner_is_closed_and_nothing_stays_in_the_engine() -> None:
-    def broken(request: GenerationRequest) -> Generation:
+class Breaking(ScriptedEngine):
+    """Fails once six requests are under way."""
+
+    def advance(self) -> list[tuple[int, Generation]]:
+        if len(self._queue) < 6:
+            return []
         raise RolloutError("out of memory")
 
-    engine = ScriptedEngine(FakeChat(), broken, batch_size=1)
+
+def test_when_the_engine_fails_every_partner_is_closed_and_nothing_stays_in_the_engine() -> None:
+    engine = Breaking(FakeChat(), hello)
     strategy = WithScript(until(2))
     with pytest.raises(RolloutError, match="out of memory"):
         run(strategy, engine, prompts=3, samples=2)
-    assert sum(asked.count("close") for asked in strategy.asked.values()) == len(strategy.seeds)
-    engine._script = hello
-    assert engine.advance() == []
+    assert list(strategy.asked.values()) == [["close", "close"]] * 3
+    assert ScriptedEngine.advance(engine) == [], "the next job begins with an idle engine"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -23,6 +23,9 @@ RELEASE = threading.Event()
 """Lets the hanging environments go at the end of a test."""
 
 
+T = TypeVar("T")
+
+
 class Scripted(Environment):
     """Does at each stage what the prompt's metadata says, e.g. {step: raise}; else it ends after `length` steps."""
 
@@ -34,7 +37,8 @@ class Scripted(Environment):
         self.metadata = prompt.metadata
         self.taken = 0
         self.closed = False
-        return self._do("reset", (Message(role="user", content="It begins."),))
+        opening: tuple[Message, ...] = (Message(role="user", content="It begins."),)
+        return self._do("reset", opening)
 
     def step(self, action: str) -> Observation:
         self.taken += 1
@@ -49,7 +53,7 @@ class Scripted(Environment):
         CLOSED.append(str(self.metadata.get("name")))
         self._do("close", None)
 
-    def _do(self, stage: str, normal: Any) -> Any:
+    def _do(self, stage: str, normal: T) -> T:
         what = self.metadata.get(stage)
         if what == "raise":
             raise ValueError(f"{stage} is broken")
@@ -57,7 +61,8 @@ class Scripted(Environment):
             raise SystemExit(3)
         if what == "hang":
             RELEASE.wait(30)
-        return GARBAGE[str(what)] if what in GARBAGE else normal
+        # Garbage is of another type than was promised: that is the point.
+        return cast(T, GARBAGE[str(what)]) if what in GARBAGE else normal
 
 
 GARBAGE: dict[str, Any] = {

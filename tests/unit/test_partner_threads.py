@@ -116,7 +116,12 @@ def test_idle_threads_end_when_released() -> None:
 def test_work_that_nobody_took_up_can_be_forgotten(gate: threading.Event) -> None:
     threads = PartnerThreads(1, timeout_seconds=60)
     started = threading.Event()
-    threads.submit(0, lambda: started.set() or gate.wait(), "first")
+
+    def first() -> bool:
+        started.set()
+        return gate.wait()
+
+    threads.submit(0, first, "first")
     assert started.wait(10)
     made: list[int] = []
     threads.submit(1, lambda: made.append(1), "second")

@@ -99,6 +99,17 @@ def test_verifiers_of_steps_alone_are_refused(tmp_path: Path) -> None:
         config(tmp_path / "model", verifiers=[{"type": "numeric_match", "level": "step"}])
 
 
+def test_a_loss_of_steps_needs_something_that_judges_steps(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "preferences": {"type": "thresholded"},
+        "training": {"engine": {"type": "fake"}, "loss": {"type": "step_kto"}},
+    }
+    with pytest.raises(ValidationError, match="nothing judges steps"):
+        config(tmp_path / "model", **changes)
+    judged = [{"type": "numeric_match"}, {"type": "numeric_match", "name": "s", "level": "step"}]
+    assert config(tmp_path / "model", verifiers=judged, **changes).rounds == 3
+
+
 def test_a_run_goes_through_its_stages_with_their_own_examples(tmp_path: Path) -> None:
     settings = config(tmp_path / "model", stages=[UNPAIRED, "preference"])
     summary = run_experiment(settings, RunFolder(tmp_path / "run"), source="", observers=())

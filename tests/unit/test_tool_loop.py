@@ -112,12 +112,11 @@ def fresh() -> None:
         record.clear()
 
 
-def loop(*tools: Mapping[str, Any], calls: Any = None, **settings: Any) -> ToolLoop:
+def loop(*tools: dict[str, Any], calls: Any = None, **settings: Any) -> ToolLoop:
+    configs = [Counting.Config(type="counting", **{"name": "a", **t}) for t in tools or ({},)]
     config = ToolLoop.Config(
         type="tool_loop",
-        tools=tuple(
-            Counting.Config(type="counting", **({"name": "a"} | t)) for t in tools or ({},)
-        ),  # type: ignore[arg-type]
+        tools=tuple(configs),
         calls=calls or Lines.Config(type="lines"),
         **settings,
     )

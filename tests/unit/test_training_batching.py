@@ -12,7 +12,7 @@ from policies.errors import DivergenceError, TrainingError
 from policies.examples import UnpairedExample
 from policies.reference import ReferencePart, ReferencePlan
 from policies.seeds import derive_rng
-from tests.training_cases import make_engine, make_loss, sequence, singles
+from tests.training_cases import make_engine, make_loss, sequence, singles, turn_singles
 from workers.training.batching import mismatched_partners, plan_batches
 from workers.training.engine import AdapterSettings
 from workers.training.steplog import StepLog
@@ -90,6 +90,30 @@ def test_partners_come_from_other_prompts_although_samples_of_a_prompt_lie_side_
         assert 0 in partner.sequence.loss_mask[len(prompt) :], "the observation stays masked"
     assert partners == mismatched_partners(examples, range(40), seed=0)
     assert partners != mismatched_partners(examples, range(40), seed=1)
+
+
+def test_a_borrowed_completion_brings_its_turns_and_steps_to_their_new_places() -> None:
+    examples = turn_singles(12, labels=(True, False))
+    for row, partner in mismatched_partners(examples, range(12), seed=0).items():
+        own, other = examples[row].sequence, examples[partner.completion_of].sequence
+        made = partner.sequence
+        assert [made.token_ids[t.start : t.end] for t in made.turns] == [
+            other.token_ids[t.start : t.end] for t in other.turns
+        ]
+        assert [(made.token_ids[s.start : s.end], s.desirable) for s in made.steps] == [
+            (other.token_ids[s.start : s.end], s.desirable) for s in other.steps
+        ]
+        assert made.steps[0].start == own.loss_mask.index(1)
+        assert made.steps[-1].end == len(made.token_ids)
+
+
+def test_the_mean_over_a_step_does_not_count_rows_repeated_to_fill_it() -> None:
+    plan = plan_batches([5, 6, 7], batch_size=2, micro_batch_size=1, epochs=2, seed=0)
+    assert plan.num_steps == 4
+    assert any(part.share == 0 for part in plan.microbatches)
+    for step, mean in enumerate(plan.means([1.0, 10.0, 100.0])):
+        rows = [r for p in plan.microbatches if p.step == step and p.share for r in p.rows]
+        assert mean == pytest.approx(sum(10.0**r for r in rows) / len(rows))
 
 
 def test_kto_on_one_prompt_is_refused_with_the_reason() -> None:

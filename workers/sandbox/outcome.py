@@ -64,7 +64,9 @@ def _status(
             return SandboxStatus.MEMORY_LIMIT, ""
         return SandboxStatus.RAISED, "" if lines else f"exit code {code}"
     by_kernel = -code in (signal.SIGKILL, signal.SIGXCPU)
-    if by_kernel and raw.cpu_seconds >= 0.9 * settings.cpu_seconds:
+    # bwrap does not pass on what its child used; a thread cannot use more than the wall clock shows.
+    used = raw.wall_seconds if backend == "bwrap" else raw.cpu_seconds
+    if by_kernel and used >= 0.9 * settings.cpu_seconds:
         return SandboxStatus.CPU_LIMIT, f"used {settings.cpu_seconds:g} s of processor time"
     return SandboxStatus.KILLED, f"died of {_name(-code)}"
 

@@ -27,7 +27,7 @@ from workers.sandbox.interpreter import (
     find_packages,
     first_uid,
 )
-from workers.sandbox.process import BOOT
+from workers.sandbox.process import BOOT, frame
 from workers.sandbox.seccomp import seccomp_program
 from workers.sandbox.settings import SandboxBackend, SandboxSettings
 
@@ -88,8 +88,7 @@ class Plan:
     def hello(self, uid: int | None) -> bytes:
         """The launcher and its policy, as the process reads them first."""
         code = self.interpreter.launcher
-        policy = json.dumps(self._policy(uid)).encode()
-        return b"%d\n%b%b\n" % (len(code), code, policy)
+        return b"%d\n%b%b" % (len(code), code, frame(self._policy(uid)))
 
     @property
     def digest(self) -> str:
@@ -131,7 +130,6 @@ class Plan:
         if self.counts_threads and contained:
             limits["RLIMIT_NPROC"] = s.max_threads + (1 if inside else 0)  # 1: bwrap's own
         return {
-            "preload": ["json", "re", "threading"],
             "folder": "/tmp" if inside else "/",
             "limits": limits if self.layers.limits else {},
             "parent": 1 if inside else os.getpid(),

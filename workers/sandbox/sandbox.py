@@ -205,8 +205,8 @@ class SandboxSession:
         else:
             result = result_of(raw, plan.backend, sandbox.settings)
             if result.status is SandboxStatus.OK:  # a cell does not end its interpreter unnoticed
-                error = "the interpreter exited (os._exit)"
-                result = dataclasses.replace(result, status=SandboxStatus.RAISED, error=error)
+                why = "the interpreter exited (os._exit)"
+                result = dataclasses.replace(result, status=SandboxStatus.RAISED, error=why)
         if self._lost:
             note = f"The interpreter was started afresh, all names are lost: {self._lost}."
             result = dataclasses.replace(result, error=f"{note}\n{result.error}".strip())

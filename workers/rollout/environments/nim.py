@@ -48,7 +48,7 @@ class Nim(Environment):
         item: str = "stones"
         """What the heap is made of, in the replies; a prompt's metadata may say `item` too."""
         ask: str = "How many do you take? Say a number from 1 to {most}."
-        """How every reply ends; `{most}` stands for the largest legal move."""
+        """How every reply ends; `{most}` stands for the largest legal move. May be empty."""
 
     config: Config
 
@@ -83,7 +83,7 @@ class Nim(Environment):
         self._left -= answer
         if self._left == 0:
             return Observation(messages=(), done=True)
-        return observe(f"I take {answer}. {self._left} {self._item} left. {self._ask()}")
+        return self._say(f"I take {answer}.")
 
     def outcome(self) -> float:
         return float(self._won)
@@ -92,10 +92,11 @@ class Nim(Environment):
         if self._warned or self.config.illegal == "loses":
             return Observation(messages=(), done=True)
         self._warned = True
-        return observe(f"That is not allowed. {self._left} {self._item} left. {self._ask()}")
+        return self._say("That is not allowed.")
 
-    def _ask(self) -> str:
-        return self.config.ask.replace("{most}", str(min(self._take, self._left)))
+    def _say(self, what: str) -> Observation:
+        ask = self.config.ask.replace("{most}", str(min(self._take, self._left)))
+        return observe(f"{what} {self._left} {self._item} left. {ask}".rstrip())
 
     def _answer(self) -> int:
         most = min(self._take, self._left)

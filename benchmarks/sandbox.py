@@ -1,0 +1,171 @@
+"""What the sandbox costs, beside a bare subprocess in the same run; and, with --attacks, what it holds.
+
+python -m benchmarks.sandbox               cold and warm latency, rate, as ratios
+python -m benchmarks.sandbox --attacks     the attack battery: one row per attack, one column per backend
+python -m benchmarks.sandbox --attacks --mutants    the same with each layer taken off
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.attacks.arena import available, open_arena
+from tests.attacks.host_programs import ATTACKS
+from workers.sandbox.interpreter import find_interpreter
+from workers.sandbox.policy import Layers
+from workers.sandbox.sandbox import Sandbox
+from workers.sandbox.settings import SandboxBackend, SandboxSettings, SandboxStatus
+
+PROGRAM = "print(1)"
+LAYERS = {
+    "": Layers(),
+    " without seccomp": Layers(seccomp=False),
+    " without Landlock": Layers(landlock=False),
+    " without limits": Layers(limits=False),
+    " with none of them": Layers(landlock=False, seccomp=False, limits=False),
+}
+
+
+def run_attacks(backend: SandboxBackend, layers: Layers) -> dict[str, list[str]]:
+    """What each attack achieved; empty where the sandbox held."""
+    with open_arena(backend, layers) as arena:
+        return {a.name: arena.attack(a)[1] for group in ATTACKS.values() for a in group}
+
+
+def attack_report(backends: list[SandboxBackend], *, mutants: bool, as_json: bool) -> int:
+    """Print the table; returns 1 when a backend with all its layers did not hold."""
+    columns = {
+        f"{backend}{name}": run_attacks(backend, layers)
+        for backend in backends
+        for name, layers in LAYERS.items()
+        if mutants or not name
+    }
+    summary = {
+        column: {"attacks": len(found), "reached": {k: v for k, v in found.items() if v}}
+        for column, found in columns.items()
+    }
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        _print_table(columns)
+    return int(any(summary[backend]["reached"] for backend in backends))
+
+
+def _print_table(columns: dict[str, dict[str, list[str]]]) -> None:
+    print("X: the attack reached its aim; .: held\n")
+    print(f"| attack | {' | '.join(columns)} |")
+    print("|---" * (len(columns) + 1) + "|")
+    for group, attacks in ATTACKS.items():
+        for attack in attacks:
+            cells = ["X" if found[attack.name] else "." for found in columns.values()]
+            print(f"| {group}: {attack.name} | {' | '.join(cells)} |")
+    totals = [f"{sum(map(bool, f.values()))} of {len(f)}" for f in columns.values()]
+    print(f"| **reached** | {' | '.join(totals)} |")
+
+
+def milliseconds(work: Callable[[], Any], repeats: int, pause: float = 0.0) -> list[float]:
+    """Sorted times of single calls."""
+    times = []
+    for _ in range(repeats):
+        time.sleep(pause)
+        started = time.perf_counter()
+        work()
+        times.append((time.perf_counter() - started) * 1000)
+    return sorted(times)
+
+
+def rate(work: Callable[[], Any], repeats: int, threads: int) -> float:
+    """Calls per second from so many threads."""
+    with ThreadPoolExecutor(threads) as pool:
+        started = time.perf_counter()
+        list(pool.map(lambda _: work(), range(repeats)))
+        return repeats / (time.perf_counter() - started)
+
+
+def bare() -> None:
+    """The yardstick: a Python process that nothing contains."""
+    command = [find_interpreter(False).executable, "-I", "-S", "-c", PROGRAM]
+    subprocess.run(command, capture_output=True, check=True)
+
+
+def cost_report(backends: list[SandboxBackend], repeats: int) -> int:
+    """Print medians, 90th percentiles and ratios to the bare process."""
+    cores = len(os.sched_getaffinity(0))
+    print(f"{cores} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}\n")
+    print("| what | median ms | p90 ms | times bare |\n|---|---|---|---|")
+    yardstick = milliseconds(bare, repeats)
+    _row("bare process", yardstick, yardstick)
+    rates = {"bare process": rate(bare, 4 * repeats, cores)}
+    for backend in backends:
+        settings = SandboxSettings(backend=backend, num_warm=cores + 1)
+        with Sandbox(settings.model_copy(update={"num_warm": 0})) as cold:
+            cold.prepare()
+            _row(f"{backend}, cold", milliseconds(lambda: _ok(cold), repeats), yardstick)
+        with Sandbox(settings) as warm:
+            warm.prepare()
+            run = milliseconds(lambda: _ok(warm), repeats, pause=0.2)
+            _row(f"{backend}, warm program", run, yardstick)
+            called = milliseconds(lambda: _called(warm), repeats, pause=0.2)
+            _row(f"{backend}, warm call of a function", called, yardstick)
+            session = warm.open_session()
+            session.run("x = 1")
+            cells = milliseconds(lambda: session.run("x"), repeats)  # noqa: B023
+            _row(f"{backend}, cell of a session", cells, yardstick)
+            session.close()
+            rates[backend] = rate(lambda: _ok(warm), 4 * repeats, cores)
+    print(f"\n| executions per second, {cores} threads | rate | share of bare |\n|---|---|---|")
+    for name, value in rates.items():
+        print(f"| {name} | {value:.0f} | {value / rates['bare process']:.2f} |")
+    return 0
+
+
+def _ok(sandbox: Sandbox) -> None:
+    result = sandbox.run(PROGRAM)
+    assert result.status is SandboxStatus.OK, result
+
+
+def _called(sandbox: Sandbox) -> None:
+    (result,) = sandbox.call("def f(x): return x", "f", [[1]])
+    assert result.value == 1, result
+
+
+def _row(name: str, times: list[float], yardstick: list[float]) -> None:
+    median, p90 = statistics.median(times), times[int(0.9 * len(times))]
+    ratio = median / statistics.median(yardstick)
+    print(f"| {name} | {median:.1f} | {p90:.1f} | {ratio:.1f} |")
+
+
+def main() -> int:
+    """Parse the command line and do one of the two."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--attacks", action="store_true")
+    parser.add_argument("--mutants", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--backends", nargs="+", default=[], help="bwrap, landlock, auto")
+    parser.add_argument("--repeats", type=int, default=40)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    backends: list[SandboxBackend] = given.backends or available()
+    if given.backends == ["auto"]:
+        with Sandbox() as sandbox:
+            backends = [sandbox.prepare()]
+    if given.attacks:
+        return attack_report(backends, mutants=given.mutants, as_json=given.json)
+    return cost_report(backends, given.repeats)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Every attack against every backend; and with one layer taken off, attacks that then succeed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from policies.errors import SandboxUnavailableError
+from tests.attacks.arena import ROOT, SETTINGS, Arena, Attack, open_arena
+from tests.attacks.host_programs import ATTACKS
+from workers.sandbox.policy import Layers, make_plan
+from workers.sandbox.probe import probe
+from workers.sandbox.settings import SandboxBackend
+
+ALL = {attack.name: attack for group in ATTACKS.values() for attack in group}
+BACKENDS: tuple[SandboxBackend, ...] = ("bwrap", "landlock")
+
+
+def need(backend: SandboxBackend) -> None:
+    """Skip where a backend cannot run at all; in CI that is a failure, because nothing would be proven."""
+    try:
+        reached = probe(make_plan(backend, SETTINGS, "need"))
+    except SandboxUnavailableError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{backend} has to be tested in CI: {error}")
+        pytest.skip(f"{backend}: {error}")
+    assert reached == []
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
+    need(request.param)
+    with open_arena(request.param) as opened:
+        yield opened
+
+
+def test_there_are_enough_attacks_and_no_name_stands_twice() -> None:
+    assert len(ALL) == sum(len(group) for group in ATTACKS.values()) >= 50
+
+
+@pytest.mark.parametrize("attack", ALL.values(), ids=lambda a: a.name.replace(" ", "-"))
+def test_the_sandbox_holds_against(arena: Arena, attack: Attack) -> None:
+    result, reached = arena.attack(attack)
+    assert reached == [], f"ended as {result.status.value}: {result.error}"
+    assert result.backend in BACKENDS
+
+
+NO_SECCOMP = Layers(seccomp=False)
+NO_LANDLOCK = Layers(landlock=False)
+NO_LIMITS = Layers(limits=False)
+MUTATIONS: list[tuple[SandboxBackend, Layers, tuple[str, ...]]] = [
+    ("landlock", NO_SECCOMP, ("daemon by double fork", "change a file's mode", "send over UDP")),
+    ("landlock", NO_SECCOMP, ("connect to a Unix socket", "slow the victim down", "watch files")),
+    ("landlock", NO_LANDLOCK, ("read a secret", "write a file outside", "list the checkout")),
+    ("landlock", NO_LANDLOCK, ("remove a file", "read the users of the machine")),
+    ("landlock", NO_LIMITS, ("map without touching", "raise the memory limit")),
+    ("bwrap", NO_SECCOMP, ("daemon by double fork", "a netlink socket", "outlive the parent")),
+    ("bwrap", NO_LIMITS, ("map without touching", "raise the memory limit")),
+]
+
+
+@pytest.mark.parametrize(
+    ("backend", "layers", "names"),
+    MUTATIONS,
+    ids=lambda v: "+".join(v).replace(" ", "-") if isinstance(v, tuple) else None,
+)
+def test_without_a_layer_attacks_reach_their_aim(
+    backend: SandboxBackend, layers: Layers, names: tuple[str, ...]
+) -> None:
+    need(backend)
+    with open_arena(backend, layers) as opened:
+        held = [name for name in names if not opened.attack(ALL[name])[1]]
+    assert held == [], "an attack that nothing holds must succeed, or the battery proves nothing"
+
+
+@pytest.mark.parametrize(
+    ("backend", "layers"),
+    [
+        ("bwrap", NO_SECCOMP),
+        ("bwrap", NO_LIMITS),
+        ("landlock", NO_SECCOMP),
+        ("landlock", NO_LANDLOCK),
+        ("landlock", NO_LIMITS),
+    ],
+)
+def test_the_probe_refuses_a_plan_with_a_layer_off(backend: SandboxBackend, layers: Layers) -> None:
+    need(backend)
+    assert probe(make_plan(backend, SETTINGS, "mutant", layers)) != []
+
+
+def test_where_user_namespaces_are_forbidden_the_fallback_is_chosen_and_holds() -> None:
+    need("bwrap")
+    bwrap = shutil.which("bwrap")
+    assert bwrap is not None
+    forbidding = [bwrap, "--dev-bind", "/", "/", "--unshare-user", "--uid", "1000", "--gid", "1000"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.sandbox",
+        "--attacks",
+        "--json",
+        "--backends",
+        "auto",
+    ]
+    done = subprocess.run(
+        [*forbidding, "--disable-userns", "--die-with-parent", "--", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    report = json.loads(done.stdout)
+    assert report["landlock"]["attacks"] >= 50
+    assert report["landlock"]["reached"] == {}
+    assert "inner layer alone" in done.stderr

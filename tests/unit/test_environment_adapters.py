@@ -1,0 +1,334 @@
+"""Environments of others: states become text, turns become actions, rewards become outcomes; bad ones are refused."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+
+from policies.component import create
+from policies.errors import ConfigurationError, InputError, RolloutError
+from policies.records import Json, Message, Prompt
+from tests.contracts.test_environments import ThreeQuestions
+from workers.rollout.environment import ENVIRONMENTS, Environment
+
+HERE = "tests.unit.test_environment_adapters"
+
+
+class Dial:
+    """A world with the Gymnasium interface: actions 0 to 2 are added up; rewards are what its maker says."""
+
+    def __init__(self, rewards: tuple[float, ...] = (0.25, 0.25, 0.5), **options: Any) -> None:
+        self.rewards = list(rewards)
+        self.options = options
+        self.action_space = self
+        self.is_closed = False
+        LAST.append(self)
+
+    def contains(self, action: object) -> bool:
+        return action in (0, 1, 2) or isinstance(action, str)
+
+    def reset(self, *, seed: int | None = None) -> tuple[str, dict[str, Any]]:
+        self.seed = seed
+        self.actions: list[object] = []
+        return f"seed {seed}", {}
+
+    def step(self, action: object) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        self.actions.append(action)
+        number = len(self.actions)
+        return f"did {action}", self.rewards[number - 1], number == len(self.rewards), False, {}
+
+    def render(self) -> str:
+        return "\n\x1b[41mS\x1b[0mFF\n\x1b[1mG\n"
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Cut(Dial):
+    """Ends by truncation."""
+
+    def step(self, action: object) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        state, reward, done, _, info = super().step(action)
+        return state, reward, False, done, info
+
+
+def fails() -> None:
+    raise OSError("no display")
+
+
+def nothing() -> object:
+    return object()
+
+
+LAST: list[Dial] = []
+
+
+def dial(
+    metadata: dict[str, Json] | None = None, name: str = "Dial", **settings: Any
+) -> Environment:
+    built: Environment = create(
+        ENVIRONMENTS.parse({"type": "gymnasium", "function": f"{HERE}:{name}", **settings})
+    )
+    built.reset(prompt(metadata), seed=1)
+    return built
+
+
+def prompt(metadata: dict[str, Json] | None = None, answer: Json = None) -> Prompt:
+    message = Message(role="user", content="Play.")
+    return Prompt(id="p", messages=(message,), metadata=metadata or {}, answer=answer)
+
+
+def world() -> Dial:
+    return LAST[-1]
+
+
+def test_the_sum_of_rewards_is_scaled_to_an_outcome() -> None:
+    environment = dial(low_return=-1.0, high_return=1.0)
+    assert environment.outcome() == 0.5
+    environment.step("1")
+    assert environment.outcome() == 0.625
+    assert not environment.step("1").done
+    assert environment.step("1").done
+    assert environment.outcome() == 1.0
+
+
+def test_a_return_outside_the_scale_is_cut() -> None:
+    environment = dial(high_return=0.1)
+    environment.step("1")
+    assert environment.outcome() == 1.0
+
+
+def test_an_episode_may_end_by_truncation_too() -> None:
+    environment = dial(name="Cut", arguments={"rewards": [1.0]})
+    assert environment.step("0").done
+
+
+@pytest.mark.parametrize(
+    ("actions", "text", "done"),
+    [
+        ("integer", "First 1, no: 2.", 2),
+        ("text", "Go north", "Go north"),
+        (["left", "right"], "not LEFT but Right.", 1),
+        (["up", "upper"], "the upper one", 1),
+        (["a+b", "c"], "a+b", 0),
+    ],
+)
+def test_a_turn_becomes_an_action(actions: object, text: str, done: object) -> None:
+    environment = dial(actions=actions)
+    environment.step(text)
+    assert world().actions == [done]
+
+
+@pytest.mark.parametrize(
+    ("actions", "text"), [("integer", "none"), ("integer", "7"), (["left"], "leftover")]
+)
+def test_what_is_no_action_of_the_world_is_told_and_moves_nothing(
+    actions: object, text: str
+) -> None:
+    environment = dial(actions=actions, unreadable="Say it again.")
+    observation = environment.step(text)
+    assert observation.messages[0].content == "Say it again."
+    assert not observation.done
+    assert world().actions == []
+
+
+def test_a_rendered_state_is_text_without_colours_and_keeps_the_marked_place() -> None:
+    environment = dial(show="render", text="{state}\nWhere?")
+    assert environment.step("1").messages[0].content == "[S]FF\nG\nWhere?"
+    assert world().options == {"render_mode": "ansi"}
+
+
+def test_the_world_is_seeded_by_its_prompt() -> None:
+    dial({"seed": 7})
+    assert world().seed == 7
+    dial()
+    first = world().seed
+    dial()
+    assert world().seed == first
+    with pytest.raises(InputError, match="metadata of prompt 'p'"):
+        dial({"seed": "x"})
+
+
+def test_the_start_may_be_left_to_the_prompt() -> None:
+    settings = {"type": "gymnasium", "function": f"{HERE}:Dial"}
+    shown: Environment = create(ENVIRONMENTS.parse(settings))
+    assert shown.reset(prompt({"seed": 7}), 1)[0].content == "seed 7"
+    hidden: Environment = create(ENVIRONMENTS.parse({**settings, "show_start": False}))
+    assert hidden.reset(prompt({"seed": 7}), 1) == ()
+
+
+def test_rewards_that_are_no_numbers_are_the_environments_fault() -> None:
+    environment = dial(arguments={"rewards": ["nan", 0.0]})
+    environment.step("1")
+    with pytest.raises(RolloutError, match=r"finite number.*Fix:"):
+        environment.outcome()
+
+
+def test_the_world_is_closed_with_the_episode() -> None:
+    environment = dial()
+    environment.close()
+    assert world().is_closed
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"function": f"{HERE}:fails"}, "cannot be made: OSError: no display"),
+        ({"function": f"{HERE}:absent"}, "has no 'absent'"),
+        ({"function": f"{HERE}:Dial", "arguments": {"rewards": 3}}, "cannot be made: TypeError"),
+    ],
+)
+def test_a_world_that_cannot_be_made_is_refused_before_the_run(
+    settings: dict[str, Any], message: str
+) -> None:
+    environment: Environment = create(ENVIRONMENTS.parse({"type": "gymnasium", **settings}))
+    with pytest.raises(ConfigurationError, match=message):
+        environment.prepare()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gymnasium") is not None, reason="gymnasium is installed"
+)
+def test_a_missing_gymnasium_is_said_with_the_way_out() -> None:
+    environment: Environment = create(
+        ENVIRONMENTS.parse({"type": "gymnasium", "id": "FrozenLake-v1"})
+    )
+    with pytest.raises(ConfigurationError, match=r"not installed.*Fix: pip install gymnasium"):
+        environment.prepare()
+
+
+def test_frozen_lake_is_won_by_its_known_path() -> None:
+    pytest.importorskip("gymnasium", reason="the real package")
+    settings = {
+        "type": "gymnasium",
+        "id": "FrozenLake-v1",
+        "arguments": {"is_slippery": False},
+        "show": "render",
+        "actions": ["left", "down", "right", "up"],
+    }
+    environment: Environment = create(ENVIRONMENTS.parse(settings))
+    environment.prepare()
+    opening = environment.reset(prompt(), 0)
+    assert opening[0].content == "[S]FFF\nFHFH\nFFFH\nHFFG"
+    for action in ("down", "down", "right", "down", "right"):
+        assert not environment.step(f"I go {action}.").done
+    assert environment.step("right").done
+    assert environment.outcome() == 1.0
+    environment.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "exactly one of id and function"),
+        ({"id": "A-v0", "function": "a:b"}, "exactly one of id and function"),
+        ({"id": "A-v0", "low_return": 1.0}, "must be below high_return"),
+        ({"id": "A-v0", "actions": []}, "names no label"),
+        ({"id": "A-v0", "text": "look"}, "must have {state} in it"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ENVIRONMENTS.parse({"type": "gymnasium", **settings})
+
+
+# The package `verifiers`, by a stand-in with the methods that are used
+
+
+class EndsItself(ThreeQuestions):
+    """Says its last word as `final_env_response`."""
+
+    async def get_prompt_messages(self, state: dict[str, Any]) -> list[dict[str, str]]:
+        found = await super().get_prompt_messages(state)
+        if state["asked"] == 2:
+            state["final_env_response"] = [{"role": "user", "content": "Enough."}]
+        return found
+
+
+class Breaks(ThreeQuestions):
+    """Notes an error in its state, as these environments do."""
+
+    async def is_completed(self, state: dict[str, Any]) -> bool:
+        state["error"] = RuntimeError("the box is gone")
+        return True
+
+
+class Pictures(ThreeQuestions):
+    """Answers with a picture."""
+
+    async def get_prompt_messages(self, state: dict[str, Any]) -> list[Any]:
+        found: list[Any] = await super().get_prompt_messages(state)
+        if state["trajectory"]:
+            found[-1] = {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}
+        return found
+
+
+class Parts(ThreeQuestions):
+    """Answers in parts of text."""
+
+    async def get_prompt_messages(self, state: dict[str, Any]) -> list[Any]:
+        found: list[Any] = await super().get_prompt_messages(state)
+        if state["trajectory"]:
+            parts = [{"type": "text", "text": "Again"}, {"type": "text", "text": "!"}]
+            found[-1] = {"role": "user", "content": parts}
+        return found
+
+
+def questions(name: str = "ThreeQuestions", **settings: Any) -> Environment:
+    built: Environment = create(
+        ENVIRONMENTS.parse({"type": "verifiers_env", "function": f"{HERE}:{name}", **settings})
+    )
+    built.prepare()
+    built.reset(prompt(answer="7"), seed=0)
+    return built
+
+
+def test_only_what_the_environment_adds_is_observed_and_its_rubric_scores() -> None:
+    environment = questions()
+    assert [m.content for m in environment.step("It is 7.").messages] == ["Again, 1."]
+    assert [m.content for m in environment.step("It is 8.").messages] == ["Again, 2."]
+    assert environment.step("7").done
+    assert environment.outcome() == pytest.approx(2 / 3)
+    environment.close()
+
+
+def test_an_episode_ends_with_the_environments_final_word() -> None:
+    environment = questions("EndsItself")
+    assert not environment.step("7").done
+    assert environment.step("7").done
+    environment.close()
+
+
+def test_the_rubrics_reward_is_scaled() -> None:
+    environment = questions(low_reward=-1.0)
+    environment.step("7")
+    assert environment.outcome() == pytest.approx(2 / 3)
+    environment.close()
+
+
+def test_an_error_in_its_state_is_an_error_and_no_score() -> None:
+    environment = questions("Breaks")
+    with pytest.raises(RolloutError, match="the box is gone"):
+        environment.step("7")
+    environment.close()
+
+
+def test_parts_of_text_are_joined_and_pictures_refused() -> None:
+    environment = questions("Parts")
+    assert environment.step("7").messages[0].content == "Again!"
+    environment.close()
+    environment = questions("Pictures")
+    with pytest.raises(RolloutError, match="no text"):
+        environment.step("7")
+    environment.close()
+
+
+def test_what_cannot_be_stepped_from_outside_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"no MultiTurnEnv.*docs/environments\.md"):
+        questions("nothing")
+    with pytest.raises(ConfigurationError, match="no display"):
+        questions("fails")
