@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import pytest
 from policies.errors import ConfigurationError, SandboxUnavailableError
 from tests.attacks.arena import ROOT, ready, tagged
 from tests.attacks.test_battery import BACKENDS, need
-from workers.sandbox.policy import make_plan
+from workers.sandbox.policy import make_plan, next_uid
+from workers.sandbox.process import spawn
 from workers.sandbox.sandbox import Sandbox
 from workers.sandbox.settings import SandboxBackend, SandboxSettings, SandboxStatus
 
@@ -234,6 +236,19 @@ def test_when_its_owner_is_killed_nothing_goes_on(sandbox: Sandbox) -> None:
     while tagged(tag) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert tagged(tag) == set()
+
+
+def test_a_start_that_is_cut_short_at_any_moment_leaves_nothing(sandbox: Sandbox) -> None:
+    plan = make_plan(sandbox.backend, LIMITS, f"short-{os.getpid()}")
+    moments = random.Random(0)
+    left = set()
+    for _ in range(40):
+        uid = next_uid()
+        process = spawn(plan.command(uid), plan.hello(uid)).result()
+        time.sleep(moments.random() * 0.03)
+        process.kill()
+        left |= tagged(plan.tag)
+    assert left == set()
 
 
 def test_a_package_is_importable_only_when_it_is_named(sandbox: Sandbox) -> None:

@@ -234,22 +234,30 @@ class Process:
             return self._dead
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
-        self._await_death(self._pidfd)
-        _, status, usage = os.wait4(self._popen.pid, 0)
-        self._popen.returncode = os.waitstatus_to_exitcode(status)
-        self._dead = (self._popen.returncode, usage.ru_utime + usage.ru_stime)
-        if self._inner is not None:
-            self._await_death(self._inner)
-            os.close(self._inner)
-        elif not self._ready:
-            self._await_hang_up()
-        os.close(self._pidfd)
-        os.close(self._info)
+        # Killed at an unlucky moment of its start, bwrap leaves its child behind; the launcher in it then finds
+        # that nobody is there to give it work, and ends.
         self._control.close()
+        try:
+            self._await_death(self._pidfd)
+            _, status, usage = os.wait4(self._popen.pid, 0)
+            self._popen.returncode = os.waitstatus_to_exitcode(status)
+            self._dead = (self._popen.returncode, usage.ru_utime + usage.ru_stime)
+            if self._inner is not None:
+                self._await_death(self._inner)
+            elif not self._ready:
+                self._await_hang_up()
+        finally:
+            self._close_files()
+        return self._dead
+
+    def _close_files(self) -> None:
+        for descriptor in (self._pidfd, self._info, self._inner):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._inner = None
         for stream in (self._stdin, self._stdout, self._stderr):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
-        return self._dead
 
     def _await_death(self, pidfd: int) -> None:
         waiting = select.poll()
