@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from orchestrator.display import one_line
 from orchestrator.families import FAMILIES
 from policies.component import Component, Family
@@ -16,6 +18,9 @@ _PLACES = {
     "prompt source": "prompts.train, prompts.held_out",
     "rollout engine": "rollout.engine",
     "rollout strategy": "rollout.strategy",
+    "tool": "rollout.strategy.tools",
+    "call format": "rollout.strategy.calls",
+    "environment": "rollout.strategy.environment",
     "verifier": "verifiers",
     "judge": "judges",
     "judge backend": "judges.N.backend",
@@ -86,9 +91,7 @@ def _setting(name: str, field: Any) -> dict[str, Any]:
     if field.is_required():
         default: Any = "required"
     else:
-        default = field.get_default(call_default_factory=True)
-        if hasattr(default, "model_dump"):
-            default = default.model_dump(mode="json")
+        default = to_jsonable_python(field.get_default(call_default_factory=True))
     about = " ".join((field.description or "").split())
     return {"name": name, "default": default, "required": field.is_required(), "about": about}
 

@@ -43,7 +43,9 @@ def make_loss(name: str, **settings: Any) -> Loss:
 def make_engine(
     name: str, loss: Loss, adapter: AdapterSettings | None = None, **options: Any
 ) -> TrainingEngine:
-    config: Any = TRAINING_ENGINES.parse({"type": name})
+    # One thread: two of them on a tiny model mostly wait for each other, the more so beside other tests.
+    threads = {"threads": 1} if name == "trl" else {}
+    config: Any = TRAINING_ENGINES.parse({"type": name, **threads})
     settings = {"precision": "fp32", "batch_size": 4, **options}
     engine: TrainingEngine = config.component(
         config, loss=loss, options=TrainingOptions(**settings), adapter=adapter

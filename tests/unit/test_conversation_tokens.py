@@ -193,6 +193,8 @@ def test_a_template_that_rewrites_history_is_refused_before_anything_runs(family
 
 
 def test_rewriting_that_was_allowed_or_never_happens_is_not_refused() -> None:
+    with pytest.raises(ConfigurationError):
+        prepare(chat_of("thoughts_dropped"), "user")
     prepare(chat_of("thoughts_dropped"), "user", rewritten_history="keep")
     prepare(chat_of("thoughts_dropped"), "user", max_turns=1)
     prepare(chat_of("thoughts_dropped"), "tool")  # it keeps thoughts since the last user message

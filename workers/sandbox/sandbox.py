@@ -28,6 +28,7 @@ from workers.sandbox.settings import (
     SandboxSettings,
     SandboxStatus,
 )
+from workers.sandbox.warden import Warden
 
 logger = logging.getLogger(__name__)
 
@@ -235,6 +236,7 @@ class _Pool:
         self._lock = threading.Lock()
         self._warm: deque[Future[Process]] = deque()
         self._closed = False
+        self._warden = Warden(plan.tag) if plan.backend == "bwrap" else None
 
     def fill(self) -> None:
         with self._lock:
@@ -276,9 +278,12 @@ class _Pool:
             self._closed = True
             warm = list(self._warm)
             self._warm.clear()
+            warden, self._warden = self._warden, None
         for future in warm:
             if future.exception() is None:
                 future.result().kill()
+        if warden is not None:
+            warden.close()
 
 
 def _never(line: bytes) -> bool:
