@@ -210,29 +210,36 @@ def test_what_does_not_start_is_our_fault_and_never_the_codes(sandbox: Sandbox) 
     assert "does not start" in result.error
 
 
-def test_when_its_owner_is_killed_nothing_goes_on(sandbox: Sandbox) -> None:
-    tag = f"orphan-{os.getpid()}-{sandbox.backend}"
-    script = (
-        "from workers.sandbox.policy import make_plan\n"
-        "from workers.sandbox.sandbox import Sandbox\n"
-        "from workers.sandbox.settings import SandboxSettings\n"
-        "s = SandboxSettings(wall_seconds=100)\n"
-        f"b = Sandbox(s, plan=make_plan({sandbox.backend!r}, s, {tag!r}))\n"
-        "print('up', flush=True)\n"
-        "b.run('import time; time.sleep(100)')\n"
+OWNER = """
+import sys
+from workers.sandbox.policy import make_plan
+from workers.sandbox.sandbox import Sandbox
+from workers.sandbox.settings import SandboxSettings
+settings = SandboxSettings(wall_seconds=100, num_warm=4)
+sandbox = Sandbox(settings, plan=make_plan(sys.argv[1], settings, sys.argv[2]))
+print("up", flush=True)
+sandbox.run("import time; time.sleep(100)")
+"""
+
+
+@pytest.mark.parametrize("delay_seconds", [0.0, 0.02, 0.3, 2.0])
+def test_when_its_owner_is_killed_nothing_goes_on(sandbox: Sandbox, delay_seconds: float) -> None:
+    tag = f"orphan-{os.getpid()}-{sandbox.backend}-{delay_seconds}"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, sandbox.backend, tag], cwd=ROOT, stdout=subprocess.PIPE
     )
-    owner = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
     try:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"up\n"
-        deadline = time.monotonic() + 30
-        while len(tagged(tag)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        deadline = time.monotonic() + 60
+        while not tagged(tag) and time.monotonic() < deadline:
+            time.sleep(0.002)
         assert tagged(tag)
+        time.sleep(delay_seconds)  # some are then half started
     finally:
         owner.kill()
         owner.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while tagged(tag) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert tagged(tag) == set()

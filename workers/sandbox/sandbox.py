@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import logging
 import secrets
 import threading
 import time
@@ -29,8 +28,6 @@ from workers.sandbox.settings import (
     SandboxStatus,
 )
 from workers.sandbox.warden import Warden
-
-logger = logging.getLogger(__name__)
 
 NUM_START_ATTEMPTS = 3
 _PR_SET_DUMPABLE = 4
