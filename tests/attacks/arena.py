@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from workers.sandbox.keeper import keeper
 from workers.sandbox.policy import Layers, make_plan, next_uid
 from workers.sandbox.sandbox import Sandbox
 from workers.sandbox.settings import SandboxBackend, SandboxResult, SandboxSettings, SandboxStatus
@@ -157,8 +158,13 @@ def tagged(tag: str) -> set[int]:
 def ready(sandbox: Sandbox) -> set[int]:
     """Processes that wait for the next execution, with their parents inside bwrap."""
     assert sandbox._pool is not None
-    waiting = [future.result().pid for future in sandbox._pool._warm]
-    found = set(waiting)
+    return descendants({future.result().pid for future in sandbox._pool._warm})
+
+
+def descendants(pids: set[int]) -> set[int]:
+    """These processes, their children, and so on."""
+    found = set(pids)
+    waiting = list(pids)
     while waiting:
         pid = waiting.pop()
         for listing in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -208,6 +214,7 @@ def open_arena(
             "tcp": listeners["a TCP port"].getsockname()[1],
             "udp": listeners["a UDP port"].getsockname()[1],
             "parent": os.getpid(),
+            "keeper": keeper().pid,
             "victim": victim.pid,
             "root": str(ROOT),
             "stray": f"pawl-{tag}",

@@ -152,6 +152,21 @@ NETWORK = [
 
 OTHERS = [
     attack("signal the parent", "os.kill(aim['parent'], signal.SIGUSR1)\nreached()"),
+    attack(
+        "signal the keeper",
+        """
+for pid in {aim['keeper'], os.getppid()} - {1}:  # 1 is bwrap's own, in its namespace
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        continue
+    reached(pid)
+""",
+    ),
+    attack(
+        "take the keeper's channel to its owner",
+        "sysc(438, os.pidfd_open(aim['keeper']), 0, 0)\nreached()",
+    ),
     attack("kill the victim", "os.kill(aim['victim'], signal.SIGKILL)\nreached()"),
     attack("signal everyone", "os.kill(-1, 0)\nreached()"),
     attack("signal the victim's group", "os.killpg(os.getpgid(aim['victim']), 0)\nreached()"),

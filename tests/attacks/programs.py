@@ -115,8 +115,7 @@ sysc((322, 281), fd, b'', argv, None, 0x1000)
     attack(
         "exec through the loader of a library folder",
         """
-import glob
-loader = glob.glob('/lib*/ld-linux*')[0]
+loader = '/lib64/ld-linux-x86-64.so.2' if x86 else '/lib/ld-linux-aarch64.so.1'
 os.execv(loader, [loader, '/bin/echo', 'REACHED'])
 """,
     ),

@@ -13,6 +13,7 @@ import pytest
 
 from policies.errors import SandboxUnavailableError
 from tests.attacks.arena import ROOT, SETTINGS, Arena, Attack, open_arena
+from tests.attacks.endings import note
 from tests.attacks.host_programs import ATTACKS
 from workers.sandbox.policy import Layers, make_plan
 from workers.sandbox.probe import probe
@@ -47,6 +48,7 @@ def test_there_are_enough_attacks_and_no_name_stands_twice() -> None:
 @pytest.mark.parametrize("attack", ALL.values(), ids=lambda a: a.name.replace(" ", "-"))
 def test_the_sandbox_holds_against(arena: Arena, attack: Attack) -> None:
     result, reached = arena.attack(attack)
+    note(result.backend, attack.name, result, reached)
     assert reached == [], f"ended as {result.status.value}: {result.error}"
     assert result.backend in BACKENDS
 
@@ -74,8 +76,13 @@ def test_without_a_layer_attacks_reach_their_aim(
     backend: SandboxBackend, layers: Layers, names: tuple[str, ...]
 ) -> None:
     need(backend)
+    held = []
+    off = ", ".join(name for name, is_on in vars(layers).items() if not is_on)
     with open_arena(backend, layers) as opened:
-        held = [name for name in names if not opened.attack(ALL[name])[1]]
+        for name in names:
+            result, reached = opened.attack(ALL[name])
+            note(f"{backend} without {off}", name, result, reached)
+            held += [] if reached else [name]
     assert held == [], "an attack that nothing holds must succeed, or the battery proves nothing"
 
 

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from policies.component import create
 from policies.records import Json, ToolCallStatus
 from workers.rollout.tool import TOOLS, Tool
+from workers.sandbox.keeper import keeper
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = list(TOOLS.members())
@@ -228,6 +229,7 @@ def children() -> set[int]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_process_is_left_when_the_tool_is_closed(name: str) -> None:
+    keeper()  # one for all sandboxes of a process, and as long as it
     before = children()
     used: Tool = create(config_of(name))
     used.prepare()

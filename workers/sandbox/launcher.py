@@ -164,7 +164,7 @@ def receive(control: IO[bytes]) -> Any:
     line = control.readline()
     if not line:
         os._exit(0)
-    return marshal.loads(control.read(int(line)))
+    return marshal.loads(control.read(int(line)))  # nosec B302 # plain values of our own process
 
 
 def _encoder() -> Callable[[Any, int], Any]:
@@ -228,7 +228,7 @@ def run_program(job: Mapping[str, Any], control: IO[bytes]) -> None:
     source = job["code"]
     module = new_module("__main__")
     try:
-        exec(compile(source, "<code>", "exec", dont_inherit=True), module.__dict__)
+        exec(compile(source, "<code>", "exec", dont_inherit=True), module.__dict__)  # nosec B102 # its purpose
     except SystemExit:
         raise
     except BaseException as error:
@@ -245,7 +245,7 @@ def answer_calls(job: Mapping[str, Any], control: IO[bytes]) -> None:
     source = job["code"]
     module = new_module("candidate")
     try:
-        exec(compile(source, "<code>", "exec", dont_inherit=True), module.__dict__)
+        exec(compile(source, "<code>", "exec", dont_inherit=True), module.__dict__)  # nosec B102 # its purpose
         function = _find(module, job["function"])
     except BaseException as error:
         reply(control, {"undefined": described(error, source)})
@@ -312,8 +312,8 @@ def run_cell(source: str, namespace: dict[str, Any]) -> None:
         final = tree.body.pop()
         assert isinstance(final, ast.Expr)
         last = ast.Expression(final.value)
-    exec(compile(tree, "<code>", "exec", dont_inherit=True), namespace)
+    exec(compile(tree, "<code>", "exec", dont_inherit=True), namespace)  # nosec B102 # its purpose
     if last is not None:
-        value = eval(compile(last, "<code>", "eval", dont_inherit=True), namespace)
+        value = eval(compile(last, "<code>", "eval", dont_inherit=True), namespace)  # nosec B307 # its purpose
         if value is not None:
             sys.stdout.write(f"{value!r}\n")

@@ -85,21 +85,21 @@ class Plan:
 
         return build
 
-    def hello(self, uid: int | None) -> bytes:
-        """The launcher and its policy, as the process reads them first."""
+    def hello(self, parent: int) -> bytes:
+        """The launcher and its policy, as a child of process `parent` reads them first."""
         code = self.interpreter.launcher
-        return b"%d\n%b%b" % (len(code), code, frame(self._policy(uid)))
+        policy = self._policy() | {"parent": 1 if self.backend == "bwrap" else parent}
+        return b"%d\n%b%b" % (len(code), code, frame(policy))
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that a verdict's containment depends on, but not on process numbers or tags."""
-        policy = {k: v for k, v in self._policy(None).items() if k != "parent"}
         parts = [
             self.backend,
             self.settings.model_dump_json(exclude={"num_warm"}),
             str(self.interpreter.version),
             hashlib.sha256(Path(__file__).with_name("launcher.py").read_bytes()).hexdigest(),
-            json.dumps(policy, sort_keys=True),
+            json.dumps(self._policy(), sort_keys=True),
             json.dumps(self._bwrap(0) if self.backend == "bwrap" else []),
         ]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
@@ -113,7 +113,7 @@ class Plan:
         """
         return self.backend == "bwrap" or os.getuid() == 0
 
-    def _policy(self, uid: int | None) -> dict[str, Any]:
+    def _policy(self) -> dict[str, Any]:
         s = self.settings
         inside = self.backend == "bwrap"
         contained = self.backend != "none"
@@ -130,16 +130,15 @@ class Plan:
         if self.counts_threads and contained:
             limits["RLIMIT_NPROC"] = s.max_threads + (1 if inside else 0)  # 1: bwrap's own
         return {
-            "folder": "/tmp" if inside else "/",
+            "folder": "/tmp" if inside else "/",  # nosec B108 # a private mount
             "limits": limits if self.layers.limits else {},
-            "parent": 1 if inside else os.getpid(),
             "landlock": self.layers.landlock and contained,
             "readable": [
                 *self.interpreter.library,
                 *self.packages.readable,
                 *(devices()),
             ],
-            "writable": ["/tmp", "/dev/null"] if inside else ["/dev/null"],
+            "writable": ["/tmp", "/dev/null"] if inside else ["/dev/null"],  # nosec B108 # a private mount
             "packages": dict(self.packages.modules),
             "seccomp": seccomp_program(own_files=inside) if filtered else None,
         }
@@ -167,11 +166,11 @@ class Plan:
             "--size",
             size,
             "--tmpfs",
-            "/tmp",
+            "/tmp",  # nosec B108 # a private mount
             "--remount-ro",
             "/",
             "--chdir",
-            "/tmp",
+            "/tmp",  # nosec B108 # a private mount
         ]
 
 

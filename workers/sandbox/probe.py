@@ -15,6 +15,7 @@ from typing import Any
 
 from policies.errors import ConfigurationError, SandboxUnavailableError, explain
 from workers.sandbox.interpreter import ENVIRONMENT
+from workers.sandbox.keeper import keeper
 from workers.sandbox.outcome import read_replies, result_of
 from workers.sandbox.policy import Plan, make_plan, next_uid
 from workers.sandbox.process import Budget, spawn
@@ -184,7 +185,7 @@ def probe(plan: Plan) -> list[str]:
     with _victims() as aim, _inheritable():
         aim["memory"] = (plan.settings.memory_mb + 64) * 2**20
         uid = next_uid()
-        process = spawn(plan.command(uid), plan.hello(uid)).result()
+        process = spawn(plan.command(uid), plan.hello, keeper).result()
         try:
             report = process.wait_ready()
             missing = _missing_layers(plan, report)
@@ -234,7 +235,7 @@ def _missing_layers(plan: Plan, report: dict[str, Any]) -> list[str]:
 def _victims() -> Iterator[dict[str, Any]]:
     """Things on this machine that an attack may reach if nothing holds it: open to every user on purpose."""
     with tempfile.TemporaryDirectory(prefix="pawl-probe-") as folder, socket.socket() as listener:
-        os.chmod(folder, 0o777)
+        os.chmod(folder, 0o777)  # nosec B103 # a folder made to be attacked
         secret = Path(folder) / "secret"
         secret.write_text("secret", encoding="ascii")
         secret.chmod(0o644)

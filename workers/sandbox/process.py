@@ -1,4 +1,4 @@
-"""One contained process: started from a thread that lives on, fed, read with byte caps, killed, and seen dead."""
+"""One contained process: started ahead of need by the keeper, fed, read with byte caps, killed, and seen dead."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import json
 import marshal
 import os
 import select
-import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +18,7 @@ from typing import Any, Literal
 
 from policies.errors import SandboxUnavailableError
 from workers.sandbox.interpreter import ENVIRONMENT
+from workers.sandbox.keeper import Keeper
 
 MARK = "# pawl sandbox"
 """Opens the program text of every contained process, so that they can be found in a process list."""
@@ -30,6 +29,8 @@ g = {{"__name__": "launcher"}}
 exec(marshal.loads(f.read(int(f.readline()))), g)
 g["main"](f)
 """
+CONTROL, INFO = 3, 4
+"""Descriptors of a contained process besides the standard ones, until the launcher has read them."""
 START_SECONDS = 30.0
 DEATH_SECONDS = 10.0
 WATCH_SECONDS = 0.05
@@ -65,8 +66,6 @@ class Raw:
 
 @cache
 def _spawner() -> ThreadPoolExecutor:
-    # The kernel kills a contained process when the thread that started it ends, so that it cannot outlive
-    # us: hence one thread that lives as long as this process does.
     return ThreadPoolExecutor(1, thread_name_prefix="sandbox-spawner")
 
 
@@ -76,59 +75,62 @@ def frame(message: Mapping[str, Any]) -> bytes:
     return b"%d\n%b" % (len(data), data)
 
 
-def spawn(command: Callable[[int, int], list[str]], hello: bytes) -> Future[Process]:
-    """Start a process ahead of need; `command` is told the file descriptors for control and for bwrap's report."""
-    return _spawner().submit(Process, command, hello)
+def spawn(
+    command: Callable[[int, int], list[str]],
+    hello: Callable[[int], bytes],
+    keeper: Callable[[], Keeper],
+) -> Future[Process]:
+    """Start a process ahead of need.
+
+    Args:
+        command: what to start, told the descriptors for control and for bwrap's report.
+        hello: what the process reads first, told the process number of its parent.
+        keeper: who starts it.
+    """
+    return _spawner().submit(lambda: Process(command, hello, keeper()))
 
 
 class Process:
-    """A contained process. Its constructor must run on the spawner's thread."""
+    """A contained process."""
 
-    def __init__(self, command: Callable[[int, int], list[str]], hello: bytes) -> None:
-        self._control, theirs = socket.socketpair()
+    def __init__(
+        self,
+        command: Callable[[int, int], list[str]],
+        hello: Callable[[int], bytes],
+        keeper: Keeper,
+    ) -> None:
+        self._keeper = keeper
+        self._control, their_control = socket.socketpair()
         self._info, their_info = os.pipe()
+        their_stdin, stdin = os.pipe()
+        stdout, their_stdout = os.pipe()
+        stderr, their_stderr = os.pipe()
+        self._stdin = os.fdopen(stdin, "wb", buffering=0)
+        self._stdout = os.fdopen(stdout, "rb", buffering=0)
+        self._stderr = os.fdopen(stderr, "rb", buffering=0)
         self._inner: int | None = None
+        self._pidfd: int | None = None
+        theirs = [their_stdin, their_stdout, their_stderr, their_control.fileno(), their_info]
         try:
-            self._popen = subprocess.Popen(
-                command(theirs.fileno(), their_info),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=[theirs.fileno(), their_info],
-                env=ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,
-                bufsize=0,
-            )
+            self.pid = keeper.start(command(CONTROL, INFO), ENVIRONMENT, theirs)
+            self._pidfd = os.pidfd_open(self.pid)
         except BaseException:
             self._control.close()
-            os.close(self._info)
+            self._close_files()
             raise
         finally:
-            theirs.close()
-            os.close(their_info)
-        self._pidfd = os.pidfd_open(self._popen.pid)
-        assert self._popen.stdin is not None
-        assert self._popen.stdout is not None
-        assert self._popen.stderr is not None
-        self._stdin, self._stdout, self._stderr = (
-            self._popen.stdin,
-            self._popen.stdout,
-            self._popen.stderr,
-        )
+            their_control.close()
+            for descriptor in (their_stdin, their_stdout, their_stderr, their_info):
+                os.close(descriptor)
         for stream in (self._stdin, self._stdout, self._stderr):
             os.set_blocking(stream.fileno(), False)
         self._control.setblocking(False)
         self._unread = bytearray()
-        self._outgoing = bytearray(hello)
+        self._outgoing = bytearray(hello(keeper.pid))
         self._ready = False
-        self._dead: tuple[int, float] | None = None
+        self._dead: tuple[int | None, float] | None = None
         with contextlib.suppress(OSError):  # gone already: wait_ready says so
             self._send()
-
-    @property
-    def pid(self) -> int:
-        return self._popen.pid
 
     def wait_ready(self, seconds: float = START_SECONDS) -> dict[str, Any]:
         """What the launcher says of its layers, once all of them hold.
@@ -137,7 +139,8 @@ class Process:
             SandboxUnavailableError: it did not start; the process is dead.
         """
         raw = self._pump(Budget(seconds, BLOCK), None, lambda line: True)
-        if raw.ending == "done":
+        # Somebody may have killed it since it was ready, or the keeper, with whom it dies.
+        if raw.ending == "done" and self._keeper.serves and not self._has_died():
             line, _, rest = raw.control.partition(b"\n")
             self._unread = bytearray(rest)
             report: dict[str, Any] = json.loads(line)
@@ -148,6 +151,12 @@ class Process:
         text = raw.stderr.decode("utf-8", "replace").strip()[-600:]
         how = f"took more than {seconds:g} s" if raw.ending == "wall" else f"exit {raw.exit_code}"
         raise SandboxUnavailableError(f"the sandbox does not start ({how}): {text}")
+
+    def _has_died(self) -> bool:
+        assert self._pidfd is not None
+        waiting = select.poll()  # select() takes no descriptor above 1023
+        waiting.register(self._pidfd, select.POLLIN)
+        return bool(waiting.poll(0))
 
     def _watch_inner(self) -> None:
         os.set_blocking(self._info, False)
@@ -169,6 +178,9 @@ class Process:
 
         A process that hit a limit, or that ended, is dead and reaped on return.
 
+        Raises:
+            SandboxUnavailableError: how it ended is not known, because somebody killed the keeper.
+
         Args:
             job: goes to the launcher; plain values only.
             budget: limits, kept from outside.
@@ -179,6 +191,10 @@ class Process:
         raw = self._pump(budget, stdin, is_done)
         if raw.ending != "done":
             raw.exit_code, raw.cpu_seconds = self.kill()
+            if raw.exit_code is None:
+                raise SandboxUnavailableError(
+                    "the sandbox's keeper was lost, and with it this execution"
+                )
         return raw
 
     def _send(self) -> None:
@@ -224,24 +240,31 @@ class Process:
             return 0
         return int(text.rpartition(")")[2].split()[17])
 
-    def kill(self) -> tuple[int, float]:
-        """Kill everything, reap it, make sure that nothing is left; returns exit code and CPU seconds.
+    def kill(self) -> tuple[int | None, float]:
+        """Kill everything, reap it, make sure that nothing is left; calling it again does nothing.
+
+        Returns:
+            Exit code and CPU seconds; no exit code when the keeper was lost before it could tell.
 
         Raises:
             SandboxUnavailableError: something survived.
         """
         if self._dead is not None:
             return self._dead
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        # Killed at an unlucky moment of its start, bwrap leaves its child behind; the launcher in it then finds
-        # that nobody is there to give it work, and ends.
+        assert self._pidfd is not None
+        self._dead = (None, 0.0)
         self._control.close()
         try:
+            # Killed at an unlucky moment of its start, bwrap leaves its child behind: the keeper ends that as well.
+            with contextlib.suppress(
+                SandboxUnavailableError
+            ):  # lost: then the kernel kills in its place
+                self._keeper.kill(self.pid)
             self._await_death(self._pidfd)
-            _, status, usage = os.wait4(self._popen.pid, 0)
-            self._popen.returncode = os.waitstatus_to_exitcode(status)
-            self._dead = (self._popen.returncode, usage.ru_utime + usage.ru_stime)
+            with contextlib.suppress(
+                SandboxUnavailableError
+            ):  # lost: dead all the same, as just seen
+                self._dead = self._keeper.reap(self.pid)
             if self._inner is not None:
                 self._await_death(self._inner)
             elif not self._ready:
@@ -294,6 +317,7 @@ class _Streams:
         ):
             self._inputs[descriptor] = target
             self._poll.register(descriptor, select.POLLIN)
+        assert process._pidfd is not None
         self._poll.register(process._pidfd, select.POLLIN)
 
     def turn(self, deadline: float, *, watch: bool) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from policies.errors import SandboxUnavailableError
 from policies.records import Json
+from workers.sandbox.keeper import keeper
 from workers.sandbox.outcome import read_cell, read_replies, result_of
 from workers.sandbox.policy import Plan, next_uid
 from workers.sandbox.probe import choose_plan
@@ -27,7 +28,6 @@ from workers.sandbox.settings import (
     SandboxSettings,
     SandboxStatus,
 )
-from workers.sandbox.warden import Warden
 
 NUM_START_ATTEMPTS = 3
 _PR_SET_DUMPABLE = 4
@@ -233,7 +233,6 @@ class _Pool:
         self._lock = threading.Lock()
         self._warm: deque[Future[Process]] = deque()
         self._closed = False
-        self._warden = Warden(plan.tag) if plan.backend == "bwrap" else None
 
     def fill(self) -> None:
         with self._lock:
@@ -268,19 +267,16 @@ class _Pool:
 
     def _start(self) -> Future[Process]:
         uid = self._plan.uid or next_uid()
-        return spawn(self._plan.command(uid), self._plan.hello(uid))
+        return spawn(self._plan.command(uid), self._plan.hello, keeper)
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
             warm = list(self._warm)
             self._warm.clear()
-            warden, self._warden = self._warden, None
         for future in warm:
             if future.exception() is None:
                 future.result().kill()
-        if warden is not None:
-            warden.close()
 
 
 def _never(line: bytes) -> bool:
