@@ -19,11 +19,12 @@ FLAKY = [
     "rollout.strategy.cut_turns=answer",
     "rollout.mixture=[]",
     "rollout.samples_per_prompt=8",
-    "prompts.per_round=24",
-    # Twelve runs on two cores: an adapter costs about half of full fine-tuning and learns at least as fast here.
+    # Twelve runs on two cores: few prompts, small batches, and an adapter, which costs half of full fine-tuning.
+    "prompts.per_round=16",
     "policy.adapter={rank: 16, alpha: 32}",
     "training.learning_rate=2.0e-4",
-    "evaluation.samples_per_prompt=6",
+    "training.batch_size=4",
+    "evaluation.samples_per_prompt=4",
     # A failed call is what this experiment is about: winners that recovered from one are kept.
     "preferences.drop_failed_calls=no",
 ]

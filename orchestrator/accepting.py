@@ -10,6 +10,7 @@ from orchestrator.phases import Collected, Evaluated, Trained
 from orchestrator.publishing import sync
 from orchestrator.round_metrics import collection_metrics, training_metrics
 from orchestrator.run import RoundScope
+from policies.files import remove_tree
 from policies.records import PolicyVersion, RoundResult, RoundStatus
 
 HEADLINE = "eval/pass@1"
@@ -29,17 +30,20 @@ def measure_untrained(scope: RoundScope, measured: Evaluated) -> RoundResult:
 
 
 def finish_unchanged(scope: RoundScope, collected: Collected, trained: Trained) -> RoundResult:
-    """A round without an update: the policy stays, its last measurement still holds."""
+    """A round without an update, or with one that diverged: the policy stays, its last measurement still holds."""
+    remove_tree(scope.folder.checkpoints)
     last = scope.run.journal.results()[-1]
     held_out = {k: v for k, v in last.metrics.items() if k.startswith("eval/")}
+    abandoned = {"train/nonfinite_steps": 1.0} if trained.diverged else {}
+    status = RoundStatus.DIVERGED if trained.diverged else RoundStatus.SKIPPED
     return RoundResult(
         round=scope.index,
-        status=RoundStatus.SKIPPED,
+        status=status,
         before=scope.policy.number,
         after=scope.policy.number,
         reference=str(trained.reference),
-        reason=f"skipped: {trained.skipped_because}",
-        metrics=collection_metrics(collected) | held_out,
+        reason=f"{status.value}: {trained.skipped_because}",
+        metrics=collection_metrics(collected) | abandoned | held_out,
     )
 
 
@@ -52,6 +56,7 @@ def accept(
 ) -> RoundResult:
     """Decide on the candidate; when it is refused the samplers serve the old version again."""
     run = scope.run
+    remove_tree(scope.folder.checkpoints)
     best = serving_metrics(scope)
     decision = run.acceptance.decide(measured.metrics, best)
     if decision.accepted:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
+from orchestrator.activity import Watch, WatchedCluster
 from orchestrator.config import RunConfig
 from orchestrator.drawing import check_same_prompts
 from orchestrator.events import EventKind, EventLog
 from orchestrator.journal import Journal
+from orchestrator.lease import Fence
+from orchestrator.leftovers import remove_leftovers
 from orchestrator.model_files import resolve_model
 from orchestrator.phases import Drawn, Phase
 from orchestrator.prompts.overlap import check_overlap
+from orchestrator.quarantine import Quarantine
 from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
 from orchestrator.stopping import StopRequest
+from orchestrator.storage import mirroring
 from orchestrator.tracker import Tracker
 from orchestrator.worker_groups import start_groups
 from policies.component import create
@@ -28,21 +34,32 @@ from workers.inline import InlineCluster
 
 @contextmanager
 def assemble(
-    config: RunConfig, folder: RunFolder, *, events: EventLog, tracker: Tracker, stop: StopRequest
+    config: RunConfig,
+    folder: RunFolder,
+    *,
+    fence: Fence,
+    events: EventLog,
+    tracker: Tracker,
+    stop: StopRequest,
 ) -> Iterator[Run]:
     """Open everything a run needs, in order of cost; close it whatever happens."""
-    journal = Journal(folder.journal)
+    journal = Journal(folder.journal, guard=fence)
+    remove_leftovers(folder, journal.next_round())
     train, held_out = load_prompts(config)
     recorded = journal.find(0, Phase.DRAW, Drawn)
     if recorded is not None:
         check_same_prompts(recorded, train, held_out)
-    store = PolicyStore(folder.policies)
-    store.discard_unpublished()
+    store = PolicyStore(folder.policies, guard=fence)
     initial = store.adopt_initial(resolve_model(config.policy))
     served = [result.after for result in journal.results()]
     policy = store.get(served[-1]) if served else initial
-    cluster = _cluster(config)
-    try:
+    watch = Watch(folder, config.cluster.silence_timeout_seconds, events.warn)
+    cluster = WatchedCluster(_cluster(config, folder, journal, fence.epoch, events), watch)
+    settings, warn = config.storage, events.warn
+    with (
+        closing(cluster),
+        mirroring(settings, folder, epoch=fence.epoch, on_warning=warn) as mirror,
+    ):
         started = time.monotonic()
         events.emit(EventKind.WORKERS_STARTING)
         groups = start_groups(cluster, config, folder, store, policy)
@@ -50,6 +67,8 @@ def assemble(
         yield Run(
             config=config,
             folder=folder,
+            fence=fence,
+            quarantine=Quarantine(folder),
             journal=journal,
             events=events,
             store=store,
@@ -60,9 +79,8 @@ def assemble(
             acceptance=create(config.acceptance),
             train_prompts=train,
             held_out_prompts=held_out,
+            mirror=mirror,
         )
-    finally:
-        cluster.close()
 
 
 def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
@@ -97,9 +115,38 @@ def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
     return train, held_out
 
 
-def _cluster(config: RunConfig) -> Cluster:
+def _cluster(
+    config: RunConfig, folder: RunFolder, journal: Journal, epoch: int, events: EventLog
+) -> Cluster:
     if config.cluster.backend == "inline":
         return InlineCluster()
     from workers.pool import RayCluster
 
-    return RayCluster(address=config.cluster.address, num_cpus=config.cluster.num_cpus)
+    asked = config.cluster
+    return RayCluster(
+        address=asked.address,
+        num_cpus=asked.num_cpus,
+        run=json.loads(folder.identity.read_text(encoding="utf-8"))["run_id"],
+        epoch=epoch,
+        allow_insecure=asked.allow_insecure,
+        max_restarts=asked.max_restarts,
+        lost_after_seconds=asked.lost_after_seconds,
+        was_running=bool(journal.entries),
+        keep=named_secrets(config),
+        on_warning=events.warn,
+    )
+
+
+def named_secrets(config: RunConfig) -> set[str]:
+    """Environment variables with secrets that the config names for workers: those of judges, and pass_secrets."""
+    found = set(config.cluster.pass_secrets)
+    waiting: list[object] = [judge.model_dump() for judge in config.judges]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if isinstance(name := value.get("api_key_env"), str):
+                found.add(name)
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+    return found

@@ -1,46 +1,32 @@
 """The `pawl` command. Imports nothing heavy: what a command needs is imported inside it.
 
-Exit codes: 0 done, 1 failed, 2 refused (config, input or usage), 130 interrupted and resumable.
+Exit codes: 0 done; 1 failed; 2 refused (config, input or usage); 3 the state of a run is corrupt or foreign;
+75 temporary, the same command may succeed later; 130 interrupted by Ctrl-C. 2 and 3 are not worth a retry.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from orchestrator.cli_inspect import (
-    JsonOption,
-    RunArgument,
-    components,
-    schema,
-    show,
-    status,
-    trace,
-    ui,
+from orchestrator.cli_doctor import doctor
+from orchestrator.cli_inspect import JsonOption, components, schema, show, status, trace, ui
+from orchestrator.cli_output import complain, console, guarded, say, say_json
+from orchestrator.cli_run import (
+    ConfigArgument,
+    NameOption,
+    OverridesArgument,
+    RunsDirOption,
+    resume,
+    run,
 )
-from orchestrator.cli_output import (
-    INTERRUPTED,
-    REFUSED,
-    complain,
-    console,
-    debugging,
-    guarded,
-    say,
-    say_json,
-    show_rounds,
-)
-from policies.errors import ConfigurationError, InputError, PawlError, ResumeError
-
-if TYPE_CHECKING:
-    from orchestrator.config import RunConfig
-    from orchestrator.launch import RunSummary
-    from orchestrator.run_folder import RunFolder
+from orchestrator.cli_verify import verify
+from policies.errors import REFUSED, ConfigurationError
 
 app = typer.Typer(
     name="pawl",
@@ -50,18 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-ConfigArgument = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")
-]
-OverridesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. training.loss.beta=0.2"),
-]
-RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")]
-NameOption = Annotated[
-    str | None, typer.Option("--name", help="Name of the run; default <experiment>-<number>.")
-]
 
 
 def _version(wanted: bool) -> None:
@@ -89,125 +63,29 @@ def common(
 
 @app.command()
 @guarded
-def run(
-    config: ConfigArgument,
-    overrides: OverridesArgument = None,
-    name: NameOption = None,
-    runs_dir: RunsDirOption = Path("runs"),
-) -> None:
-    """Run an experiment: all rounds of CONFIG, into RUNS_DIR/NAME."""
-    from orchestrator.config_files import load_config, resolve_tracking
-    from orchestrator.plan import make_plan
-    from orchestrator.plan_lines import refuse_what_cannot_run
-    from orchestrator.run_naming import new_run_folder
-
-    loaded = load_config(config, overrides or ())
-    resolved = resolve_tracking(loaded.config, Path.cwd())
-    folder = new_run_folder(runs_dir, name, resolved.tracking.experiment)
-    plan = make_plan(resolved, run_folder=folder.path)
-    refuse_what_cannot_run(plan)
-    for line in plan.of("warning"):
-        complain(f"warning: {line.what}: {line.found}")
-    say(f"run folder: {folder.path}")
-    _drive(folder, _starter(resolved, folder, loaded.source))
-
-
-def _starter(
-    config: RunConfig, folder: RunFolder, source: str
-) -> Callable[[list[Any]], RunSummary]:
-    def start(observers: list[Any]) -> RunSummary:
-        from orchestrator.launch import run_experiment
-
-        return run_experiment(config, folder, source=source, observers=observers)
-
-    return start
-
-
-@app.command()
-@guarded
-def resume(run_dir: RunArgument) -> None:
-    """Go on with an interrupted or failed run where it stopped."""
-    from orchestrator.inspect_run import read_config, results_of, run_status
-    from orchestrator.run_folder import open_run
-
-    folder = open_run(run_dir)
-    planned = read_config(folder).get("rounds")
-    done = results_of(folder)
-    if run_status(folder)["state"] == "finished" and done and done[-1].round == planned:
-        say(f"{folder.path} has finished all its rounds: there is nothing to resume")
-        show_rounds(folder)
-        return
-
-    def start(observers: list[Any]) -> RunSummary:
-        from orchestrator.launch import resume_experiment
-
-        return resume_experiment(folder, observers)
-
-    _drive(folder, start)
-
-
-def _drive(folder: RunFolder, start: Callable[[list[Any]], RunSummary]) -> None:
-    """Run or resume, with progress; then the table and what to type next."""
-    from orchestrator.display import LiveProgress, observers_for, one_line
-    from orchestrator.inspect_run import read_config
-
-    _set_up_logging()
-    observers = observers_for(console())
-    try:
-        summary = start(list(observers))
-    except KeyboardInterrupt:
-        complain(
-            f"interrupted; nothing that finished is lost. Go on with: pawl resume {folder.path}"
-        )
-        raise typer.Exit(INTERRUPTED) from None
-    except (ConfigurationError, InputError, ResumeError):
-        raise
-    except PawlError:
-        if folder.identity.exists():
-            complain(
-                f"the run failed; what finished is kept. After the cause is gone: pawl resume {folder.path}"
-            )
-        raise
-    finally:
-        for observer in observers:
-            if isinstance(observer, LiveProgress):
-                observer.stop()
-    say(one_line(summary.reason, 400))
-    show_rounds(folder)
-    tracked = (read_config(folder).get("tracking") or {}).get("enabled", True)
-    for command in ("status", "show", "ui") if tracked else ("status", "show"):
-        say(f"  pawl {command} {folder.path}")
-
-
-def _set_up_logging() -> None:
-    import logging
-
-    logging.basicConfig(
-        level=logging.DEBUG if debugging() else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    # Warnings of the run are events already, and shown by the observer.
-    logging.getLogger("orchestrator.events").setLevel(logging.ERROR)
-
-
-@app.command()
-@guarded
 def validate(
     config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False
 ) -> None:
-    """Check a config without starting anything (see also `pawl plan`)."""
+    """Check a config and its prompt files without starting anything (see also `pawl plan`)."""
     from orchestrator.config_files import load_config
+    from orchestrator.plan_inputs import check_prompts
+    from orchestrator.plan_lines import refuse_what_cannot_run
+    from orchestrator.run_config import sealed
 
     try:
         loaded = load_config(config, overrides or ())
+        looked_at = check_prompts(loaded.config)
+        refuse_what_cannot_run(looked_at)
     except ConfigurationError as error:
         if not as_json:
             raise
         say_json({"valid": False, "problems": str(error).splitlines()})
         raise typer.Exit(REFUSED) from None
     if as_json:
-        say_json({"valid": True, "config": loaded.config.model_dump(mode="json")})
+        say_json({"valid": True, "config": sealed(loaded.config)})
         return
+    for line in looked_at.of("warning"):
+        complain(f"warning: {line.what}: {line.found}")
     c = loaded.config
     judged = [v.source for v in c.verifiers] + [j.source for j in c.judges]
     say(
@@ -261,7 +139,9 @@ def plan(
         raise typer.Exit(REFUSED)
 
 
-for reader in (status, show, trace, components, schema, ui):
+for command in (run, resume):
+    app.command()(command)
+for reader in (status, show, trace, verify, doctor, components, schema, ui):
     app.command()(reader)
 
 

@@ -16,7 +16,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 
 @guarded
 def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
-    """How far a run is, and its metrics by round."""
+    """How far a run is, what its workers do now, and its metrics by round."""
+    from orchestrator.activity_view import activity_lines
     from orchestrator.display import one_line
     from orchestrator.inspect_run import run_status
     from orchestrator.run_folder import open_run
@@ -35,6 +36,8 @@ def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
             f"  now: round {current['round']}, {current['phase'] or 'between phases'}, since "
             f"{current['since']}"
         )
+    for line in activity_lines(facts["activity"]) if facts["activity"] else ():
+        say(f"    {line}")
     if facts["message"]:
         say(f"  {one_line(facts['message'], 400)}")
     for warning in facts["warnings"][-5:]:
@@ -59,6 +62,7 @@ def show(
     """What a round holds: its summary, or its samples, pairs or feedback."""
     from orchestrator import inspect_view
     from orchestrator.inspect_run import round_summary
+    from orchestrator.removal_notes import why_gone
     from orchestrator.run_folder import open_run
 
     if trajectories + pairs + feedback > 1:
@@ -90,11 +94,8 @@ def show(
     if as_json:
         say_json(rows)
     else:
-        say(
-            text(rows)
-            if rows
-            else f"round {index} has none" + (" (it only measures)" if index == 0 and pairs else "")
-        )
+        none = f"round {index} has none" + (" (it only measures)" if index == 0 and pairs else "")
+        say(text(rows) if rows else why_gone(folder, "round", index) or none)
 
 
 @guarded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -11,14 +12,27 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
-from policies.errors import ConfigurationError, InputError, PawlError, ResumeError
+from orchestrator.stopping import InterruptedRun
+from policies.errors import (
+    CORRUPT,
+    FAILED,
+    INTERRUPTED,
+    TEMPORARY,
+    ConfigurationError,
+    InputError,
+    PawlError,
+    ResumeError,
+)
 
 if TYPE_CHECKING:
     from orchestrator.run_folder import RunFolder
 
 P = ParamSpec("P")
 
-REFUSED, FAILED, INTERRUPTED = 2, 1, 130
+_STORAGE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE}
+)
+"""What a machine answers that is short of something: the same command may succeed later."""
 
 
 def debugging() -> bool:
@@ -35,20 +49,37 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except typer.Exit:
             raise
-        except BrokenPipeError:  # `pawl show ... | head`
+        except (
+            BrokenPipeError
+        ):  # `pawl show ... | head`: nothing is lost; a run that stops for it has not ended well
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-        except KeyboardInterrupt:
+            raise typer.Exit(FAILED if command.__name__ in ("run", "resume") else 0) from None
+        except KeyboardInterrupt as stopped:
             complain("interrupted")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(exit_code_of(stopped)) from None
         except Exception as error:
             if debugging():
                 raise
-            refused = isinstance(error, (ConfigurationError, InputError, ResumeError))
             complain(_error_text(error))
-            raise typer.Exit(REFUSED if refused else FAILED) from None
+            raise typer.Exit(exit_code_of(error)) from None
 
     return run
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code for what escaped a command: the one place where errors become numbers."""
+    if isinstance(error, InterruptedRun):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, PawlError) and error.exit_code != FAILED:
+        return error.exit_code
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _STORAGE:
+            return TEMPORARY
+        cause = cause.__cause__
+    return FAILED
 
 
 def _error_text(error: Exception) -> str:
@@ -62,12 +93,17 @@ def _kind(error: PawlError) -> str:
     kinds: list[tuple[type[PawlError], str]] = [
         (ConfigurationError, "refused (config)"),
         (InputError, "refused (input)"),
-        (ResumeError, "refused (run folder)"),
     ]
-    return next(
-        (name for kind, name in kinds if isinstance(error, kind)),
-        f"failed ({type(error).__name__})",
-    )
+    for kind, name in kinds:
+        if isinstance(error, kind):
+            return name
+    if exit_code_of(error) == TEMPORARY:
+        return f"stopped, worth another try ({type(error).__name__})"
+    if isinstance(error, ResumeError):
+        return "refused (run folder)"
+    if error.exit_code == CORRUPT:
+        return f"refused (state of the run, {type(error).__name__})"
+    return f"failed ({type(error).__name__})"
 
 
 def _indented(text: str) -> str:

@@ -12,24 +12,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from orchestrator.drawing import mend_prompts
 from orchestrator.events import EventKind
+from orchestrator.inputs import made_from
 from orchestrator.limits import check_collection
 from orchestrator.phases import Collected, Drawn
 from orchestrator.pipeline import Pipeline, Stage, Summary
 from orchestrator.run import RoundScope, Run
 from orchestrator.run_folder import RoundFolder, ShardKind, ShardPaths
-from orchestrator.worker_groups import strategy_index
+from orchestrator.worker_groups import strategies, strategy_index
 from policies.errors import ArtifactError
-from policies.records import PolicyVersion, Sampling
+from policies.records import PolicyVersion, Prompt, Sampling, Trajectory
 from policies.seeds import derive_seed
-from policies.shards import read_marker
+from policies.shards import read_marker, read_records
 from workers.cluster import Group
+from workers.portion import Portion
 from workers.rollout.worker import EarlierSamples, ShardJob
 
 
 def collect(scope: RoundScope, drawn: Drawn) -> Collected:
     """Bring every shard of the round from prompts to examples."""
     run = scope.run
+    mend_prompts(scope)
     shards = [scope.folder.shard(i) for i in range(drawn.num_shards)]
     summaries = pipeline(scope, _stages(scope), phase="collect").run(shards)
     counts = totals(summaries)
@@ -74,7 +80,11 @@ def pipeline(scope: RoundScope, stages: Sequence[Stage], *, phase: str) -> Pipel
         max_in_flight=run.config.cluster.max_shards_in_flight,
         max_attempts=run.config.cluster.max_attempts,
         timeout_seconds=run.config.cluster.shard_timeout_seconds,
+        quarantine=run.quarantine,
+        epoch=run.fence.epoch,
+        guard=run.fence,
         on_stage=report,
+        on_warning=lambda message: run.events.warn(message, round_index=scope.index),
     )
 
 
@@ -93,11 +103,11 @@ def _stages(scope: RoundScope) -> list[Stage]:
     ]
     before_prefer: list[str] = ["rollout"]
     if config.verifiers:
-        stages.append(verify_stage(run.groups.verify))
+        stages.append(verify_stage(run.groups.verify, [*config.verifiers, config.feedback]))
         before_prefer.append("verify")
     if run.groups.judge is not None:
         stages.append(
-            _judge_stage(run.groups.judge, derive_seed(config.seed, "judge", scope.index))
+            _judge_stage(run, run.groups.judge, derive_seed(config.seed, "judge", scope.index))
         )
         before_prefer.append("judge")
     stages.append(_prefer_stage(scope, tuple(before_prefer)))
@@ -127,12 +137,14 @@ def rollout_stage(
     earlier: tuple[EarlierSamples, ...] = (),
 ) -> Stage:
     """Sample a shard with `policy`, and with the earlier ones of a mixture."""
+    run.groups.rollout.restart_with(policy=policy)
+    rollout = run.config.rollout.model_dump(mode="json", exclude={"workers", "resources"})
 
-    def arguments(shard: ShardPaths) -> tuple[Any, ...]:
+    def arguments(shard: ShardPaths, attempt: ShardPaths, portion: Portion) -> tuple[Any, ...]:
         return (
             ShardJob(
                 prompts_path=str(shard.prompts),
-                output_path=str(shard.of("trajectories")),
+                output_path=str(attempt.of("trajectories")),
                 policy=policy,
                 samples_per_prompt=samples,
                 sampling=sampling,
@@ -140,6 +152,7 @@ def rollout_stage(
                 seed=run.config.seed,
                 strategy=strategy,
                 earlier=earlier,
+                portion=portion,
             ),
         )
 
@@ -148,45 +161,70 @@ def rollout_stage(
         group=run.groups.rollout,
         method="sample",
         arguments=arguments,
-        outputs=lambda shard: [shard.of("trajectories")],
+        writes=("trajectories",),
+        made_from=made_from(
+            [rollout, strategies(run.config)[strategy], samples, sampling, prefix, run.config.seed],
+            policy,
+            *(e.policy for e in earlier),
+        ),
         starts_shard=True,
+        items=lambda shard: [p.id for p in read_records(shard.prompts, Prompt)],
     )
 
 
-def verify_stage(group: Group) -> Stage:
-    """Run every verifier on a shard's trajectories."""
+def _trajectory_ids(shard: ShardPaths) -> list[str]:
+    return [t.id for t in read_records(shard.of("trajectories"), Trajectory)]
+
+
+def verify_stage(group: Group, settings: Sequence[BaseModel]) -> Stage:
+    """Run every verifier on a shard's trajectories; `settings` are the verifiers' and the feedback's."""
     return Stage(
         name="verify",
         group=group,
         method="verify",
-        arguments=lambda s: (str(s.of("trajectories")), str(s.prompts), str(s.of("verdicts"))),
-        outputs=lambda s: [s.of("verdicts")],
+        arguments=lambda s, attempt, portion: (
+            str(s.of("trajectories")),
+            str(s.prompts),
+            str(attempt.of("verdicts")),
+            portion,
+        ),
+        writes=("verdicts",),
+        reads=("trajectories",),
+        made_from=made_from(settings),
         after=("rollout",),
+        items=_trajectory_ids,
     )
 
 
-def _judge_stage(group: Group, seed: int) -> Stage:
+def _judge_stage(run: Run, group: Group, seed: int) -> Stage:
     return Stage(
         name="judge",
         group=group,
         method="judge",
-        arguments=lambda s: (
+        arguments=lambda s, attempt, portion: (
             str(s.of("trajectories")),
             str(s.prompts),
-            str(s.of("judge_verdicts")),
-            str(s.of("comparisons")),
+            str(attempt.of("judge_verdicts")),
+            str(attempt.of("comparisons")),
             seed,
+            portion,
         ),
-        outputs=lambda s: [s.of("judge_verdicts"), s.of("comparisons")],
+        writes=("judge_verdicts", "comparisons"),
+        reads=("trajectories",),
+        made_from=made_from([*run.config.judges, seed]),
         after=("rollout",),
+        items=_trajectory_ids,
     )
 
 
 def _prefer_stage(scope: RoundScope, after: tuple[str, ...]) -> Stage:
-    run = scope.run
-    with_verifiers, with_judges = bool(run.config.verifiers), run.groups.judge is not None
+    run, config = scope.run, scope.run.config
+    with_verifiers, with_judges = bool(config.verifiers), run.groups.judge is not None
+    reads: list[ShardKind] = ["trajectories"]
+    reads += ["verdicts"] if with_verifiers else []
+    reads += ["judge_verdicts", "comparisons"] if with_judges else []
 
-    def arguments(s: ShardPaths) -> tuple[Any, ...]:
+    def arguments(s: ShardPaths, attempt: ShardPaths, portion: Portion) -> tuple[Any, ...]:
         verdicts = str(s.of("verdicts")) if with_verifiers else None
         judgements = (
             (str(s.of("judge_verdicts")), str(s.of("comparisons"))) if with_judges else None
@@ -196,19 +234,25 @@ def _prefer_stage(scope: RoundScope, after: tuple[str, ...]) -> Stage:
             str(s.prompts),
             verdicts,
             judgements,
-            str(s.of("examples")),
-            run.config.seed,
+            str(attempt.of("examples")),
+            config.seed,
             f"r{scope.index}",
-            str(s.of("feedback")),
+            str(attempt.of("feedback")),
             scope.stage.index,
         )
 
+    weights = {v.source: v.weight for v in config.verifiers}
+    weights |= {j.source: j.weight for j in config.judges}
     return Stage(
         name="prefer",
         group=run.groups.verify,
         method="prefer",
         arguments=arguments,
-        outputs=lambda s: [s.of("examples"), s.of("feedback")],
+        writes=("examples", "feedback"),
+        reads=tuple(reads),
+        made_from=made_from(
+            [scope.stage.preferences, config.feedback, weights, config.seed, f"r{scope.index}"]
+        ),
         after=after,
     )
 

@@ -19,7 +19,9 @@ from orchestrator.config_sections import (
     LimitSettings,
     PolicySettings,
     PromptSettings,
+    RetentionSettings,
     RolloutSettings,
+    StorageSettings,
     TrackingSettings,
     TrainingSettings,
     VerifySettings,
@@ -69,8 +71,12 @@ class RunConfig(Settings):
     """Whether a new policy is kept."""
     limits: LimitSettings = Field(default_factory=LimitSettings)
     """When failures stop the round."""
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    """What is kept of finished rounds."""
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
     """Where the workers run."""
+    storage: StorageSettings = Field(default_factory=StorageSettings)
+    """Where a copy of the run goes."""
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     """Where metrics go."""
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
+from orchestrator import remote_code
 from policies.loss import Loss, UnpairedLoss
 from policies.preference import PreferenceBuilder
 from workers.rollout.strategy import RolloutStrategy
 from workers.training.engine import TrainingEngine
+
+_HOST_PORT = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 if TYPE_CHECKING:
     from orchestrator.config import RunConfig
@@ -19,6 +23,13 @@ def problems(config: RunConfig) -> Iterator[str]:
     """Every contradiction between sections."""
     yield from _grading(config)
     yield from _sampling(config)
+    yield from _address(config)
+    yield from remote_code.problems(config)
+    if config.training.workers > 1 and config.cluster.backend == "inline":
+        yield (
+            f"training.workers is {config.training.workers}, but cluster.backend inline runs one worker after the "
+            "other: they would wait for each other. Fix: set training.workers to 1, or cluster.backend to ray"
+        )
     try:
         stages = config.resolved_stages
     except ValueError as error:
@@ -61,7 +72,8 @@ def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
     micro = training.micro_batch_size or training.batch_size
     if training.batch_size % micro:
         yield (
-            f"{at}training.batch_size {training.batch_size} is not a multiple of training.micro_batch_size {micro}"
+            f"{at}training.batch_size {training.batch_size} is not a multiple of training.micro_batch_size {micro}. "
+            f"Fix: make it one, e.g. {micro * max(1, training.batch_size // micro)}"
         )
     recorded = getattr(training.reference, "logprobs", None) == "rollout"
     if training.loss_mask == "completion" and recorded and loss.kind != "supervised":
@@ -82,6 +94,23 @@ def _sampling(config: RunConfig) -> Iterator[str]:
         yield (
             "rollout.temperature is 0: all samples of a prompt would be equal. Fix: "
             "raise it, or set samples_per_prompt: 1"
+        )
+
+
+def _address(config: RunConfig) -> Iterator[str]:
+    address = config.cluster.address
+    if address in (None, "auto"):
+        return
+    assert address is not None
+    if address.startswith("ray://"):
+        yield (
+            f"cluster.address is {address!r}: Ray Client passes pickled objects through an open port and is off. "
+            "Fix: start pawl on the cluster (`ray job submit`), or give the head's host:port"
+        )
+    elif not _HOST_PORT.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) < 65536:
+        yield (
+            f"cluster.address is {address!r}, which is neither `auto` nor host:port. Fix: give e.g. 10.0.0.5:6379, "
+            "or null for a cluster on this machine"
         )
 
 

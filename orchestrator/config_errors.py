@@ -99,11 +99,11 @@ def show_value(path: KeyPath, value: Any) -> str:
 
 
 def _origin(path: KeyPath, origins: Origins) -> str:
-    """Where the value, or the nearest section around it, was set."""
+    """Where the value, or the nearest section around it, was set; else the first value inside it."""
     for end in range(len(path), 0, -1):
         if path[:end] in origins:
             return origins[path[:end]]
-    return ""
+    return next((where for known, where in origins.items() if known[: len(path)] == path), "")
 
 
 def _origin_of_text(what: str, origins: Origins) -> str:

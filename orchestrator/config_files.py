@@ -22,13 +22,17 @@ from orchestrator.config_overrides import apply_override
 from orchestrator.config_yaml import KeyPath, parse_yaml, read_config_text
 from orchestrator.tracking_uri import absolute_uri, check_uri
 from policies.errors import ConfigurationError
+from policies.redaction import (
+    looks_like_a_secret,
+    names_a_secret,
+    redact_secrets,
+    remember,
+    secret_variables,
+)
 
 _PATH_KEYS = frozenset({"type", "path", "paths", "function", "prompt_file", "model"})
 _FILE_COMPONENT = re.compile(r"^\.{1,2}/.+\.py(:\w+)?$")
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SECRET_KEYS = re.compile(
-    r"(^|_)(api_?key|access_key|token|password|passwd|secret)$", re.IGNORECASE
-)
 _PASSWORD_IN_URI = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 
 
@@ -76,7 +80,9 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> LoadedConfig:
     config = validate_tree(tree, origins)
     lines = [f"# override: {o}\n" for o in overrides]
     return LoadedConfig(
-        config, tree, text + ("\n" if lines and not text.endswith("\n") else "") + "".join(lines)
+        config,
+        tree,
+        redact_secrets(text + ("\n" if lines and not text.endswith("\n") else "") + "".join(lines)),
     )
 
 
@@ -179,8 +185,12 @@ def expand_variables(
                     fix=f"export {match[2]}=..., or write $${{ for a plain ${{",
                 )
             )
-        return environment.get(match[2], "")
+        found = environment.get(match[2], "")
+        if secret or match[2] in secret_variables(environment):
+            remember(found, match[2])
+        return found
 
+    secret = any(names_a_secret(str(key)) for key in path[-2:])
     return _VARIABLE.sub(one, value)
 
 
@@ -190,8 +200,14 @@ def _literal_secrets(value: Any, path: KeyPath = ()) -> list[Problem]:
         return [p for k, v in value.items() for p in _literal_secrets(v, (*path, k))]
     if isinstance(value, list):
         return [p for i, v in enumerate(value) for p in _literal_secrets(v, (*path, i))]
-    literal = isinstance(value, str) and value and not _VARIABLE.search(value)
-    if not literal or not path or not _SECRET_KEYS.search(str(path[-1])):
+    if not isinstance(value, str) or not value or not path:
+        return []
+    held = [name for name, secret in secret_variables().items() if secret in value]
+    if held:
+        what = f"holds the value of the environment variable {held[0]}"
+        return [Problem(path, what, fix=f"write ${{{held[0]}}} here")]
+    named = names_a_secret(str(path[-1])) and not _VARIABLE.search(value)
+    if not named and not looks_like_a_secret(value):
         return []
     return [
         Problem(

@@ -11,6 +11,7 @@ from policies.component import Component, Settings
 from policies.loss import LOSSES
 from policies.records import Sampling
 from policies.reference import REFERENCES, ReferenceSchedule
+from workers.cluster import Placement
 from workers.rollout.engine import ENGINES
 from workers.rollout.strategy import STRATEGIES
 from workers.training.engine import TRAINING_ENGINES, AdapterSettings, TrainingOptions
@@ -24,6 +25,12 @@ class ResourceSettings(Settings):
     """Logical CPU cores. Groups that take turns (rollout, training) may share cores."""
     num_gpus: float = Field(default=0.0, ge=0)
     """GPUs; a fraction shares one."""
+    custom: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Resources of your own by name, as nodes offer them (`ray start --resources '{"fast_disk": 1}'`)."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Labels that the node must have (`ray start --labels pool=gpu`), for instance `{pool: gpu}`."""
+    placement: Placement = "default"
+    """`spread` over as many nodes as there are, `pack` onto as few as possible (reserved together), or Ray's choice."""
 
 
 class PolicySettings(Settings):
@@ -168,6 +175,20 @@ class LimitSettings(Settings):
     """Largest share of a round's verdicts, per verifier or judge, that may be errors."""
     max_skipped_rounds: int = Field(default=2, ge=1)
     """Rounds in a row without enough examples after which the run ends with the reason."""
+    min_free_gb: float = Field(default=0.0, ge=0)
+    """Room (10^9 bytes) that is left free on the disk of the run folder; a round that would use it is not begun."""
+    max_diverged_rounds: int = Field(default=2, ge=1)
+    """Rounds in a row whose update was abandoned (loss, gradient or weight not finite) after which the run ends."""
+
+
+class RetentionSettings(Settings):
+    """What is kept of finished rounds. What a coming round may need, and the best policy, is never removed."""
+
+    policies: Literal["all", "best"] | Annotated[int, Field(ge=1)] = "all"
+    """Published weights: all, only the best and what is needed, or besides those the newest n."""
+    trajectories: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    """Samples, verdicts and examples: of all rounds, or of the newest n. Tables of a round that the tracking server
+    has not taken by then are lost to it."""
 
 
 class ClusterSettings(Settings):
@@ -175,6 +196,17 @@ class ClusterSettings(Settings):
 
     address: str | None = None
     """Ray cluster to join (`auto`, or `host:port`); null starts one on this machine."""
+    allow_insecure: bool = False
+    """Use a Ray cluster without token authentication that other machines can reach. Whoever reaches its ports can
+    run any code on it; off refuses it."""
+    pass_secrets: tuple[str, ...] = ()
+    """Names of environment variables with secrets that workers may see all the same. Tokens, passwords and keys are
+    otherwise kept from them; the `api_key_env` of a judge is passed without being named here."""
+    lost_after_seconds: float = Field(default=40.0, ge=10)
+    """How long the cluster's control plane may be silent before the run ends with exit code 75."""
+    max_restarts: int = Field(default=8, ge=0)
+    """Fresh workers in the place of one that dies, in a row without a finished call between, before it is given
+    up. Keep it above max_attempts, so that a prompt that kills workers is found first."""
     backend: Literal["ray", "inline"] = "ray"
     """`inline` runs every worker inside the driver, one call at a time: for debugging and tests."""
     num_cpus: int | None = Field(default=None, ge=1)
@@ -185,12 +217,29 @@ class ClusterSettings(Settings):
     """Tries at one shard when workers die, before the round stops."""
     start_timeout_seconds: float = Field(default=600.0, gt=0)
     """Longest wait for a worker to be placed and to load its model."""
+    silence_timeout_seconds: float = Field(default=600.0, gt=0)
+    """Longest time that a worker which samples, verifies, judges or trains may pass without a sign of life (a token,
+    a verdict, a step); then it is ended, and its work handed out again."""
     shard_timeout_seconds: float = Field(default=1800.0, gt=0)
     """Longest wait for one shard to be sampled, verified or judged."""
     sync_timeout_seconds: float = Field(default=300.0, gt=0)
     """Longest wait for a sampler to load new weights."""
     training_timeout_seconds: float = Field(default=86400.0, gt=0)
     """Longest wait for one update."""
+
+
+class StorageSettings(Settings):
+    """A copy of the run in object storage, from which another machine can go on."""
+
+    url: str | None = None
+    """Where runs are copied to after each phase, `s3://BUCKET/PREFIX`; null makes no copy. Credentials come from
+    the environment, a profile or the instance, as for any AWS client."""
+    endpoint_url: str | None = None
+    """Address of an S3-compatible server of your own; null takes AWS_ENDPOINT_URL, else AWS."""
+    max_backlog: int = Field(default=8, ge=1)
+    """Phases that may wait to be copied before the run waits for the bucket."""
+    timeout_seconds: float = Field(default=600.0, gt=0)
+    """Longest wait for the bucket: when the backlog is full, and at the end of the run."""
 
 
 class TrackingSettings(Settings):
@@ -204,6 +253,8 @@ class TrackingSettings(Settings):
     """Off: nothing is sent; the run folder has everything anyway."""
     timeout_seconds: float = Field(default=10.0, gt=0)
     """Longest wait for one request to the tracking server."""
+    max_backlog_mb: float = Field(default=64.0, gt=0)
+    """What may wait on disk for a server that is away (10^6 bytes); above it training curves by step are left out."""
     table_rows: int = Field(default=64, ge=0)
     """Rows of the samples and pairs tables logged in each round."""
     register_policy: bool = False

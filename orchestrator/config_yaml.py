@@ -205,11 +205,11 @@ def read_config_text(path: Path) -> str:
     Raises:
         ConfigurationError: it is missing, a directory, unreadable, too large, or not UTF-8.
     """
+    if path.is_dir():
+        raise ConfigurationError(
+            f"config: cannot read {path} (it is a directory). Fix: give a YAML file"
+        )
     try:
-        if path.is_dir():
-            raise ConfigurationError(
-                f"config: cannot read {path} (it is a directory). Fix: give a YAML file"
-            )
         with path.open("rb") as handle:
             content = handle.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:

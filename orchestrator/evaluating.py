@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.collecting import digests, pipeline, rollout_stage, totals, verify_stage
+from orchestrator.drawing import mend_prompts
+from orchestrator.inputs import made_from
 from orchestrator.limits import check_collection
 from orchestrator.phases import Evaluated
 from orchestrator.pipeline import Stage, Summary
@@ -18,11 +20,13 @@ from orchestrator.round_metrics import conversation_metrics
 from orchestrator.run import RoundScope
 from orchestrator.run_folder import ShardPaths
 from policies.records import PolicyVersion
+from workers.portion import Portion
 
 
 def evaluate(scope: RoundScope, version: PolicyVersion) -> Evaluated:
     """Sample the held-out prompts with `version`, grade them, and measure."""
     run, folder = scope.run, scope.folder.evaluation
+    mend_prompts(scope)
     stages = [
         rollout_stage(
             run,
@@ -31,7 +35,7 @@ def evaluate(scope: RoundScope, version: PolicyVersion) -> Evaluated:
             sampling=run.config.evaluation_sampling,
             prefix=f"e{scope.index}",
         ),
-        verify_stage(run.groups.grade),
+        verify_stage(run.groups.grade, [*run.config.evaluation_verifiers, run.config.feedback]),
         _grade_stage(scope),
     ]
     shards = [folder.shard(i) for i in range(num_shards(scope))]
@@ -50,13 +54,13 @@ def num_shards(scope: RoundScope) -> int:
 
 
 def _grade_stage(scope: RoundScope) -> Stage:
-    def arguments(s: ShardPaths) -> tuple[Any, ...]:
+    def arguments(s: ShardPaths, attempt: ShardPaths, portion: Portion) -> tuple[Any, ...]:
         return (
             str(s.of("trajectories")),
             str(s.prompts),
             str(s.of("verdicts")),
             None,
-            str(s.of("feedback")),
+            str(attempt.of("feedback")),
         )
 
     return Stage(
@@ -64,7 +68,9 @@ def _grade_stage(scope: RoundScope) -> Stage:
         group=scope.run.groups.grade,
         method="grade",
         arguments=arguments,
-        outputs=lambda s: [s.of("feedback")],
+        writes=("feedback",),
+        reads=("trajectories", "verdicts"),
+        made_from=made_from([scope.run.config.feedback]),
         after=("verify",),
     )
 

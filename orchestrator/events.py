@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import Field
 
 from policies.records import Json, Record
+from policies.redaction import redact_secrets, redact_values
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class EventKind(StrEnum):
     """detail: `step`, `steps`."""
     ROUND_FINISHED = "round_finished"
     """detail: the `RoundResult` as JSON, and `seconds` by phase."""
+    REMOVED = "removed"
+    """Retention removed something; detail: `what` (policy, round, optimizer), `number`."""
     WARNING = "warning"
     """detail: `message`."""
     RUN_FINISHED = "run_finished"
@@ -71,6 +74,8 @@ class EventLog:
         self.reported_rounds: set[int] = set()
         self._seconds: dict[int, dict[str, float]] = {}
         self._lock = threading.Lock()  # the tracker's thread warns too
+        self._writes = True
+        _end_torn_line(path)
         for event in read_events(path):
             self._remember(event)
 
@@ -88,15 +93,24 @@ class EventLog:
             kind=kind,
             round=round_index,
             phase=phase,
-            detail=detail,
+            detail=redact_values(detail),
         )
         with self._lock:
             if kind not in (EventKind.SHARD_STAGE_FINISHED, EventKind.TRAINING_STEP):
-                with self.path.open("a", encoding="utf-8") as handle:
-                    handle.write(event.model_dump_json() + "\n")
+                self._write(event)
                 self._remember(event)
             for observer in self.observers:
                 observer(event)
+
+    def _write(self, event: Event) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as handle:
+                handle.write(event.model_dump_json() + "\n")
+            self._writes = True
+        except OSError as error:  # for people only: what decides is the journal, which does raise
+            if self._writes:
+                logger.warning("%s cannot be written: %s", self.path, error)
+            self._writes = False
 
     def phase_seconds(self, round_index: int) -> dict[str, float]:
         """Wall seconds of each phase of a round; a phase that was done twice counts twice."""
@@ -117,14 +131,32 @@ class EventLog:
             of_round[event.phase] = of_round.get(event.phase, 0.0) + float(seconds)
 
     def warn(self, message: str, *, round_index: int | None = None) -> None:
+        message = redact_secrets(message)
         logger.warning(message)
         self.emit(EventKind.WARNING, round_index=round_index, message=message)
 
 
-def read_events(path: Path) -> list[Event]:
-    """All whole events of a run; a line that is being written is left out."""
+def _end_torn_line(path: Path) -> None:
+    """End a line that a driver died over, so that the next one does not run into it."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        with path.open("r+b") as handle:
+            if handle.seek(0, 2) and (handle.seek(-1, 2), handle.read(1))[1] != b"\n":
+                handle.write(b"\n")
+    except FileNotFoundError:
+        return
+
+
+def read_events(path: Path) -> list[Event]:
+    """All events of a run that can be read; a line that is being written, or was torn, is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     except FileNotFoundError:
         return []
-    return [Event.model_validate(json.loads(line)) for line in lines if line]
+    return [event for line in lines if (event := _parse(line)) is not None]
+
+
+def _parse(line: str) -> Event | None:
+    try:
+        return Event.model_validate(json.loads(line))
+    except ValueError:  # events are for people: a damaged line is passed over
+        return None

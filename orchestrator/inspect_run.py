@@ -6,16 +6,17 @@ Works while the run goes on, and without Ray, torch or MLflow. Shards are read o
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.activity_view import read_activity
 from orchestrator.events import Event, EventKind
 from orchestrator.journal import JournalEntry
+from orchestrator.lease import is_alive
 from orchestrator.phases import Collected, Drawn, Phase, Trained
+from orchestrator.removal_notes import why_gone
 from orchestrator.run_folder import RoundFolder, RunFolder, ShardKind
 from policies.errors import ArtifactError, InputError, ResumeError
 from policies.examples import Example, PreferencePair, SupervisedExample, UnpairedExample
@@ -91,6 +92,7 @@ def run_status(folder: RunFolder) -> dict[str, Any]:
         "rounds_planned": config.get("rounds"),
         "rounds": rounds,
         "current": _current(events) if state == "running" else None,
+        "activity": read_activity(folder) if state == "running" else None,
         "message": _last_message(events) if state == "failed" else "",
         "warnings": [
             str(e.detail.get("message", "")) for e in events if e.kind is EventKind.WARNING
@@ -123,37 +125,8 @@ def run_state(folder: RunFolder, events: Sequence[Event]) -> str:
 
 
 def driver_is_alive(folder: RunFolder) -> bool:
-    """Whether the process in `driver.json` still runs. A driver on another host is believed."""
-    try:
-        driver = json.loads(folder.driver.read_text(encoding="utf-8"))
-        pid, started = int(driver["pid"]), driver.get("pid_started")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    if driver.get("host") not in (None, socket.gethostname()):
-        return True
-    return _exists(pid) and _is_same_process(pid, started)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it exists, and belongs to another user
-        return True
-    return True
-
-
-def _is_same_process(pid: int, started: object) -> bool:
-    """Whether `pid` is not another process by now, nor one that only waits to be buried.
-
-    `started` counts clock ticks since boot, as Linux does; where there is no /proc, the number must do.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return not Path("/proc/self").exists()
-    return fields[0] not in "ZX" and (started is None or str(started) == fields[19])
+    """Whether somebody drives the run; `orchestrator.lease` is the judge."""
+    return is_alive(folder)
 
 
 def _current(events: Sequence[Event]) -> dict[str, Any] | None:
@@ -264,6 +237,7 @@ def round_summary(folder: RunFolder, index: int) -> dict[str, Any]:
     }
     if Phase.DRAW in entries:
         summary["num_prompts"] = Drawn.model_validate(entries[Phase.DRAW]).num_prompts
+    summary["removed"] = why_gone(folder, "round", index) or ""
     kinds: tuple[ShardKind, ...] = (
         "trajectories",
         "verdicts",

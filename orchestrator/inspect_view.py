@@ -214,6 +214,7 @@ def summary_text(folder: RunFolder, index: int) -> str:
         ("after", "policy after"),
         ("reference", "reference"),
         ("skipped_because", "skipped because"),
+        ("removed", "removed"),
     ):
         if facts.get(key) not in (None, ""):
             lines.append(f"  {name}: {one_line(facts[key], 200)}")
@@ -286,11 +287,10 @@ def trace_text(facts: Mapping[str, Any]) -> str:
         lines.append(f"prompt {one_line(prompt['id'])}  answer {one_line(prompt['answer'])}")
         lines += [block(f"{m['role']}: {m['content']}") for m in prompt["messages"]]
     for version in facts["policy_versions"]:
-        known = (
-            f"{version['digest'][:12]}  {one_line(version['path'], 200)}"
-            if "digest" in version
-            else "no manifest"
-        )
+        known = "no manifest"
+        if "digest" in version:
+            where = version.get("removed") or version["path"]
+            known = f"{version['digest'][:12]}  {one_line(where, 200)}"
         parent = "" if version.get("parent") is None else f", from version {version['parent']}"
         lines.append(f"policy version {version['number']}  {known}{parent}")
     if facts["result"]:

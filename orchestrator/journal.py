@@ -1,16 +1,21 @@
-"""The journal: append-only, fsynced JSON lines, one per finished phase. Resume is reading it."""
+"""The journal: append-only, fsynced JSON lines, one per finished phase. Resume is reading it.
+
+Each line is sealed with a digest of itself and of the line before, so that a changed, lost or moved line is noticed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from orchestrator.phases import Phase
-from policies.errors import ResumeError
+from policies import files
+from policies.errors import CorruptStateError
 from policies.records import Json, Record, RoundResult
 
 R = TypeVar("R", bound=Record)
@@ -22,13 +27,21 @@ class JournalEntry(Record):
     round: int
     phase: Phase
     result: dict[str, Json]
+    seal: str = ""
+    """sha256 of this entry and the seal before it. Empty: written by an older Pawl."""
+
+    def sealed_after(self, before: str) -> JournalEntry:
+        """The same entry with the seal that follows on `before`."""
+        text = before + self.model_dump_json(exclude={"seal"})
+        return self.model_copy(update={"seal": hashlib.sha256(text.encode()).hexdigest()})
 
 
 class Journal:
-    """Finished phases in order. One writer: the driver."""
+    """Finished phases in order. One writer: the driver; `guard` raises when this process is no longer it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, guard: Callable[[], None] | None = None) -> None:
         self.path = path
+        self.guard = guard
         self.entries = _read(path)
         self._index = {(e.round, e.phase): e for e in self.entries}
 
@@ -39,12 +52,12 @@ class Journal:
 
     def append(self, round_index: int, phase: Phase, result: Record) -> None:
         """Record a finished phase durably, before anything that builds on it happens."""
-        entry = JournalEntry(round=round_index, phase=phase, result=result.model_dump(mode="json"))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as handle:
-            handle.write(entry.model_dump_json().encode() + b"\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+        entry = JournalEntry(
+            round=round_index, phase=phase, result=result.model_dump(mode="json")
+        ).sealed_after(self.entries[-1].seal if self.entries else "")
+        if self.guard is not None:
+            self.guard()
+        files.append_line(self.path, entry.model_dump_json().encode() + b"\n")
         self.entries.append(entry)
         self._index[(round_index, phase)] = entry
 
@@ -65,7 +78,7 @@ def _read(path: Path) -> list[JournalEntry]:
     """Read all whole lines; a last line that was cut off while being written is dropped from the file.
 
     Raises:
-        ResumeError: a line in the middle cannot be read: the file was edited or damaged.
+        CorruptStateError: a whole line cannot be read, or its seal does not follow: the file was edited or damaged.
     """
     try:
         content = path.read_bytes()
@@ -73,15 +86,17 @@ def _read(path: Path) -> list[JournalEntry]:
         return []
     whole, _, rest = content.rpartition(b"\n")
     if rest:
-        with path.open("r+b") as handle:
-            handle.truncate(len(content) - len(rest))
-            os.fsync(handle.fileno())
+        files.cut(path, len(content) - len(rest))
     entries: list[JournalEntry] = []
     for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
         try:
-            entries.append(JournalEntry.model_validate(json.loads(line)))
+            entry = JournalEntry.model_validate(json.loads(line))
+            before = entries[-1].seal if entries else ""
+            if (entry.seal or before) and entry != entry.sealed_after(before):
+                raise ValueError("its seal does not follow: a line was changed, removed or moved")
+            entries.append(entry)
         except (ValidationError, ValueError) as error:
-            raise ResumeError(
+            raise CorruptStateError(
                 f"{path}:{number} cannot be read: {error}. Fix: restore the journal from a copy, or start a new run"
             ) from error
     return entries

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
-import socket
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import Field
 
 from orchestrator.assembly import assemble
 from orchestrator.config import RunConfig
 from orchestrator.events import EventKind, EventLog, Observer
+from orchestrator.floors import check_floors
+from orchestrator.lease import Lease, claim
 from orchestrator.loop import run_rounds
+from orchestrator.private import check_confined, private_files
 from orchestrator.recording import record_what_was_missed
+from orchestrator.remote_code import trusted_code
 from orchestrator.run import Run
+from orchestrator.run_config import config_digest, read_config, sealed
 from orchestrator.run_folder import RunFolder
 from orchestrator.stopping import StopRequest, listening
+from orchestrator.tracker import Tracker
 from orchestrator.tracking import make_tracker
 from orchestrator.tracking_spool import TrackedRun
 from orchestrator.tracking_tags import tracked_run, versions
-from policies.errors import ConfigurationError, PawlError, ResumeError, explain
+from policies import files
+from policies.errors import ConfigurationError, CorruptStateError, PawlError, ResumeError, explain
 from policies.records import Record, RoundResult
-from policies.shards import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +48,8 @@ class RunIdentity(Record):
     created_at: str
     config_digest: str
     versions: dict[str, str]
+    remote_code: dict[str, str] = Field(default_factory=dict)
+    """Python files of the model that `trust_remote_code` lets run, with their sha256."""
 
 
 class RunSummary(Record):
@@ -51,6 +59,7 @@ class RunSummary(Record):
     reason: str
 
 
+@private_files()
 def run_experiment(
     config: RunConfig, folder: RunFolder, *, source: str, observers: Sequence[Observer] = ()
 ) -> RunSummary:
@@ -61,6 +70,7 @@ def run_experiment(
         PawlError: the run failed; what finished stays and can be resumed.
         InterruptedRun: it was asked to stop.
     """
+    check_floors()
     if folder.identity.exists():
         raise ConfigurationError(
             explain(
@@ -70,9 +80,16 @@ def run_experiment(
                 fix=f"choose another name, or go on with `pawl resume {folder.path}`",
             )
         )
-    folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_json(folder.config, config.model_dump(mode="json"))
-    folder.config_source.write_text(source, encoding="utf-8")
+    files.make_directory(folder.path)
+    with claim(folder) as lease:
+        _describe(config, folder, source)
+        return _drive(config, folder, observers, lease, resumed=False)
+
+
+def _describe(config: RunConfig, folder: RunFolder, source: str) -> None:
+    """Write what the run is. `run.json` comes last: with it the folder is a run, and is resumed."""
+    files.write_json(folder.config, sealed(config))
+    files.write_text(folder.config_source, source)
     identity = RunIdentity(
         schema_version=SCHEMA_VERSION,
         run_id=uuid.uuid4().hex,
@@ -81,25 +98,35 @@ def run_experiment(
         created_at=datetime.now(UTC).isoformat(),
         config_digest=config_digest(config),
         versions=versions(),
+        remote_code=trusted_code(config),
     )
-    write_json(folder.identity, identity.model_dump(mode="json"))
-    return _drive(config, folder, observers, resumed=False)
+    files.write_json(folder.identity, identity.model_dump(mode="json"))
 
 
+@private_files()
 def resume_experiment(folder: RunFolder, observers: Sequence[Observer] = ()) -> RunSummary:
     """Go on with the run in `folder` from its last finished phase or shard.
 
     Raises:
         ResumeError: it is not a run, is driven by another process now, or its config was edited.
     """
+    check_floors()
+    check_confined(folder.path)
     identity = read_identity(folder)
     config = read_config(folder)
+    if trusted_code(config) != identity.remote_code:
+        raise ResumeError(
+            "the Python code of the model is not the code that the run began with. Set by: policy.model and "
+            "trust_remote_code. Fix: restore it, or read it and start a new run"
+        )
     if config_digest(config) != identity.config_digest:
         raise ResumeError(
             f"{folder.config} was edited since the run began: its digest is not that "
             "of run.json. Fix: undo the edit, or start a new run"
         )
-    return _drive(config, folder, observers, resumed=True)
+    takeovers: list[str] = []
+    with claim(folder, on_takeover=takeovers.append) as lease:
+        return _drive(config, folder, observers, lease, takeovers, resumed=True)
 
 
 def read_identity(folder: RunFolder) -> RunIdentity:
@@ -110,39 +137,52 @@ def read_identity(folder: RunFolder) -> RunIdentity:
     """
     try:
         found = json.loads(folder.identity.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResumeError(f"{folder.identity} cannot be read: {error}") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptStateError(
+            f"{folder.identity} cannot be read: {error}. Fix: restore it from a copy of the run"
+        ) from error
     if found.get("schema_version") != SCHEMA_VERSION:
         raise ResumeError(
             f"{folder.path} was written by another version of Pawl (schema {found.get('schema_version')}, "
             f"this one reads {SCHEMA_VERSION}). Fix: resume it with that version"
         )
-    return RunIdentity.model_validate(found)
-
-
-def read_config(folder: RunFolder) -> RunConfig:
-    """The resolved config of a run."""
-    return RunConfig.model_validate(json.loads(folder.config.read_text(encoding="utf-8")))
-
-
-def config_digest(config: RunConfig) -> str:
-    """sha256 of the resolved config."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    try:
+        return RunIdentity.model_validate(found)
+    except ValueError as error:
+        raise CorruptStateError(
+            f"{folder.identity} is not whole: {error}. Fix: restore it from a copy of the run"
+        ) from error
 
 
 def _drive(
-    config: RunConfig, folder: RunFolder, observers: Sequence[Observer], *, resumed: bool
+    config: RunConfig,
+    folder: RunFolder,
+    observers: Sequence[Observer],
+    lease: Lease,
+    takeovers: Sequence[str] = (),
+    *,
+    resumed: bool,
 ) -> RunSummary:
-    claim(folder)
     events = EventLog(folder.events, observers)
     stop = StopRequest()
-    events.emit(EventKind.RUN_STARTED, resumed=resumed, rounds=config.rounds, name=folder.path.name)
+    events.emit(
+        EventKind.RUN_STARTED,
+        resumed=resumed,
+        rounds=config.rounds,
+        name=folder.path.name,
+        epoch=lease.claim.epoch,
+    )
+    for message in takeovers:
+        events.warn(message)
     tracker = make_tracker(config.tracking, folder, on_warning=events.warn)
     try:
         with (
             listening(stop),
-            assemble(config, folder, events=events, tracker=tracker, stop=stop) as run,
+            assemble(
+                config, folder, fence=lease.fence, events=events, tracker=tracker, stop=stop
+            ) as run,
             listening(stop),  # again: starting Ray puts its own handler on SIGTERM
         ):
             tracker.start(_tracked(run, resumed=resumed))
@@ -150,11 +190,11 @@ def _drive(
             reason = run_rounds(run)
             results = tuple(run.journal.results())
     except KeyboardInterrupt:
-        tracker.finish("KILLED", "interrupted")
+        _tell(tracker, "KILLED", "interrupted")
         events.emit(EventKind.RUN_INTERRUPTED)
         raise
     except BaseException as error:
-        tracker.finish("FAILED", str(error))
+        _tell(tracker, "FAILED", str(error))
         kind = type(error).__name__
         events.emit(EventKind.RUN_FAILED, error=kind, message=str(error))
         if isinstance(error, PawlError):
@@ -179,46 +219,9 @@ def _tracked(run: Run, *, resumed: bool) -> TrackedRun:
     )
 
 
-def claim(folder: RunFolder) -> None:
-    """Write who drives the run now.
-
-    Raises:
-        ResumeError: another process of this machine does so and is alive.
-    """
+def _tell(tracker: Tracker, status: Literal["KILLED", "FAILED"], message: str) -> None:
+    """Tell the tracker how the run ended, without hiding why: a full disk refuses this too."""
     try:
-        before = json.loads(folder.driver.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {}
-    if before and before.get("host") == socket.gethostname() and _is_alive(before):
-        raise ResumeError(
-            f"{folder.path} is driven by process {before['pid']} on this machine. Fix: "
-            f"wait for it, or stop it with `kill -INT {before['pid']}`"
-        )
-    write_json(
-        folder.driver,
-        {
-            "pid": os.getpid(),
-            "pid_started": process_start(os.getpid()),
-            "host": socket.gethostname(),
-        },
-    )
-
-
-def _is_alive(driver: dict[str, object]) -> bool:
-    pid = driver.get("pid")
-    return (
-        isinstance(pid, int)
-        and pid != os.getpid()
-        and process_start(pid) == driver.get("pid_started") is not None
-    )
-
-
-def process_start(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot, None when there is no such process (or no /proc)."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as handle:
-            fields = handle.read().rpartition(")")[2].split()
-        # A zombie has ended; only its parent has not taken notice.
-        return None if fields[0] == "Z" else int(fields[19])
-    except (OSError, ValueError, IndexError):
-        return None
+        tracker.finish(status, message)
+    except (OSError, PawlError) as error:
+        logger.warning("the tracker could not be told that the run ended: %s", error)

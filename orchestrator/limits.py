@@ -91,14 +91,22 @@ def _example(summaries: Sequence[Mapping[str, Any]], source: str) -> str:
 
 def reason_to_stop(results: Sequence[RoundResult], limits: LimitSettings) -> str | None:
     """Why no further round should be run, if so."""
-    streak = 0
-    for result in reversed(results):
-        if result.status is not RoundStatus.SKIPPED:
-            break
-        streak += 1
-    if streak >= limits.max_skipped_rounds:
+    skipped = _streak(results, RoundStatus.SKIPPED)
+    if skipped >= limits.max_skipped_rounds:
         return (
-            f"{streak} rounds in a row had too few examples (limits.max_skipped_rounds); "
+            f"{skipped} rounds in a row had too few examples (limits.max_skipped_rounds); "
             f"the last: {results[-1].reason}"
         )
+    diverged = _streak(results, RoundStatus.DIVERGED)
+    if diverged >= limits.max_diverged_rounds:
+        return (
+            f"{diverged} rounds in a row diverged (limits.max_diverged_rounds); "
+            f"version {results[-1].after} serves; the last: {results[-1].reason}"
+        )
     return None
+
+
+def _streak(results: Sequence[RoundResult], status: RoundStatus) -> int:
+    """How many of the last rounds ended so, without another between them."""
+    others = [place for place, result in enumerate(results) if result.status is not status]
+    return len(results) - (others[-1] + 1 if others else 0)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from orchestrator.accepting import accept, finish_unchanged, measure_untrained
 from orchestrator.collecting import collect
+from orchestrator.disk import check_room, warn_about_room
 from orchestrator.drawing import draw
 from orchestrator.evaluating import evaluate, num_shards
+from orchestrator.leftovers import remove_attempts
 from orchestrator.limits import reason_to_stop
+from orchestrator.mending import intact_candidate, ready_to_train
 from orchestrator.phases import Collected, Drawn, Evaluated, Phase, Published, Synced, Trained
 from orchestrator.publishing import publish, sync
 from orchestrator.recording import record_round
+from orchestrator.retention import keep_what_is_wanted
 from orchestrator.run import RoundScope, Run
 from orchestrator.scope import phase
 from orchestrator.updating import update
@@ -18,11 +22,16 @@ from policies.records import RoundResult
 
 def run_rounds(run: Run) -> str:
     """Improve the policy round by round, from wherever the journal left off; returns why it ended."""
+    warn_about_room(run)
     while (index := run.journal.next_round()) <= run.config.rounds:
+        keep_what_is_wanted(run)
+        check_room(run)
         result = run_round(RoundScope(run, index, run.policy()))
+        remove_attempts(run.folder.round(index))
         record_round(run, result)
         if stop := reason_to_stop(run.journal.results(), run.config.limits):
             return stop
+    keep_what_is_wanted(run)
     return f"all {run.config.rounds} rounds are done"
 
 
@@ -41,12 +50,15 @@ def run_round(scope: RoundScope) -> RoundResult:
     collected = phase(
         scope, Phase.COLLECT, Collected, lambda s: collect(s, drawn), shards=drawn.num_shards
     )
-    trained = phase(scope, Phase.TRAIN, Trained, lambda s: update(s, collected))
+    trained = phase(
+        scope, Phase.TRAIN, Trained, lambda s: update(s, ready_to_train(s, drawn, collected))
+    )
     if trained.outcome is None:
         return phase(
             scope, Phase.ACCEPT, RoundResult, lambda s: finish_unchanged(s, collected, trained)
         )
-    candidate = scope.run.store.get(phase(scope, Phase.PUBLISH, Published, publish).version)
+    published = phase(scope, Phase.PUBLISH, Published, publish)
+    candidate = intact_candidate(scope, collected, published)
     phase(scope, Phase.SYNC, Synced, lambda s: sync(s, candidate))
     measured = phase(
         scope, Phase.EVALUATE, Evaluated, lambda s: evaluate(s, candidate), shards=num_shards(scope)

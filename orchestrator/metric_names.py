@@ -25,7 +25,8 @@ MAX_TAG = 8000
 _PLAIN_METRIC = re.compile(r"[A-Za-z0-9_./ :@-]+")
 _FOREIGN = re.compile(r"[^A-Za-z0-9_./ :-]")
 _CONTROLS = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
 
@@ -110,7 +111,7 @@ def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def clean_text(text: str) -> str:
-    r"""Model text without what can steer a terminal or a browser: control and direction characters.
+    r"""Model text without what can steer a terminal or a browser: control, direction and invisible characters.
 
     Example:
         >>> clean_text("56\x1b[31m\x00 done\n")

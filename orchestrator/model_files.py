@@ -11,6 +11,9 @@ from policies.records import PolicyVersion
 from policies.shards import file_sha256
 from policies.store import digest_of, weight_files
 
+_HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
+"""What is fetched of a hub model: no pickled weights, and no code."""
+
 DEMO_MODEL = "smollm2-135m-instruct"
 
 
@@ -19,18 +22,32 @@ def cache_dir() -> Path:
     return Path(os.environ.get("PAWL_CACHE", Path.home() / ".cache" / "pawl"))
 
 
-def resolve_model(policy: PolicySettings, *, download: bool = True) -> Path:
+def resolve_model(
+    policy: PolicySettings, *, download: bool = True, with_code: bool = False
+) -> Path:
     """Return the local directory of the starting model, with safetensors weights in it.
 
     Args:
         policy: names the model.
         download: fetch a hub model that is not cached; off, such a model is reported as missing.
+        with_code: fetch its Python files too; only for a config that has `trust_remote_code` on.
 
     Raises:
         InputError: there is no such model, or it has no safetensors weights.
     """
+    if "\0" in policy.model or not policy.model.strip():
+        raise InputError(
+            explain(
+                "this is not the name of a model",
+                value=policy.model,
+                where="policy.model",
+                fix=f"give a directory, a hub id, or {DEMO_MODEL}",
+            )
+        )
     cached = cache_dir() / "models" / policy.model
-    candidates = [Path(policy.model).expanduser(), cached]
+    candidates = [Path(policy.model).expanduser()]
+    if ".." not in Path(policy.model).parts:  # a name in the cache cannot lead out of it
+        candidates.append(cached)
     for path in candidates:
         if path.is_dir():
             weight_files(path)
@@ -56,10 +73,10 @@ def resolve_model(policy: PolicySettings, *, download: bool = True) -> Path:
                 ),
             )
         )
-    return _from_hub(policy, download=download)
+    return _from_hub(policy, download=download, with_code=with_code)
 
 
-def _from_hub(policy: PolicySettings, *, download: bool) -> Path:
+def _from_hub(policy: PolicySettings, *, download: bool, with_code: bool) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -76,7 +93,7 @@ def _from_hub(policy: PolicySettings, *, download: bool) -> Path:
             policy.model,
             revision=policy.revision,
             local_files_only=not download,
-            allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"],
+            allow_patterns=[*_HUB_FILES, "*.py"] if with_code else _HUB_FILES,
         )
     except Exception as error:  # the hub client raises a dozen kinds, all meaning "not to be had"
         raise InputError(

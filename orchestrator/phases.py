@@ -54,6 +54,8 @@ class Trained(Record):
     logprobs: str
     outcome: UpdateOutcome | None
     skipped_because: str = ""
+    diverged: bool = False
+    """It was abandoned because a number was not finite; `skipped_because` says which."""
 
 
 class Published(Record):
@@ -62,6 +64,8 @@ class Published(Record):
     version: int
     parent: int
     digest: str
+    optimizer_sha256: str | None = None
+    """Of the optimizer state that the update left for the next one, when it is carried."""
 
 
 class Synced(Record):

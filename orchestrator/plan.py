@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import RunConfig
+from orchestrator.floors import below_floor
+from orchestrator.plan_answers import plan_answers
 from orchestrator.plan_inputs import plan_context, plan_model, plan_prompts
 from orchestrator.plan_lines import Plan
 from orchestrator.plan_machine import Machine, existing_parent, free_disk, this_machine
 from orchestrator.plan_model import ModelFacts
+from orchestrator.plan_network import plan_network
 from orchestrator.plan_sizes import TokenCounts, disk_of_run, memory_of_run, memory_text
-from orchestrator.tracking_uri import redact, sqlite_file
+from orchestrator.tracking_uri import sqlite_file
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,12 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     """
     plan = Plan()
     machine = this_machine()
+    if not elsewhere:
+        for problem in below_floor():
+            plan.add("versions", problem, "problem")
     model = plan_model(config, plan, elsewhere=elsewhere)
     train, held_out = plan_prompts(config, plan, elsewhere=elsewhere)
+    plan_answers(config, plan, train, held_out)
     _workers(config, plan, machine, elsewhere=elsewhere or config.cluster.address is not None)
     counts = TokenCounts.of(config, model, train, held_out)
     if model is not None:
@@ -50,7 +57,7 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
         )
     _cost(config, plan, counts)
     _writes(config, plan, run_folder, disk_of_run(config, model, counts), elsewhere=elsewhere)
-    _network(config, plan)
+    plan_network(config, plan)
     return plan
 
 
@@ -84,7 +91,7 @@ def _workers(config: RunConfig, plan: Plan, machine: Machine, *, elsewhere: bool
         plan.add(
             "GPUs",
             f"rollout.engine.tensor_parallel_size is {parallel}, but a rollout worker asks for "
-            f"{config.rollout.resources.num_gpus:g} GPU. Fix: set rollout.resources.num_gpus: {parallel}",
+            f"{config.rollout.resources.num_gpus:g} GPU. Set by: rollout.resources.num_gpus. Fix: set it to {parallel}",
             "problem",
         )
     if elsewhere or config.cluster.backend == "inline":
@@ -96,14 +103,14 @@ def _workers(config: RunConfig, plan: Plan, machine: Machine, *, elsewhere: bool
         plan.add("resources", f"{cpus:g} CPUs and {gpus:g} GPUs asked for; {where}")
         return
     have = config.cluster.num_cpus or machine.cpus
-    fix = ". Fix: lower resources.num_cpus or workers, or give cluster.address"
+    fix = ". Set by: *.workers and *.resources. Fix: lower resources.num_cpus or workers, or give cluster.address"
     plan.add(
         "CPUs",
         f"needs {cpus:g}, this machine has {have}{fix if cpus > have else ''}",
         "problem" if cpus > have else "ok",
     )
     found, short = len(machine.gpu_bytes), gpus > len(machine.gpu_bytes)
-    fix = ". Fix: use a CPU config, give cluster.address, or plan with --elsewhere"
+    fix = ". Set by: *.resources.num_gpus. Fix: use a CPU config, give cluster.address, or plan with --elsewhere"
     plan.add(
         "GPUs",
         f"needs {gpus:g} GPU{'s' if gpus > 1 else ''}, this machine has {found}{fix if short else ''}",
@@ -125,7 +132,7 @@ def _memory(
     elif total > have:
         plan.add(
             "memory",
-            f"{text}, but there are {memory_text(have)}. Fix: a smaller model, policy.adapter, "
+            f"{text}, but there are {memory_text(have)}. Set by: policy.model. Fix: a smaller model, policy.adapter, "
             "training.micro_batch_size, or more memory",
             "problem",
         )
@@ -157,7 +164,9 @@ def _writes(
     plan.add("writes", f"{run_folder.absolute()} (policies, samples, examples, journal)")
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
         plan.add(
-            "writes", f"{parent} cannot be written to. Fix: give another --runs-dir", "problem"
+            "writes",
+            f"{parent} cannot be written to. Set by: --runs-dir. Fix: give another --runs-dir",
+            "problem",
         )
     tracked = sqlite_file(config.tracking.uri) if config.tracking.enabled else None
     if tracked is not None:
@@ -179,28 +188,10 @@ def _writes(
     plan.add(
         "disk",
         f"{text}; {memory_text(free)} free"
-        + ("" if total <= free else ". Fix: make room, or give another --runs-dir"),
+        + (
+            ""
+            if total <= free
+            else ". Set by: --runs-dir. Fix: make room, or give another --runs-dir"
+        ),
         "ok" if total <= free else "problem",
     )
-
-
-def _network(config: RunConfig, plan: Plan) -> None:
-    if config.cluster.backend == "ray":
-        local = "Ray picks free ports on this machine when it starts"
-        plan.add(
-            "ports",
-            local if config.cluster.address is None else f"joins Ray at {config.cluster.address}",
-        )
-    if config.tracking.enabled:
-        plan.add("tracking", redact(config.tracking.uri))
-    for judge in config.judges:
-        backend = judge.backend
-        address, key = getattr(backend, "base_url", None), getattr(backend, "api_key_env", None)
-        if address:
-            plan.add("judge", f"{judge.source} asks {redact(str(address))}")
-        if key and key not in os.environ:
-            plan.add(
-                "judge",
-                f"environment variable {key} is not set. Set by: judges.backend.api_key_env. Fix: export it",
-                "problem",
-            )

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from orchestrator.config import RunConfig
 from orchestrator.model_files import resolve_model
+from orchestrator.plan_answers import plan_answers
 from orchestrator.plan_lines import Plan
-from orchestrator.plan_model import ModelFacts, read_model
+from orchestrator.plan_model import ModelFacts, adapter_base, read_model
 from orchestrator.plan_sizes import TokenCounts, completion_tokens, memory_text
 from orchestrator.prompts.overlap import overlapping
+from orchestrator.remote_code import code_files, foreign_code, trusted_by
 from policies.component import Component, create
 from policies.errors import InputError, PawlError
 from policies.records import Prompt
@@ -24,7 +26,7 @@ def is_fake(config: RunConfig) -> bool:
 def plan_model(config: RunConfig, plan: Plan, *, elsewhere: bool) -> ModelFacts | None:
     """Find and read the starting model; None when it is not here."""
     try:
-        path = resolve_model(config.policy, download=False)
+        path = resolve_model(config.policy, download=False, with_code=bool(trusted_by(config)))
         facts = read_model(path)
     except InputError as error:
         hub = _is_hub_id(config.policy.model)
@@ -58,9 +60,23 @@ def plan_model(config: RunConfig, plan: Plan, *, elsewhere: bool) -> ModelFacts 
         "model",
         f"{path} ({facts.parameters / 1e6:.1f} M parameters, {memory_text(facts.weight_bytes)})",
     )
+    _code_that_would_run(config, plan, path)
     for problem in facts.problems + ([] if is_fake(config) else _model_problems(config, facts)):
         plan.add("model", problem, "problem")
     return facts
+
+
+def _code_that_would_run(config: RunConfig, plan: Plan, path: Path) -> None:
+    """Name the model's own code, with its digests: it runs with the rights of the workers."""
+    trusted = trusted_by(config)
+    if trusted:
+        files = ", ".join(f"{n} sha256:{d[:16]}" for n, d in code_files(path).items()) or "none"
+        plan.add(
+            "remote code",
+            f"{', '.join(f'{where}.trust_remote_code' for where in trusted)} is on: Python code of {path} may run "
+            f"with all rights of the workers: {files}",
+            "warning",
+        )
 
 
 def _is_hub_id(name: str) -> bool:
@@ -70,7 +86,13 @@ def _is_hub_id(name: str) -> bool:
 def _model_problems(config: RunConfig, model: ModelFacts) -> list[str]:
     found: list[str] = []
     engine = config.rollout.engine
-    if not model.config:
+    base = adapter_base(model.path)
+    if not model.config and base:
+        found.append(
+            f"this is an adapter and not a model (got {model.path}, made for {base}). Set by: policy.model. Fix: give "
+            f"the base model with the adapter merged into it, or {base} itself"
+        )
+    elif not model.config:
         found.append(
             f"{model.path} has no config.json that can be read. Set by: policy.model. Fix: give a "
             "complete model directory"
@@ -90,10 +112,16 @@ def _model_problems(config: RunConfig, model: ModelFacts) -> list[str]:
             f"the tokenizer knows {model.tokenizer_size} tokens, the model {model.vocabulary}. "
             "Set by: policy.model. Fix: use the tokenizer that belongs to the model"
         )
-    if model.needs_remote_code and not getattr(engine, "trust_remote_code", False):
+    if model.needs_remote_code and not trusted_by(config):
         found.append(
-            "the model brings Python code of its own. Set by: policy.model. Fix: read it, pin "
-            "policy.revision, and set rollout.engine.trust_remote_code: true"
+            f"the model brings Python code of its own (got auto_map in {model.path / 'config.json'}). Set by: "
+            "policy.model. Fix: read it, pin policy.revision, and set rollout.engine.trust_remote_code: true"
+        )
+    foreign = foreign_code(model.config) if trusted_by(config) else []
+    if foreign:
+        found.append(
+            f"the model names code of another repository, which nothing pins (got {', '.join(foreign)}). Set by: "
+            "auto_map in its config.json. Fix: copy that code beside the weights and read it"
         )
     parallel = getattr(engine, "tensor_parallel_size", 1)
     if model.attention_heads and model.attention_heads % parallel:
@@ -113,7 +141,12 @@ def plan_prompts(
     shared = overlapping(train, held_out)
     if shared:
         allowed = config.prompts.allow_overlap
-        remedy = "" if allowed else ". Fix: use disjoint sets, or set prompts.allow_overlap: true"
+        remedy = (
+            ""
+            if allowed
+            else ". Set by: prompts.train and prompts.held_out. Fix: use disjoint sets, or set "
+            "prompts.allow_overlap: true"
+        )
         examples = ", ".join(p.id for p in shared[:3])
         plan.add(
             "overlap",
@@ -126,10 +159,25 @@ def plan_prompts(
         plan.add(
             "prompts.per_round",
             f"a round draws {config.prompts.per_round} prompts, but prompts.train has "
-            f"{len(train)}. Fix: lower prompts.per_round to at most {len(train)}, or give more prompts",
+            f"{len(train)}. Set by: prompts.per_round. Fix: lower prompts.per_round to at most {len(train)}, or give "
+            "more prompts",
             "problem",
         )
     return train, held_out
+
+
+def check_prompts(config: RunConfig) -> Plan:
+    """What `pawl validate` looks at besides the config: the prompts, where that takes no network and no imports.
+
+    A data set of the hub, or one that a heavy package makes, is left to `pawl plan` and `pawl run`.
+    """
+    plan = Plan()
+    sources = (config.prompts.train, config.prompts.held_out)
+    if any(getattr(type(source).component, "is_heavy", False) for source in sources):
+        return plan
+    train, held_out = plan_prompts(config, plan, elsewhere=True)
+    plan_answers(config, plan, train, held_out)
+    return plan
 
 
 def _load(name: str, source: Component.Config, plan: Plan, *, elsewhere: bool) -> list[Prompt]:
@@ -142,7 +190,7 @@ def _load(name: str, source: Component.Config, plan: Plan, *, elsewhere: bool) -
     try:
         prompts: list[Prompt] = create(source).load()
     except PawlError as error:
-        plan.add(name, str(error), "problem")
+        plan.add(name, str(error).replace("prompts.*", name), "problem")
         return []
     plan.add(
         name,
@@ -183,3 +231,17 @@ def plan_context(config: RunConfig, plan: Plan, model: ModelFacts, counts: Token
             f"{config.training.max_length} are dropped",
             "warning",
         )
+    bounds = {"the model's context": limit, "training.max_length": config.training.max_length}
+    for name, bound in bounds.items():
+        only_train = name == "training.max_length"
+        total = counts.num_train if only_train else len(counts.prompt_lengths)
+        over = 0 if bound is None else counts.num_longer(bound, only_train=only_train)
+        if over:
+            every = over == total
+            plan.add(
+                "context",
+                f"{'all' if every else f'about {over} of'} {total} prompts are longer than "
+                f"{name} (got {bound} tokens). Set by: prompts and {name}. Fix: leave long prompts out, or raise "
+                "the limit",
+                "problem" if every and counts.exact else "warning",
+            )

@@ -87,7 +87,10 @@ def read_model(path: Path) -> ModelFacts:
         count, expected = safetensors_size(file)
         actual = file.stat().st_size
         if actual < expected:
-            problems.append(f"{file.name} is cut off: {actual} of {expected} bytes")
+            problems.append(
+                f"{file} is cut off (got {actual} of {expected} bytes). Set by: policy.model. Fix: copy or "
+                "download it again"
+            )
         parameters += count
         num_bytes += actual
     tokenizer = _json(path / "tokenizer.json")
@@ -104,6 +107,11 @@ def read_model(path: Path) -> ModelFacts:
         tokenizer_size=_tokenizer_size(tokenizer),
         problems=problems,
     )
+
+
+def adapter_base(path: Path) -> str:
+    """The base model that an adapter's directory names; empty when it is no adapter."""
+    return str(_json(path / "adapter_config.json").get("base_model_name_or_path", ""))
 
 
 def safetensors_size(file: Path) -> tuple[int, int]:

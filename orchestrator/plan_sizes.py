@@ -27,6 +27,9 @@ class TokenCounts:
     """How much a round samples."""
 
     longest_prompt: int
+    prompt_lengths: tuple[int, ...]
+    """Tokens of every prompt, training prompts first; all but the longest are scaled from it by their characters."""
+    num_train: int
     exact: bool
     """Counted with the model's tokenizer (chat template estimated), not guessed from characters."""
     samples: int
@@ -47,11 +50,14 @@ class TokenCounts:
         prompts = min(config.prompts.per_round, len(train)) if train else config.prompts.per_round
         samples = prompts * config.rollout.total_samples
         measured = len(held_out) * config.evaluation.samples_per_prompt
-        longest, exact = longest_prompt(
-            [*train, *held_out], model, by_bytes=config.rollout.engine.type == "fake"
-        )
+        every = [*train, *held_out]
+        longest, exact = longest_prompt(every, model, by_bytes=config.rollout.engine.type == "fake")
+        characters = [sum(len(m.content) for m in p.messages) for p in every]
+        scale = longest / max(1, *characters) if characters else 0.0
         return cls(
             longest_prompt=longest,
+            num_train=len(train),
+            prompt_lengths=tuple(round(n * scale) for n in characters),
             exact=exact,
             samples=samples,
             sampled_tokens=samples * completion_tokens(config, config.rollout.max_tokens),
@@ -60,6 +66,11 @@ class TokenCounts:
             * completion_tokens(config, config.evaluation.max_tokens or config.rollout.max_tokens),
             max_examples=samples,
         )
+
+    def num_longer(self, limit: int, *, only_train: bool) -> int:
+        """Prompts that alone leave no room for one sampled token."""
+        lengths = self.prompt_lengths[: self.num_train] if only_train else self.prompt_lengths
+        return sum(1 for length in lengths if length >= limit)
 
 
 def completion_tokens(config: RunConfig, per_turn: int) -> int:
@@ -155,7 +166,12 @@ def disk_of_run(
     measured = counts.measured_tokens + counts.held_out_samples * counts.longest_prompt
     measurement = measured * _BYTES_PER_TOKEN_ON_DISK
     per_round = weights + 2 * tokens * _BYTES_PER_TOKEN_ON_DISK + measurement
-    return per_round, per_round * config.rounds + measurement
+    kept = config.retention
+    policies = {"all": config.rounds, "best": 2}.get(str(kept.policies)) or int(kept.policies) + 2
+    rounds = config.rounds if kept.trajectories == "all" else int(kept.trajectories) + 1
+    total = weights * min(config.rounds, policies)
+    total += (per_round - weights) * min(config.rounds, rounds) + measurement
+    return per_round, total
 
 
 def memory_text(size: float) -> str:

@@ -1,8 +1,8 @@
 """The publish and sync phases: the candidate becomes a version, and the samplers serve it.
 
 *Consumes* the candidate folder. *Produces* a version in the store, and the samplers' own word on what they
-serve. *On failure*: publishing is a rename and a manifest, and completes on resume; a sampler that answers
-with another version or digest stops the round.
+serve. *On failure*: publishing is a rename and a manifest, and completes on resume; a sampler that dies is replaced
+by one that starts with the version; one that answers with another version or digest stops the round.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from orchestrator.phases import Published, Synced
 from orchestrator.run import RoundScope
 from orchestrator.waiting import wait_for_result
-from policies.errors import RolloutError
+from policies.errors import RolloutError, WorkerLostError
 from policies.records import PolicyVersion
+from policies.shards import file_sha256
 
 
 def publish(scope: RoundScope) -> Published:
@@ -22,20 +23,35 @@ def publish(scope: RoundScope) -> Published:
         round_index=scope.index,
         parent=scope.policy.number,
     )
-    return Published(version=version.number, parent=scope.policy.number, digest=version.digest)
+    state = scope.folder.optimizer_state
+    return Published(
+        version=version.number,
+        parent=scope.policy.number,
+        digest=version.digest,
+        optimizer_sha256=file_sha256(state) if state.exists() else None,
+    )
 
 
 def sync(scope: RoundScope, version: PolicyVersion) -> Synced:
     """Let every rollout worker load `version`, and check what each says it serves."""
     run, group = scope.run, scope.run.groups.rollout
-    calls = [
-        group.submit("load_policy", version, worker=i, label=f"version {version.number}")
-        for i in range(group.size)
-    ]
-    for index, call in enumerate(calls):
-        answer = wait_for_result(
-            run.cluster, call, run.config.cluster.sync_timeout_seconds, stop=run.stop
-        )
+    group.restart_with(policy=version)  # a worker that dies is built with these weights from now on
+    calls = {
+        i: group.submit("load_policy", version, worker=i, label=f"version {version.number}")
+        for i in group.ready()
+    }
+    for index, call in calls.items():
+        try:
+            answer = wait_for_result(
+                run.cluster,
+                call,
+                run.config.cluster.sync_timeout_seconds,
+                stop=run.stop,
+                setting="cluster.sync_timeout_seconds",
+            )
+        except WorkerLostError as error:
+            run.events.warn(f"{error}; the worker in its place starts with this version")
+            continue
         if answer != {"version": version.number, "digest": version.digest}:
             raise RolloutError(
                 f"rollout worker {index} serves {answer} after it was told to load version {version.number} "

@@ -85,8 +85,8 @@ def write_report(folder: RunFolder) -> tuple[Path, Path]:
     results, seconds = results_of(folder), phase_seconds(folder)
     table = _rounds_table(results, {r: sum(s.values()) for r, s in seconds.items()})
     texts = _texts(folder, results)
-    title = folder.path.name
-    experiment = str((read_config(folder).get("tracking") or {}).get("experiment", ""))
+    title = clean_text(folder.path.name)
+    experiment = clean_text(str((read_config(folder).get("tracking") or {}).get("experiment", "")))
     page = _page(title, experiment, results, table, texts)
     html, markdown = folder.path / "report.html", folder.path / "report.md"
     text = _markdown(title, experiment, table, texts)
@@ -207,7 +207,9 @@ def _page(
     if points:
         parts += ["<h2>Held-out pass@1 by round</h2>", _curve(points)]
     parts += ["<h2>Rounds</h2>", _html_table(table[0], table[1:], text_columns=(1, 2))]
-    reasons = [f"<li>round {r.round}: {escape(r.reason)}</li>" for r in results if r.reason]
+    reasons = [
+        f"<li>round {r.round}: {escape(clean_text(r.reason))}</li>" for r in results if r.reason
+    ]
     if reasons:
         parts += ["<ul>", *reasons, "</ul>"]
     for heading, rows in texts:

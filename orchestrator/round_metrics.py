@@ -15,7 +15,8 @@ def collection_metrics(collected: Collected) -> dict[str, float]:
     `rollout/length_tokens`, `rollout/turns` and `rollout/tool_calls` are per trajectory and count what the policy
     wrote; `rollout/tool_calls/<status>` is there for the statuses that occurred, `rollout/ended/<ending>` (a share of
     the trajectories) for every ending, `rollout/outcome` where an environment scored episodes, and
-    `rollout/previous_policy_share` where earlier policies sampled too. `prefer/steps` and `prefer/steps_right_share`
+    `rollout/previous_policy_share` where earlier policies sampled too, `rollout/quarantined` where prompts were left
+    out because they killed their worker. `prefer/steps` and `prefer/steps_right_share`
     are there where steps were graded.
     """
     counts = collected.counts
@@ -29,6 +30,8 @@ def collection_metrics(collected: Collected) -> dict[str, float]:
         "rollout/error_share": counts.get("rollout/errors", 0.0) / trajectories,
         "rollout/entropy": counts.get("rollout/negative_logprob", 0.0) / tokens,
     }
+    if quarantined := counts.get("rollout/quarantined"):
+        found["rollout/quarantined"] = quarantined
     found |= conversation_metrics(counts, "rollout")
     for ending in Ending:
         ended = counts.get(f"rollout/endings/{ending.value}", 0.0)

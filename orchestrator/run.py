@@ -9,9 +9,12 @@ from orchestrator.acceptance.rule import AcceptanceRule
 from orchestrator.config import RunConfig
 from orchestrator.events import EventLog
 from orchestrator.journal import Journal
+from orchestrator.lease import Fence
+from orchestrator.quarantine import Quarantine
 from orchestrator.run_folder import RoundFolder, RunFolder
 from orchestrator.stages import Stage
 from orchestrator.stopping import StopRequest
+from orchestrator.storage import Mirror
 from orchestrator.tracker import Tracker
 from policies.records import PolicyVersion, Prompt, Record
 from policies.store import PolicyStore
@@ -39,6 +42,9 @@ class Run:
 
     config: RunConfig
     folder: RunFolder
+    fence: Fence
+    """Asked before each commit: raises when another driver has the run."""
+    quarantine: Quarantine
     journal: Journal
     events: EventLog
     store: PolicyStore
@@ -49,6 +55,8 @@ class Run:
     acceptance: AcceptanceRule
     train_prompts: list[Prompt]
     held_out_prompts: list[Prompt]
+    mirror: Mirror | None = None
+    """Copies what is committed to object storage, when that is configured."""
 
     def served(self) -> list[int]:
         """The version accepted at the end of each finished round, round 0 first."""

@@ -3,11 +3,16 @@
 <run>/run.json               what the run is: name, versions, config digest; written once
 <run>/config.json            the resolved config
 <run>/config.source.yaml     the config as it was given
-<run>/driver.json            the process that drives it now (or drove it last)
+<run>/driver.json            the process that drives it now (or drove it last), with its heartbeat
+<run>/epochs/000003.json     every claim of a driver; the highest number holds the run
 <run>/journal.jsonl          finished phases; resume reads this and nothing else
 <run>/events.jsonl           what happened when, for people and `pawl status`; never read for decisions
+<run>/activity.json, activity/  what each worker does now; gone when the driver ends
 <run>/policies/0003/         published weights with their manifest
 <run>/rounds/0003/           prompts.parquet, trajectories/, verdicts/, ..., examples/, train/, evaluate/
+<run>/rounds/0003/attempts/  what workers wrote and the driver has not committed; gone when the round is finished
+<run>/removed/               notes on what retention removed
+<run>/quarantine/            damaged files and prompts that kill workers, each with its reason beside it
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from policies.errors import ResumeError
+from policies.errors import RunNotFoundError
 
 ShardKind = Literal[
     "trajectories", "verdicts", "judge_verdicts", "comparisons", "feedback", "examples"
@@ -36,6 +41,10 @@ class ShardPaths:
     @property
     def prompts(self) -> Path:
         return self.directory / "prompts" / f"shard-{self.index:04d}.parquet"
+
+    def attempt(self, epoch: int, number: int) -> ShardPaths:
+        """Where the `number`-th try at a stage of this shard puts its files, in the epoch of one driver."""
+        return ShardPaths(self.directory / "attempts" / f"e{epoch:06d}-{number:04d}", self.index)
 
 
 @dataclass(frozen=True)
@@ -70,15 +79,30 @@ class RoundFolder:
 
     @property
     def optimizer_state(self) -> Path:
-        return self.train / "optimizer.pt"
+        return self.train / "optimizer.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where an update that was cut off goes on; gone when the round is finished."""
+        return self.train / "checkpoints"
 
     @property
     def outcome(self) -> Path:
         """What the update did (`UpdateOutcome` as JSON); marks the update finished."""
         return self.train / "outcome.json"
 
+    @property
+    def attempts(self) -> Path:
+        """Where workers write; nothing in it counts."""
+        return self.path / "attempts"
+
     def shard(self, index: int) -> ShardPaths:
         return ShardPaths(self.path, index)
+
+    def prompt_shards(self) -> list[Path]:
+        """Prompt files of the shards that were drawn."""
+        names = {p.name.removesuffix(".json") for p in (self.path / "prompts").glob("shard-*")}
+        return [self.path / "prompts" / name for name in sorted(names)]
 
     def shards(self, kind: ShardKind) -> list[Path]:
         return sorted((self.path / kind).glob("shard-*.parquet"))
@@ -107,12 +131,35 @@ class RunFolder:
         return self.path / "driver.json"
 
     @property
+    def epochs(self) -> Path:
+        return self.path / "epochs"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.path / "quarantine"
+
+    @property
     def journal(self) -> Path:
         return self.path / "journal.jsonl"
 
     @property
     def events(self) -> Path:
         return self.path / "events.jsonl"
+
+    @property
+    def activity(self) -> Path:
+        """Which worker does what now; there only while a driver works."""
+        return self.path / "activity.json"
+
+    @property
+    def activity_reports(self) -> Path:
+        """Signs of life of calls that take long."""
+        return self.path / "activity"
+
+    @property
+    def removed(self) -> Path:
+        """Notes on what retention removed."""
+        return self.path / "removed"
 
     @property
     def policies(self) -> Path:
@@ -138,11 +185,11 @@ def open_run(path: Path) -> RunFolder:
     """The run at `path`.
 
     Raises:
-        ResumeError: it is not a run folder.
+        RunNotFoundError: it is not a run folder.
     """
     folder = RunFolder(path.resolve())
     if not folder.identity.is_file():
-        raise ResumeError(
+        raise RunNotFoundError(
             f"{path} is not a run folder (it has no run.json). Fix: give the folder "
             "that `pawl run` printed, e.g. runs/quickstart-1"
         )

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.run_folder import RunFolder
-from policies.errors import ConfigurationError
+from policies.errors import ConfigurationError, ResumeError
+
+if TYPE_CHECKING:
+    from orchestrator.config import RunConfig
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_FIRST_FILES = re.compile(r"config\.json|config\.source\.yaml|driver\.json|epochs|.*\.tmp.*")
+"""What a start leaves that was cut off before `run.json`: no run yet, and the name is free."""
+_NUM_SHOWN = 5
 
 
 def new_run_folder(runs_dir: Path, name: str | None, experiment: str) -> RunFolder:
@@ -27,12 +35,62 @@ def new_run_folder(runs_dir: Path, name: str | None, experiment: str) -> RunFold
             "'.', at most 128"
         )
     path = runs_dir.absolute() / name
-    if path.exists() or path.is_symlink():
+    if (path.exists() or path.is_symlink()) and not _is_cut_off_start(path):
         raise ConfigurationError(
             f"{path} exists already. Set by: --name. Fix: choose another name, or go on with "
             f"`pawl resume {path}`"
         )
     return RunFolder(path)
+
+
+def same_run(runs_dir: Path, name: str, config: RunConfig) -> RunFolder | None:
+    """The run called `name`, to go on with; None when there is none yet.
+
+    Raises:
+        ConfigurationError: there is one, with another config; the keys that differ are named.
+    """
+    from orchestrator.run_config import sealed
+
+    _check_place(runs_dir)
+    folder = RunFolder((runs_dir / name).absolute())
+    if not _NAME.fullmatch(name) or not folder.identity.is_file():
+        return None
+    try:
+        recorded = json.loads(folder.config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResumeError(
+            f"{folder.config} cannot be read: {error}. Fix: restore it from a copy"
+        ) from error
+    differ = _differences(recorded, sealed(config))
+    if differ:
+        shown = "; ".join(differ[:_NUM_SHOWN])
+        more = f"; and {len(differ) - _NUM_SHOWN} more" if len(differ) > _NUM_SHOWN else ""
+        raise ConfigurationError(
+            f"{folder.path} is a run of another config: {shown}{more}. Set by: the config, its overrides and "
+            "--or-resume. Fix: undo the change, or give another --name"
+        )
+    return folder
+
+
+def _differences(before: Any, now: Any, at: str = "") -> list[str]:
+    """`key: old -> new` for every value that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [
+            line
+            for key in keys
+            for line in _differences(before.get(key), now.get(key), f"{at}.{key}" if at else key)
+        ]
+    return [] if before == now else [f"{at}: {before!r} -> {now!r}"]
+
+
+def _is_cut_off_start(path: Path) -> bool:
+    return (
+        path.is_dir()
+        and not path.is_symlink()
+        and any(path.iterdir())
+        and all(_FIRST_FILES.fullmatch(p.name) for p in path.iterdir())
+    )
 
 
 def _check_place(runs_dir: Path) -> None:

@@ -41,6 +41,8 @@ def phase(
     result = work(scope)
     seconds = time.monotonic() - started
     run.journal.append(index, name, result)
+    if run.mirror is not None:
+        run.mirror.phase_finished(name)
     facts: dict[str, Any] = {"seconds": round(seconds, 3), **headline(result)}
     run.events.emit(EventKind.PHASE_FINISHED, round_index=index, phase=label, **facts)
     logger.info("round %d: %s took %.1f s", scope.index, name.value, seconds)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+_KEYS = frozenset({"scored", "abstained", "errors", "failed"})
+"""What every verifier or judge counts, whatever else it does."""
+
 
 class SourceCounts(NamedTuple):
     """Sums over all shards for one verifier or judge."""
@@ -33,7 +36,9 @@ def count_sources(counts: Mapping[str, float]) -> list[SourceCounts]:
     # Judges count failed questions as `errors` and error verdicts as `failed`.
     for stage, error_key in (("verify", "errors"), ("judge", "failed")):
         marker = f"{stage}/sources/"
-        for source in sorted({name.split("/")[2] for name in counts if name.startswith(marker)}):
+        # A source that is called after a file (`/home/ann/mine.py:Mine`) has slashes in its own name.
+        parts = [n.removeprefix(marker).rpartition("/") for n in counts if n.startswith(marker)]
+        for source in sorted({source for source, _, key in parts if key in _KEYS}):
 
             def value(key: str, prefix: str = f"{marker}{source}/") -> float:
                 return counts.get(prefix + key, 0.0)

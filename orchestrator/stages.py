@@ -114,9 +114,9 @@ def resolve(
 
 
 def _merged(base: TrainingSettings, stage: StageSettings, index: int) -> TrainingSettings:
-    if "resources" in stage.training:
+    for fixed in {"resources", "workers"} & stage.training.keys():
         raise ValueError(
-            f"stages[{index}].training.resources cannot be set: one training worker serves all stages"
+            f"stages[{index}].training.{fixed} cannot be set: the same training workers serve all stages"
         )
     if not stage.training:
         return base

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.conversation_view import ending_text, parts_of
 from orchestrator.inspect_run import read_config, results_of, stream, stream_examples
+from orchestrator.removal_notes import removed, why_gone
 from orchestrator.run_folder import RoundFolder, RunFolder
 from policies.errors import InputError, PolicyStoreError
 from policies.examples import Example, PreferencePair
@@ -164,8 +165,13 @@ def policy_chain(folder: RunFolder, number: int) -> list[dict[str, Any]]:
         try:
             version = store.get(current)
         except PolicyStoreError:
-            chain.append({"number": current, "missing": True})
-            break
+            note = removed(folder, "policy").get(current)
+            if note is None:
+                chain.append({"number": current, "missing": True})
+                break
+            chain.append({"number": current, **note.was, "removed": note.sentence()})
+            current = int(note.was["parent"]) if note.was.get("parent", "").isdecimal() else None
+            continue
         chain.append(
             {**version.model_dump(mode="json"), "files_present": Path(version.path).is_dir()}
         )
@@ -184,6 +190,9 @@ def _unknown(folder: RunFolder, wanted: str) -> str:
     close = difflib.get_close_matches(wanted, known[:2000], n=3, cutoff=0.5)
     close = close or heapq.nsmallest(3, known, key=lambda k: abs(len(k) - len(wanted)))
     near = f"close: {', '.join(close)}" if close else "it has no samples yet"
+    index = wanted.partition(".")[0][1:]
+    gone = why_gone(folder, "round", int(index)) if index.isdecimal() else None
+    near = near if gone is None else gone
     name = (read_config(folder).get("tracking") or {}).get("experiment", folder.path.name)
     return (
         f"no example or trajectory {wanted!r} in {folder.path} (experiment {name}; {near}). "

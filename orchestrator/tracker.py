@@ -99,6 +99,7 @@ class SpooledTracker:
         register_policy: bool,
         on_warning: Warn,
         finish_timeout: float | None = None,
+        max_backlog_bytes: int = 64 * 10**6,
     ) -> None:
         """Start the sending thread; it goes on where an earlier process of the run stopped.
 
@@ -109,6 +110,7 @@ class SpooledTracker:
             table_rows: rows of each table.
             register_policy: register every accepted policy.
             on_warning: also called from the thread.
+            max_backlog_bytes: what may wait for a server that is away; above it training curves are left out.
             finish_timeout: seconds that `finish` waits for what has not been sent yet; null takes `FINISH_TIMEOUT`.
         """
         self._folder = folder
@@ -116,6 +118,8 @@ class SpooledTracker:
         self._finish_timeout = FINISH_TIMEOUT if finish_timeout is None else finish_timeout
         self._register = register_policy
         self._spool = Spool(folder.tracking)
+        self._max_backlog_bytes = max_backlog_bytes
+        self._told_backlog = self._told_unwritten = False
         self._started = False
         self._rounds: set[int] = set()
         self._steps: dict[int, int] = {}
@@ -138,6 +142,7 @@ class SpooledTracker:
             return
         self._rounds.add(result.round)
         steps = self._new_steps(result.round, _read_steps(folder.train_log))
+        steps = () if self._too_much_waits() else steps
         self._append(
             RoundLine(
                 at=_now(),
@@ -152,7 +157,7 @@ class SpooledTracker:
 
     def steps(self, round_index: int, rows: Sequence[Mapping[str, Any]]) -> None:
         new = self._new_steps(round_index, rows)
-        if new and round_index not in self._rounds:
+        if new and not self._too_much_waits() and round_index not in self._rounds:
             self._append(StepsLine(at=_now(), round=round_index, rows=new))
 
     def artifact(self, path: Path, name: str) -> None:
@@ -174,11 +179,26 @@ class SpooledTracker:
     def _append(self, line: Line) -> None:
         try:
             self._spool.append(line)
+            self._told_unwritten = False
         except OSError as error:  # a run never ends on its tracking
-            self._warn(
-                f"{self._spool.path} cannot be written ({error}); tracking left out one entry"
-            )
+            if not self._told_unwritten:
+                self._warn(
+                    f"{self._spool.path} cannot be written ({error}); tracking leaves out what comes until it can"
+                )
+            self._told_unwritten = True
         self._thread.poke()
+
+    def _too_much_waits(self) -> bool:
+        """Whether curves are left out: a server that stays away must not fill the disk."""
+        if self._spool.backlog_bytes() <= self._max_backlog_bytes:
+            return False
+        if not self._told_backlog:
+            self._told_backlog = True
+            self._warn(
+                f"over {self._max_backlog_bytes / 1e6:g} MB wait for the tracking server (tracking.max_backlog_mb): "
+                "training curves are left out until it answers; metrics of rounds are kept, and the run folder has all"
+            )
+        return True
 
     def _remember(self) -> None:
         """What an earlier process of this run told already."""

@@ -54,6 +54,7 @@ def make_tracker(settings: TrackingSettings, folder: RunFolder, *, on_warning: W
         table_rows=settings.table_rows,
         register_policy=settings.register_policy,
         on_warning=on_warning,
+        max_backlog_bytes=round(settings.max_backlog_mb * 1e6),
     )
 
 

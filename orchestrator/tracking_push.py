@@ -303,8 +303,14 @@ class SendingThread:
     def _send_all(self) -> None:
         if not self._lock.acquire():
             raise TrackingError("another process is sending this run's metrics")
-        with boundary(TrackingError, "sending"):
-            self._sender.send_all(keep_going=lambda: not self._stopping)
+        try:
+            with boundary(TrackingError, "sending"):
+                self._sender.send_all(keep_going=lambda: not self._stopping)
+        except TrackingError:
+            raise
+        except PawlError as error:
+            # A full disk under our own files is as good a reason to try again later.
+            raise TrackingError(str(error)) from error
 
     def _wait(self, delay: float) -> None:
         """Wait `delay` seconds; shorter when the run ends meanwhile."""

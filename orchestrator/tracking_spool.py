@@ -10,6 +10,7 @@ The driver only ever appends to this file, so it never waits for a server. `<run
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -116,12 +117,21 @@ class Spool:
             self._drop_torn_line()
 
     def append(self, line: Line) -> None:
-        """Make a line durable."""
+        """Make a line durable.
+
+        Raises:
+            OSError: it could not be written; nothing of it is left that would spoil the next one.
+        """
         data = line.model_dump_json().encode() + b"\n"
-        with self._lock, self.path.open("ab") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
+        with self._lock, self.path.open("ab", buffering=0) as handle:
+            before = handle.seek(0, os.SEEK_END)
+            try:
+                if handle.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(handle.fileno())
+            except OSError:
+                handle.truncate(before)
+                raise
 
     def read(self, offset: int = 0) -> Iterator[tuple[Line | None, int]]:
         """Whole lines from `offset` on, each with the offset behind it; None for one that cannot be read."""
@@ -151,6 +161,10 @@ class Spool:
 
     def save_offset(self, offset: int) -> None:
         write_json(self.offset_path, {"offset": offset})
+
+    def backlog_bytes(self) -> int:
+        """Size of the lines that have not been sent."""
+        return self.size() - self.offset()
 
     def left(self) -> int:
         """Lines that have not been sent."""

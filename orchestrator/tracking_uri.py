@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from policies.errors import ConfigurationError, explain
+from policies.redaction import redact_secrets
 
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -15,7 +16,7 @@ _USER_PART = re.compile(r"(?<=://)[^/\s'\"]*@")
 
 
 def redact(text: str, uri: str = "") -> str:
-    """Remove user names and passwords of addresses from a text.
+    """Remove secrets, and user names and passwords of addresses, from a text.
 
     Args:
         text: anything that may quote an address, such as a message of MLflow.
@@ -27,7 +28,7 @@ def redact(text: str, uri: str = "") -> str:
     """
     for secret in _secrets(uri):
         text = text.replace(secret, "***")
-    return _USER_PART.sub("***@", text)
+    return redact_secrets(_USER_PART.sub("***@", text))
 
 
 def _secrets(uri: str) -> list[str]:

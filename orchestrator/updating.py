@@ -1,29 +1,24 @@
 """The train phase: one update of the policy from the round's examples, against an explicit reference.
 
 *Consumes* the round's example files, the serving policy and the reference's versions. *Produces* a
-candidate folder with new weights, and what happened. *On failure*: the candidate is removed and the
-update is made again on resume; a diverged update stops the run with the serving policy untouched.
+candidate folder with new weights, and what happened. *On failure*: a trainer that dies is replaced and
+goes on from the last checkpoint, as does a resumed run; an update whose numbers are not finite is
+abandoned, and the round ends with the serving policy untouched.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import shutil
-from collections.abc import Callable
 
-from orchestrator.events import EventKind
 from orchestrator.phases import Collected, Trained
 from orchestrator.run import RoundScope
-from orchestrator.waiting import wait_for_result
+from orchestrator.training import train
 from policies.component import create
+from policies.errors import DivergenceError
 from policies.records import RoundStatus
 from policies.reference import ReferenceSchedule
 from policies.seeds import derive_seed
 from workers.training.engine import UpdateJob, UpdateOutcome
-
-logger = logging.getLogger(__name__)
 
 
 def update(scope: RoundScope, collected: Collected) -> Trained:
@@ -56,32 +51,28 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
         logprobs="rollout" if own else "recompute",
         seed=derive_seed(run.config.seed, "train", scope.index),
         output_dir=str(scope.folder.candidate),
-        optimizer_state=_carried_state(scope),
+        optimizer_state=carried_state(scope),
         optimizer_output=str(scope.folder.optimizer_state)
         if options.optimizer == "carry"
         else None,
         log_path=str(scope.folder.train_log),
+        checkpoint_dir=str(scope.folder.checkpoints),
     )
-    if scope.folder.train.exists():  # a part of an update that was cut off
-        shutil.rmtree(scope.folder.train)
-    scope.folder.train.mkdir(parents=True)
-    call = run.groups.train.submit(
-        "update",
-        job,
-        [str(p) for p in scope.folder.shards("examples")],
-        label=f"round {scope.index}",
-    )
-    outcome: UpdateOutcome = wait_for_result(
-        run.cluster,
-        call,
-        run.config.cluster.training_timeout_seconds,
-        stop=run.stop,
-        look_up=_progress(scope, collected),
-    )
+    try:
+        outcome = train(scope, job, _expected_steps(scope, collected))
+    except DivergenceError as error:
+        run.events.warn(f"the update was abandoned: {error}", round_index=scope.index)
+        return Trained(
+            reference=plan,
+            logprobs=source,
+            outcome=None,
+            skipped_because=str(error),
+            diverged=True,
+        )
     return Trained(reference=plan, logprobs=source, outcome=_without_clock(outcome))
 
 
-def _carried_state(scope: RoundScope) -> str | None:
+def carried_state(scope: RoundScope) -> str | None:
     """The optimizer state of the stage's last round whose policy was accepted, when it is to be carried."""
     if scope.stage.training.optimizer != "carry":
         return None
@@ -94,34 +85,10 @@ def _carried_state(scope: RoundScope) -> str | None:
     return None
 
 
-def _progress(scope: RoundScope, collected: Collected) -> Callable[[], None]:
-    """Report each optimizer step as an event, from the log that the trainer writes."""
-    seen = 0
+def _expected_steps(scope: RoundScope, collected: Collected) -> int:
+    """Steps of the update, unless examples are dropped."""
     options = scope.stage.training
-    expected = max(1, -(-collected.num_examples // options.batch_size)) * options.epochs
-
-    def look() -> None:
-        nonlocal seen
-        try:
-            lines = scope.folder.train_log.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return
-        for line in lines[seen:]:
-            try:
-                row = json.loads(line)
-            except ValueError:  # the trainer is writing this line
-                return
-            seen += 1
-            scope.run.events.emit(
-                EventKind.TRAINING_STEP,
-                round_index=scope.index,
-                phase="train",
-                step=row.get("step", seen),
-                steps=expected,
-                loss=row.get("train/loss"),
-            )
-
-    return look
+    return max(1, -(-collected.num_examples // options.batch_size)) * options.epochs
 
 
 def _without_clock(outcome: UpdateOutcome) -> UpdateOutcome:

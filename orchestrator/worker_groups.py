@@ -42,7 +42,13 @@ class _Starter:
             factory,
             kwargs,
             size=size,
-            resources=Resources(num_cpus=asked.num_cpus, num_gpus=asked.num_gpus),
+            resources=Resources(
+                num_cpus=asked.num_cpus,
+                num_gpus=asked.num_gpus,
+                custom=asked.custom,
+                labels=asked.labels,
+                placement=asked.placement,
+            ),
             timeout_seconds=self.timeout_seconds,
         )
         self.started.append(group)
@@ -126,4 +132,5 @@ def _start_train(starter: _Starter, config: RunConfig) -> Group:
         ],
         "adapter": config.policy.adapter,
     }
-    return starter.start("train", TrainWorker, kwargs, size=1, asked=config.training.resources)
+    size, asked = config.training.workers, config.training.resources
+    return starter.start("train", TrainWorker, kwargs, size=size, asked=asked)

@@ -15,7 +15,8 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Generic, TypeVar, cast
@@ -31,8 +32,16 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from policies.errors import ConfigurationError
+from policies.redaction import names_a_secret, remember
 
 C = TypeVar("C", bound="Component")
+
+
+@cache
+def _installed() -> EntryPoints:
+    """Entry points of all installed packages: found once, because a config asks ten times and it takes 50 ms."""
+    return cast(EntryPoints, entry_points())  # before 3.12 another type with the same `select`
+
 
 _USER_MODULE = "pawl_user_"
 """Prefix of the names that modules loaded from a path get."""
@@ -44,6 +53,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Whatever process builds these settings knows from then on which of their values to keep out of texts."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, str) and names_a_secret(name):
+                remember(value)
 
 
 class Component:
@@ -86,7 +102,7 @@ def load_module(reference: str) -> ModuleType:
         return importlib.import_module(reference)
     path = Path(reference).resolve()
     if not path.is_file():
-        raise ConfigurationError(f"no such file: {path}")
+        raise ConfigurationError(f"no such file: {path}. Fix: correct the path")
     name = f"{_USER_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -114,14 +130,18 @@ def load_object(reference: str) -> Any:
         module = load_module(module_name)
     except ConfigurationError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever a user's module does at import is reported, not propagated
+    except (Exception, SystemExit) as error:
+        # Whatever a user's module does at import is reported, not propagated; `sys.exit()` too.
         raise ConfigurationError(
-            f"cannot import {module_name!r} of {reference!r}: {type(error).__name__}: {error}"
+            f"cannot import {module_name!r} of {reference!r}: {type(error).__name__}: {error}. "
+            "Fix: correct the module, or install what it needs"
         ) from error
     if not hasattr(module, attribute):
-        raise ConfigurationError(f"{module_name!r} has no {attribute!r} (in {reference!r})")
+        here = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise ConfigurationError(
+            f"{module_name!r} has no {attribute!r} (in {reference!r}). Fix: name one that it has"
+            + (f", e.g. {', '.join(here[:5])}" if here else "")
+        )
     return getattr(module, attribute)
 
 
@@ -173,7 +193,7 @@ class Family(Generic[C]):
         """Names of the shipped members and the installed ones, each with the reference to load it."""
         package = importlib.import_module(self.package)
         names = {m.name: f"{self.package}.{m.name}" for m in pkgutil.iter_modules(package.__path__)}
-        names.update({point.name: point.value for point in entry_points(group=self.group)})
+        names.update({point.name: point.value for point in _installed().select(group=self.group)})
         return dict(sorted(names.items()))
 
     def resolve(self, name: str) -> type[C]:

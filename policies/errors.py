@@ -11,12 +11,21 @@
     |   `-- DivergenceError               loss, gradients or weights are not finite
     |-- PolicyStoreError                  a policy cannot be published or does not match its manifest
     |-- ArtifactError                     a file of the run is missing, foreign or changed
+    |-- StorageError                      the run folder cannot be written or read: full, read-only, failing (exit 75)
+    |-- CorruptStateError (ResumeError)   a file that cannot be made again is damaged (exit 3)
+    |   `-- CorruptPolicyError            published weights are damaged (also a PolicyStoreError)
     |-- WorkerLostError                   a worker process died; its call may or may not have run
+    |   `-- CallNotStartedError           it died before it came to this call
+    |-- ClusterLostError                  the Ray cluster does not answer any more (exit 75)
     |-- WaitTimeoutError                  a wait ended with nothing; the message names who waited for whom
+    |   `-- PlacementError                a group has no worker and no node gives it one
     |-- LimitExceededError                too many failures in one round
     |-- ResumeError                       a run folder cannot be continued
+    |   |-- RunNotFoundError              there is no run in the folder (exit 2)
+    |   `-- LeaseError                    another driver has the run, or took it over (exit 75)
     `-- TrackingError                     the tracking server refused or did not answer
 
+Each class carries the exit code of the command (see FAILED and the others below).
 Rule: a bad trajectory is data, a bad config is refused, a bad update stops the round.
 All of them carry one string, so they survive pickling between processes.
 """
@@ -25,18 +34,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
+
+from policies.redaction import redact_secrets
+
+FAILED, REFUSED, CORRUPT, TEMPORARY, INTERRUPTED = 1, 2, 3, 75, 130
+"""Exit codes besides 0. Only after `TEMPORARY` (sysexits' EX_TEMPFAIL) is the same command worth repeating."""
 
 
 class PawlError(Exception):
     """Base of everything that Pawl raises on purpose."""
 
+    exit_code: ClassVar[int] = FAILED
+    """What the command ends with when this reaches the user."""
+
+    def __init__(self, *parts: object) -> None:
+        # Here, because every message of ours passes: to the terminal, events, verdicts, other processes.
+        super().__init__(*(redact_secrets(p) if isinstance(p, str) else p for p in parts))
+
 
 class ConfigurationError(PawlError, ValueError):
     """The configuration is refused; nothing has been started or written."""
 
+    exit_code = REFUSED
+
 
 class InputError(PawlError, ValueError):
     """A data set or a model directory cannot be used as given."""
+
+    exit_code = REFUSED
 
 
 class RolloutError(PawlError):
@@ -66,17 +92,39 @@ class DivergenceError(TrainingError):
 class PolicyStoreError(PawlError):
     """A policy version cannot be published, found, or does not match its manifest."""
 
+    exit_code = CORRUPT
+
 
 class ArtifactError(PawlError):
     """A file of the run is missing, truncated, foreign or changed since it was written."""
+
+    exit_code = CORRUPT
 
 
 class WorkerLostError(PawlError):
     """A worker process died; whether its last call took effect is unknown."""
 
+    exit_code = TEMPORARY
+
+
+class CallNotStartedError(WorkerLostError):
+    """A worker died with this call still in its queue: the call ran nowhere and did nothing."""
+
+
+class ClusterLostError(PawlError):
+    """The Ray cluster is gone or does not answer; everything that was committed is on disk."""
+
+    exit_code = TEMPORARY
+
 
 class WaitTimeoutError(PawlError):
     """A bounded wait ended without an answer."""
+
+    exit_code = TEMPORARY
+
+
+class PlacementError(WaitTimeoutError):
+    """A group has no worker, and no node gave it one within the time and the restarts allowed."""
 
 
 class LimitExceededError(PawlError):
@@ -85,6 +133,36 @@ class LimitExceededError(PawlError):
 
 class ResumeError(PawlError):
     """A run folder cannot be continued as it stands."""
+
+    exit_code = CORRUPT
+
+
+class RunNotFoundError(ResumeError):
+    """The folder holds no run."""
+
+    exit_code = REFUSED
+
+
+class LeaseError(ResumeError):
+    """Another process drives the run: it was found alive, or it has taken the run over from this one."""
+
+    exit_code = TEMPORARY
+
+
+class StorageError(PawlError):
+    """The disk refused: it is full, read-only, over quota, or failing."""
+
+    exit_code = TEMPORARY
+
+
+class CorruptStateError(ResumeError):
+    """A file that cannot be made again from what is before it is missing, changed or cannot be read."""
+
+    exit_code = CORRUPT
+
+
+class CorruptPolicyError(CorruptStateError, PolicyStoreError):
+    """A published version is not what its manifest says."""
 
 
 class TrackingError(PawlError):

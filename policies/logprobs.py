@@ -8,7 +8,7 @@ Imports torch: import this module inside functions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -251,6 +251,7 @@ def sequence_logprobs(
     *,
     precision: str = "fp32",
     tokens_per_batch: int = 4096,
+    on_batch: Callable[[int], None] = lambda rows: None,
 ) -> SequenceScores:
     """Log-probs of the scored tokens of `sequences`, without gradient.
 
@@ -261,6 +262,7 @@ def sequence_logprobs(
         sequences: in any order.
         precision: `bf16` runs the forward pass under autocast, as training does; else `fp32`.
         tokens_per_batch: limit on rows times columns.
+        on_batch: called after each batch with its number of sequences.
     """
     device = next(model.parameters()).device
     results: list[Tensor | None] = [None] * len(sequences)
@@ -277,6 +279,7 @@ def sequence_logprobs(
                 values = scores.log_probs.float().cpu()
                 for row, line, scored in zip(rows, values, mask[:, 1:].bool(), strict=True):
                     results[row] = line[scored]
+                on_batch(len(rows))
     finally:
         model.train(was_training)
     return SequenceScores(per_token=cast("list[Tensor]", results))

@@ -153,7 +153,7 @@ class Ending(StrEnum):
     ENVIRONMENT = "environment"
     """The environment said that the episode is over."""
     TURN_LIMIT = "turn_limit"
-    TOKEN_LIMIT = "token_limit"
+    TOKEN_LIMIT = "token_limit"  # nosec B105 # a state, not a password
     """A turn or the whole trajectory ran out of tokens."""
     FAILED = "failed"
     """Our side failed; the status is `error`."""
@@ -364,6 +364,8 @@ class RoundStatus(StrEnum):
     """Too few examples: no update."""
     REJECTED = "rejected"
     """The new policy was rolled back."""
+    DIVERGED = "diverged"
+    """The update was abandoned because a loss, a gradient or a weight was not finite; the old policy serves on."""
 
 
 class RoundResult(Record):

@@ -1,29 +1,52 @@
 """Records on disk: write-once Parquet files with typed columns, each with a marker that proves it whole.
 
 A file exists for Pawl when its marker (`<file>.json`) exists: the marker is written last and holds the
-sha256 of the file, the number of rows, a digest of the *content* (without clocks), and a summary.
-Order of writing: data to a temporary name, fsync, rename, fsync of the folder; then the marker likewise.
+sha256 of the file, the number of rows, a digest of the *content* (without clocks), what it was made from,
+and a summary. A worker only ever writes a `Draft` on a path of its own; the driver checks it, moves it to
+its place and writes the marker (`commit`). So a file by a worker that was given up is never listed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import types
-import typing
-from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, JsonValue
 
+from policies import files
+from policies.columns import from_row, not_finite, shape_of, to_row
 from policies.errors import ArtifactError
+from policies.files import fsync_directory, write_atomically, write_json
 from policies.records import Record
 
+__all__ = [
+    "SHARD_SCHEMA",
+    "Draft",
+    "Marker",
+    "Written",
+    "canonical_json",
+    "commit",
+    "content_digest",
+    "discard",
+    "file_sha256",
+    "find_damage",
+    "fsync_directory",
+    "marker_path",
+    "read_marker",
+    "read_records",
+    "write_atomically",
+    "write_draft",
+    "write_json",
+    "write_records",
+]
+
 R = TypeVar("R", bound=Record)
+
+SHARD_SCHEMA = "1"
+"""Version of the record types as they lie on disk; raised when a field changes its meaning."""
 
 VOLATILE_FIELDS = frozenset({"seconds"})
 """Fields that hold a clock: kept in files, left out of content digests, so that runs can be compared."""
@@ -38,6 +61,31 @@ class Marker(Record):
     num_rows: int
     content_digest: str
     """sha256 over the rows without volatile fields: equal for equal work."""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Digest of each thing that the file was made from, by name: upstream files, policies, settings, schema."""
+    summary: dict[str, JsonValue] = Field(default_factory=dict)
+    seal: str = ""
+    """sha256 of the rest of the marker, so that a flipped digit in it is noticed. Empty: by an older Pawl."""
+
+    def sealed(self) -> Marker:
+        """The same marker with its seal."""
+        return self.model_copy(update={"seal": _seal(self)})
+
+
+class Draft(Record):
+    """A file that a worker wrote on a path of its own, as the worker saw it."""
+
+    path: str
+    sha256: str
+    num_bytes: int
+    num_rows: int
+    content_digest: str
+
+
+class Written(Record):
+    """What a worker answers: its files, not committed yet, and a summary under 1 KB of sums and counts."""
+
+    files: tuple[Draft, ...]
     summary: dict[str, JsonValue] = Field(default_factory=dict)
 
 
@@ -47,55 +95,35 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def fsync_directory(path: Path) -> None:
-    """Make renames inside `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then make it durable and move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-    fsync_directory(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON durably: readers see the old content or the new one, never a part."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-    write_atomically(path, lambda temporary: _write_text(temporary, text + "\n"))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 def marker_path(path: Path) -> Path:
     """Where the marker of `path` lies."""
     return path.with_name(path.name + ".json")
 
 
 def read_marker(path: Path) -> Marker | None:
-    """The marker of `path`, or None when the file has not been finished."""
+    """The marker of `path`, or None when the file has not been finished.
+
+    Raises:
+        ArtifactError: it cannot be read, or its seal is broken.
+    """
     try:
-        return Marker.model_validate_json(marker_path(path).read_text(encoding="utf-8"))
+        text = marker_path(path).read_bytes()
     except FileNotFoundError:
         return None
+    try:
+        marker = Marker.model_validate_json(text)
+        if marker.seal and marker.seal != _seal(marker):
+            raise ValueError("its seal is broken: it changed since it was written")
     except ValueError as error:
         raise ArtifactError(
             f"marker of {path} cannot be read: {error}. Fix: delete {marker_path(path)}; the shard is then redone"
         ) from error
+    return marker
+
+
+def _seal(marker: Marker) -> str:
+    value = marker.model_dump(mode="json", exclude={"seal"})
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def content_digest(records: Iterable[BaseModel]) -> str:
@@ -122,34 +150,127 @@ def _without_clock(value: Any) -> Any:
     return value
 
 
-def write_records(
-    path: Path, kind: type[R], records: Sequence[R], *, summary: dict[str, JsonValue] | None = None
-) -> Marker:
-    """Write records of one kind as a finished Parquet file and return its marker."""
+def write_draft(path: Path, kind: type[R], records: Sequence[R]) -> Draft:
+    """Write records of one kind to `path`, which no one else uses, durably but uncommitted.
+
+    Raises:
+        ArtifactError: a number is NaN or infinite: it would not be read back.
+        StorageError: the disk refused.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    shape = _shape(kind)
-    rows = [_to_row(record.model_dump(mode="json"), kind) for record in records]
-    table = pa.Table.from_pylist(rows, schema=pa.schema(shape))
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
-    marker = Marker(
-        file=path.name,
+    rows = [to_row(record.model_dump(mode="json"), kind) for record in records]
+    table = pa.Table.from_pylist(rows, schema=pa.schema(shape_of(kind)))
+    if (column := not_finite(table)) is not None:
+        raise ArtifactError(
+            f"{kind.__name__} records for {path} are refused: a number in column {column} is not finite. "
+            "Fix: mend what computed it (a verifier, a judge, a preference builder)"
+        )
+    files.write_once(path, lambda target: pq.write_table(table, target, compression="zstd"))
+    return Draft(
+        path=str(path),
         sha256=file_sha256(path),
         num_bytes=path.stat().st_size,
         num_rows=len(records),
         content_digest=content_digest(records),
-        summary=summary or {},
     )
-    write_json(marker_path(path), marker.model_dump(mode="json"))
+
+
+def commit(
+    draft: Draft,
+    target: Path,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    summary: Mapping[str, JsonValue] | None = None,
+    guard: Callable[[], None] | None = None,
+) -> Marker:
+    """Make a draft the finished file `target`: check it, move it there, write its marker.
+
+    `guard` is asked right before the move and again before the marker: it raises when this process may not commit.
+    A finished file that was at `target` is replaced; its marker goes first.
+
+    Raises:
+        ArtifactError: the draft is missing, or not what the worker said.
+    """
+    source = Path(draft.path)
+    damage = _differs(source, draft.num_bytes, draft.sha256)
+    if damage is not None:
+        raise ArtifactError(
+            f"{source} {damage}, not what its worker reported. Fix: `pawl resume` makes it again; "
+            "if it comes back, workers and driver do not see the same storage"
+        )
+    if guard is not None:
+        guard()
+    files.remove_file(marker_path(target))
+    if source != target:
+        files.move(source, target)
+    marker = Marker(
+        file=target.name,
+        sha256=draft.sha256,
+        num_bytes=draft.num_bytes,
+        num_rows=draft.num_rows,
+        content_digest=draft.content_digest,
+        inputs=dict(inputs or {}),
+        summary=dict(summary or {}),
+    ).sealed()
+    if guard is not None:
+        guard()
+    write_json(marker_path(target), marker.model_dump(mode="json"))
     return marker
+
+
+def write_records(
+    path: Path,
+    kind: type[R],
+    records: Sequence[R],
+    *,
+    summary: dict[str, JsonValue] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    guard: Callable[[], None] | None = None,
+) -> Marker:
+    """Write records of one kind as a finished Parquet file and return its marker. For files of one writer."""
+    temporary = path.with_name(f".{path.name}{files.TEMPORARY_SUFFIX}")
+    draft = write_draft(temporary, kind, records)
+    return commit(draft, path, inputs=inputs, summary=summary, guard=guard)
+
+
+def discard(path: Path) -> None:
+    """Remove a finished file; its marker goes first, so that a crash in between leaves an unfinished one."""
+    files.remove_file(marker_path(path))
+    files.remove_file(path)
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a file that ought to be finished, or None: its marker, size and sha256 are checked."""
+    try:
+        marker = read_marker(path)
+    except ArtifactError as error:
+        return str(error)
+    if marker is None:
+        return "was never finished"
+    damage = _differs(path, marker.num_bytes, marker.sha256)
+    return None if damage is None else f"changed since it was written: it {damage}"
+
+
+def _differs(path: Path, num_bytes: int, sha256: str) -> str | None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return "is missing"
+    if size != num_bytes:
+        return f"has {size} bytes instead of {num_bytes}"
+    if file_sha256(path) != sha256:
+        return "has another sha256"
+    return None
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:
     """Read a finished file back.
 
     Raises:
-        ArtifactError: it is missing, unfinished, changed since it was written, or of another kind.
+        ArtifactError: it is missing, unfinished, changed since it was written, of another kind, or holds
+            numbers that are not finite.
     """
     import pyarrow.parquet as pq
 
@@ -163,90 +284,10 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
             f"{path} changed since it was written (sha256 differs from its marker). "
             "Fix: delete it and its marker; it is then made again"
         )
-    rows = pq.read_table(path).to_pylist()
     try:
-        return [kind.model_validate(_from_row(row, kind)) for row in rows]
-    except ValueError as error:
+        table = pq.read_table(path)
+        if (column := not_finite(table)) is not None:
+            raise ValueError(f"a number in column {column} is not finite")
+        return [kind.model_validate(from_row(row, kind)) for row in table.to_pylist()]
+    except ValueError as error:  # pydantic's, pyarrow's and json's errors are all of this kind
         raise ArtifactError(f"{path} does not hold {kind.__name__} records: {error}") from error
-
-
-# --- Parquet columns from record fields ----------------------------------------------------------
-# Lists, strings, numbers and nested records become typed columns; free JSON and unions of records
-# become JSON text, because Parquet has no column type for "any".
-
-
-def _plain(annotation: Any) -> Any:
-    """Strip Annotated and Optional."""
-    while True:
-        origin = get_origin(annotation)
-        if origin is typing.Annotated:
-            annotation = get_args(annotation)[0]
-        elif origin in (Union, types.UnionType):
-            options = [a for a in get_args(annotation) if a is not type(None)]
-            if len(options) != 1:
-                return Any
-            annotation = options[0]
-        else:
-            return annotation
-
-
-def _arrow_type(annotation: Any) -> Any:
-    import pyarrow as pa
-
-    annotation = _plain(annotation)
-    simple = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-    if annotation in simple:
-        return simple[annotation]
-    if get_origin(annotation) is Literal:
-        return pa.string()
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return pa.string()
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return pa.struct(_shape(annotation))
-    if get_origin(annotation) is tuple:
-        return pa.list_(_arrow_type(get_args(annotation)[0]))
-    return pa.string()
-
-
-def _is_json(annotation: Any) -> bool:
-    annotation = _plain(annotation)
-    if annotation in (bool, int, float, str) or get_origin(annotation) in (Literal, tuple):
-        return False
-    return not (isinstance(annotation, type) and issubclass(annotation, (Enum, BaseModel)))
-
-
-def _shape(kind: type[BaseModel]) -> list[tuple[str, Any]]:
-    return [(name, _arrow_type(field.annotation)) for name, field in kind.model_fields.items()]
-
-
-def _convert(value: Any, annotation: Any, *, encode: bool) -> Any:
-    if _is_json(annotation):
-        if encode:
-            return json.dumps(value, sort_keys=True)
-        return None if value is None else json.loads(value)
-    if value is None:
-        return None
-    annotation = _plain(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {
-            n: _convert(value.get(n), f.annotation, encode=encode)
-            for n, f in annotation.model_fields.items()
-        }
-    if get_origin(annotation) is tuple:
-        inner = get_args(annotation)[0]
-        if _plain(inner) in (int, float, str, bool):
-            return value
-        return [_convert(item, inner, encode=encode) for item in value]
-    return value
-
-
-def _to_row(value: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
-    return {
-        n: _convert(value.get(n), f.annotation, encode=True) for n, f in kind.model_fields.items()
-    }
-
-
-def _from_row(row: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
-    return {
-        n: _convert(row.get(n), f.annotation, encode=False) for n, f in kind.model_fields.items()
-    }

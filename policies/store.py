@@ -7,15 +7,15 @@ the model the run started from: only its manifest lives here, its files stay whe
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import Field
 
-from policies.errors import InputError, PolicyStoreError
+from policies import files as durable
+from policies.errors import CorruptPolicyError, InputError, PolicyStoreError
 from policies.records import PolicyVersion, Record
-from policies.shards import file_sha256, fsync_directory, write_json
+from policies.shards import file_sha256
 
 MANIFEST = "manifest.json"
 
@@ -67,22 +67,40 @@ def check_weights(version: PolicyVersion) -> None:
     """Read the weight files of `version` and compare them with its digest.
 
     Raises:
-        PolicyStoreError: a file is missing, truncated or changed.
+        CorruptPolicyError: a file is missing, truncated or changed; it is named where the manifest can tell.
     """
     files = {p.name: file_sha256(p) for p in sorted(Path(version.path).glob("*.safetensors"))}
     if digest_of(files) != version.digest:
-        raise PolicyStoreError(
+        raise CorruptPolicyError(
             f"policy version {version.number} at {version.path} does not match its digest {version.digest[:12]}: "
-            f"its files changed since it was published. Fix: restore them, or delete "
-            "the folder and resume to train the round again"
+            f"{_which_changed(Path(version.path), files)}. Fix: restore it from a copy; "
+            "nothing is sampled from or trained on changed weights"
         )
 
 
-class PolicyStore:
-    """Versions of one run, by number."""
+def _which_changed(directory: Path, found: dict[str, str]) -> str:
+    """Which weight files are not as published; copies of a version without its manifest cannot tell."""
+    try:
+        text = (directory / MANIFEST).read_text(encoding="utf-8")
+        expected = Manifest.model_validate_json(text).files
+    except (OSError, ValueError):
+        return "its files changed since it was published"
+    missing = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    changed = [
+        f"{name} changed since it was published"
+        for name in sorted(expected.keys() & found.keys())
+        if expected[name] != found[name]
+    ]
+    foreign = [f"{name} was not published" for name in sorted(found.keys() - expected.keys())]
+    return ", ".join(missing + changed + foreign) or "its manifest changed since it was published"
 
-    def __init__(self, root: Path) -> None:
+
+class PolicyStore:
+    """Versions of one run, by number. `guard` raises when this process may not publish (any more)."""
+
+    def __init__(self, root: Path, guard: Callable[[], None] | None = None) -> None:
         self.root = root
+        self.guard = guard
 
     def directory(self, number: int) -> Path:
         return self.root / f"{number:04d}"
@@ -117,17 +135,17 @@ class PolicyStore:
         target = self.directory(number)
         if self._manifest(number) is not None:
             return self.get(number)
-        if target.exists():  # moved but not yet marked: the manifest below completes it
+        if (
+            target.exists() and candidate.exists()
+        ):  # no part of this update: its weights are in the candidate
+            durable.remove_tree(target)
+        elif target.exists():  # moved but not yet marked: the manifest below completes it
             candidate = target
         files = {p.name: file_sha256(p) for p in weight_files(candidate)}
-        for path in candidate.iterdir():
-            if path.is_file():
-                with path.open("rb") as handle:
-                    os.fsync(handle.fileno())
+        durable.sync_files(candidate)
         if candidate != target:
-            self.root.mkdir(parents=True, exist_ok=True)
-            os.rename(candidate, target)
-            fsync_directory(self.root)
+            self._ask_guard()
+            durable.move(candidate, target)
         self._write_manifest(
             Manifest(
                 number=number,
@@ -158,24 +176,26 @@ class PolicyStore:
             digest=manifest.digest,
         )
 
-    def discard_unpublished(self) -> list[Path]:
-        """Remove folders without a manifest: a publish that was cut off before its files were marked."""
-        gone = [p for p in sorted(self.root.glob("[0-9]*")) if not (p / MANIFEST).exists()]
-        for path in gone:
-            shutil.rmtree(path)
-        return gone
-
     def _manifest(self, number: int) -> Manifest | None:
         try:
-            return Manifest.model_validate_json(
-                (self.directory(number) / MANIFEST).read_text(encoding="utf-8")
-            )
+            text = (self.directory(number) / MANIFEST).read_text(encoding="utf-8")
+            manifest = Manifest.model_validate_json(text)
+            if (manifest.number, digest_of(manifest.files)) != (number, manifest.digest):
+                raise ValueError("it contradicts itself: it changed since it was written")
+            return manifest
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise PolicyStoreError(
-                f"manifest of policy version {number} cannot be read: {error}"
+            raise CorruptPolicyError(
+                f"{self.directory(number) / MANIFEST} cannot be read: {error}. Fix: restore it from a copy"
             ) from error
 
+    def _ask_guard(self) -> None:
+        if self.guard is not None:
+            self.guard()
+
     def _write_manifest(self, manifest: Manifest) -> None:
-        write_json(self.directory(manifest.number) / MANIFEST, manifest.model_dump(mode="json"))
+        self._ask_guard()
+        durable.write_json(
+            self.directory(manifest.number) / MANIFEST, manifest.model_dump(mode="json")
+        )

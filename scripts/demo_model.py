@@ -138,8 +138,8 @@ def convert(gguf: Path, folder: Path) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     where = str(gguf.parent)
-    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=gguf.name)
-    read = AutoModelForCausalLM.from_pretrained(where, gguf_file=gguf.name, dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=gguf.name)  # nosec B615 # a checked folder
+    read = AutoModelForCausalLM.from_pretrained(where, gguf_file=gguf.name, dtype=torch.bfloat16)  # nosec B615 # a checked folder
     config = read.config
     # A model read from GGUF says that it is quantised and refuses to be saved; its tensors are plain by now.
     if hasattr(config, "quantization_config"):

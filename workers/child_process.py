@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from policies.records import Record
+from policies.redaction import redact_secrets
 
 M = TypeVar("M", bound=Record)
 
@@ -29,6 +30,8 @@ MAX_REPLY_BYTES = 4 * 2**20
 STDERR_TAIL_BYTES = 2048
 MAX_ERROR_CHARACTERS = 3000
 
+_DEATH_SECONDS = 10.0
+"""Longest wait for a process that was killed."""
 _PR_SET_PDEATHSIG = 1
 _ALLOWED = re.compile(
     r"PATH|HOME|USER|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|LD_LIBRARY_PATH|PYTHONHASHSEED"
@@ -135,7 +138,9 @@ class ChildProcess:
                 self._killed = True
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            # One that sits in the kernel (a dead network file system) outlives SIGKILL; nobody waits for that.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_DEATH_SECONDS)
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
@@ -173,8 +178,8 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def clean_text(text: str) -> str:
-    """Error text fit for files, terminals and comparison between runs: no control characters or addresses."""
-    text = _CONTROL.sub(" ", _ADDRESS.sub("0x..", text)).strip()
+    """Error text fit for files, terminals and comparison between runs: no secrets, control characters, addresses."""
+    text = _CONTROL.sub(" ", _ADDRESS.sub("0x..", redact_secrets(text))).strip()
     half = MAX_ERROR_CHARACTERS // 2
     return text if len(text) <= MAX_ERROR_CHARACTERS else f"{text[:half]} [...] {text[-half:]}"
 

@@ -5,17 +5,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Placement = Literal["default", "spread", "pack"]
+"""Which nodes a group's workers prefer: Ray's choice, as many different ones as there are, as few as possible."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker asks for."""
+    """What one worker asks for, and where the workers of a group should lie."""
 
     num_cpus: float = 0.5
     num_gpus: float = 0.0
+    custom: Mapping[str, float] = field(default_factory=dict)
+    """Ray resources by name, as nodes offer them (`ray start --resources`)."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Node labels that must hold (`ray start --labels`)."""
+    placement: Placement = "default"
+
+    def __str__(self) -> str:
+        parts = [f"{self.num_cpus:g} CPU", f"{self.num_gpus:g} GPU"]
+        parts += [f"{amount:g} {name}" for name, amount in self.custom.items()]
+        parts += [f"a node labelled {name}={value}" for name, value in self.labels.items()]
+        return ", ".join(parts)
 
 
 class Call(Protocol):
@@ -24,6 +38,15 @@ class Call(Protocol):
     @property
     def label(self) -> str:
         """Who does what, for messages: `rollout 0: sample shard-0003`."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """Whether a worker is at it now, as far as the driver knows."""
+        ...
+
+    def standing(self) -> str:
+        """Where the call stands, for people."""
         ...
 
 
@@ -36,8 +59,27 @@ class Group(Protocol):
     @property
     def size(self) -> int: ...
 
-    def submit(self, method: str, *args: Any, worker: int | None = None, label: str = "") -> Call:
-        """Hand a call to `worker`, or to the one with the fewest calls waiting. Returns at once."""
+    def submit(
+        self,
+        method: str,
+        *args: Any,
+        worker: int | None = None,
+        label: str = "",
+        report: str = "",
+    ) -> Call:
+        """Hand a call to `worker`, or to the one with the fewest calls waiting. Returns at once.
+
+        The worker's signs of life (`workers.alive`) go to the file `report`, if there is one.
+        A call for a worker that is being replaced waits for it; one for any worker goes to the first that is ready.
+        """
+        ...
+
+    def ready(self) -> list[int]:
+        """The workers that can be given work now; the others are being replaced, or have been given up."""
+        ...
+
+    def restart_with(self, **kwargs: Any) -> None:
+        """Build workers that take the place of lost ones with these arguments, instead of those of the start."""
         ...
 
     def pids(self) -> list[int]:
@@ -58,7 +100,10 @@ class Cluster(Protocol):
         resources: Resources,
         timeout_seconds: float,
     ) -> Group:
-        """Begin to start `size` workers, each `factory(**kwargs)`. `wait_ready` waits for them."""
+        """Begin to start `size` workers, each `factory(**kwargs)`. `wait_ready` waits for them.
+
+        `timeout_seconds` is also how long a worker that replaces a lost one may take.
+        """
         ...
 
     def wait_ready(self, groups: Sequence[Group], timeout_seconds: float) -> None:
@@ -75,6 +120,7 @@ class Cluster(Protocol):
 
         Raises:
             WaitTimeoutError: none finished in time; names what was waited for.
+            ClusterLostError: the cluster does not answer any more.
         """
         ...
 
@@ -82,10 +128,16 @@ class Cluster(Protocol):
         """What the call returned.
 
         Raises:
+            CallNotStartedError: its worker died before it came to it; it ran nowhere.
             WorkerLostError: the worker died; whether the call took effect is unknown.
+            PlacementError: no node could take a worker for it in time.
             WaitTimeoutError: it did not finish in time.
             PawlError: what the method itself raised.
         """
+        ...
+
+    def abandon(self, call: Call, reason: str) -> None:
+        """End the worker that has `call` (it is silent, say): its calls fail as lost, and it is replaced."""
         ...
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from policies.errors import PawlError
+from workers.alive import reporting
 from workers.cluster import Call, Group, Resources
 
 
@@ -18,6 +19,10 @@ class InlineCall:
     label: str
     value: Any = None
     error: PawlError | None = None
+    running = False
+
+    def standing(self) -> str:
+        return "has run"
 
 
 class InlineGroup:
@@ -33,17 +38,29 @@ class InlineGroup:
         return len(self._workers)
 
     def submit(
-        self, method: str, *args: Any, worker: int | None = None, label: str = ""
+        self,
+        method: str,
+        *args: Any,
+        worker: int | None = None,
+        label: str = "",
+        report: str = "",
     ) -> InlineCall:
         if worker is None:
             worker = self._next
             self._next = (self._next + 1) % len(self._workers)
         call = InlineCall(f"{self.name} {worker}: {method} {label}".strip())
         try:
-            call.value = getattr(self._workers[worker], method)(*args)
+            with reporting(report):
+                call.value = getattr(self._workers[worker], method)(*args)
         except PawlError as error:
             call.error = error
         return call
+
+    def ready(self) -> list[int]:
+        return list(range(self.size))
+
+    def restart_with(self, **kwargs: Any) -> None:
+        """Workers of this process live as long as it does: none takes the place of another."""
 
     def pids(self) -> list[int]:
         return [os.getpid()] * self.size
@@ -86,6 +103,9 @@ class InlineCluster:
         if call.error is not None:
             raise call.error
         return call.value
+
+    def abandon(self, call: Call, reason: str) -> None:
+        """A call has always ended when its submission returns."""
 
     def close(self) -> None:
         for group in self._groups:

@@ -1,24 +1,16 @@
-"""The Ray cluster: the only module that imports ray.
+"""The Ray cluster of a run: groups of actors are started on it, waited for with an end, and taken down again.
 
-Workers are plain classes; one generic actor hosts them. Calls are never retried by Ray
-(`max_task_retries=0`: a retry would hide that a side effect ran twice); the driver resubmits shards.
-A local cluster is started with token authentication and a token of its own, on loopback.
+Neither calls nor actors are retried by Ray (`max_task_retries=0`, `max_restarts=0`: a hidden retry would run a side
+effect twice): a lost call is reported and the driver hands it out again; a lost worker is replaced by a fresh actor, a
+bounded number of times in a row (`workers.ray_group`).
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import logging
-import os
-import secrets
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 from policies.errors import (
@@ -29,137 +21,61 @@ from policies.errors import (
     explain,
 )
 from workers.cluster import Call, Group, Resources
+from workers.ray_failures import translate
+from workers.ray_group import Host, RayCall, RayGroup, Slot
+from workers.ray_session import RaySession, epoch_name
 
 logger = logging.getLogger(__name__)
 
-MAX_RESTARTS = 3
-"""Restarts of one worker by Ray before it counts as gone."""
-
-
-class Host:
-    """Runs inside the actor: builds the worker at the first call, so that its errors come back whole."""
-
-    def __init__(self, factory: Callable[..., Any], kwargs: dict[str, Any]) -> None:
-        self._factory = factory
-        self._kwargs = kwargs
-        self._worker: Any = None
-
-    def build(self) -> int:
-        """Build the worker if it is not there (first call, or the actor was restarted); return the pid."""
-        if self._worker is None:
-            self._worker = self._factory(**self._kwargs)
-        return os.getpid()
-
-    def call(self, method: str, args: tuple[Any, ...]) -> Any:
-        """Run one method of the worker."""
-        self.build()
-        return getattr(self._worker, method)(*args)
-
-
-@dataclass(eq=False)
-class RayCall:
-    """A method call on its way."""
-
-    label: str
-    ref: Any
-    group: RayGroup
-    worker: int
-
-
-class RayGroup:
-    """Actors of one kind."""
-
-    def __init__(self, name: str, actors: list[Any], resources: Resources) -> None:
-        self.name = name
-        self.resources = resources
-        self.actors = actors
-        self.built: list[Any] = [actor.build.remote() for actor in actors]
-        self._waiting = [0] * len(actors)
-        self._open: set[RayCall] = set()
-
-    @property
-    def size(self) -> int:
-        return len(self.actors)
-
-    def submit(
-        self, method: str, *args: Any, worker: int | None = None, label: str = ""
-    ) -> RayCall:
-        if worker is None:
-            worker = min(range(self.size), key=lambda i: self._waiting[i])
-        ref = self.actors[worker].call.remote(method, args)
-        call = RayCall(f"{self.name} {worker}: {method} {label}".strip(), ref, self, worker)
-        self._waiting[worker] += 1
-        self._open.add(call)
-        return call
-
-    def finished(self, call: RayCall) -> None:
-        """The call's answer was taken: its worker has one less to do."""
-        if call in self._open:
-            self._open.remove(call)
-            self._waiting[call.worker] -= 1
-
-    def pids(self) -> list[int]:
-        import ray
-
-        return cast("list[int]", ray.get([a.build.remote() for a in self.actors], timeout=60))
-
-
-@functools.cache
-def ensure_token() -> None:
-    """Turn token authentication on, with a token of our own that only we can read, unless the user has set it up.
-
-    One token per process: Ray reads it once and keeps it, so a second cluster in the process must use the first's.
-    """
-    if "RAY_AUTH_MODE" in os.environ:
-        return
-    folder = Path(tempfile.mkdtemp(prefix="pawl-ray-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / "token"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as handle:
-        handle.write(secrets.token_hex(32))
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+SLICE_SECONDS = 1.0
+"""How often a long wait looks up: for workers that became ready, and for the cluster itself."""
 
 
 class RayCluster:
     """A Ray cluster that was joined (`address`) or started here."""
 
-    def __init__(self, *, address: str | None = None, num_cpus: int | None = None) -> None:
-        """Join or start a cluster.
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        num_cpus: int | None = None,
+        run: str | None = None,
+        epoch: int = 0,
+        allow_insecure: bool = False,
+        max_restarts: int = 8,
+        lost_after_seconds: float = 40.0,
+        was_running: bool = False,
+        keep: Collection[str] = (),
+        on_warning: Callable[[str], None] = logger.warning,
+    ) -> None:
+        """Join or start a cluster; with a `run`, end what its earlier epochs left there.
 
         Raises:
-            ConfigurationError: the cluster at `address` cannot be reached, or refuses the token.
+            ConfigurationError: the cluster at `address` cannot be reached, refuses the token, or is open to all.
+            ClusterLostError: it cannot be reached although the run began on it (`was_running`).
         """
-        self._started_here = address is None
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if self._started_here:
-            ensure_token()
-        import ray
-
-        try:
-            ray.init(
-                address=address if address is not None else "local",
-                num_cpus=num_cpus if self._started_here else None,
-                include_dashboard=False if self._started_here else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigurationError(
-                explain(
-                    f"cannot join the Ray cluster: {error}",
-                    value=address,
-                    where="cluster.address",
-                    fix=(
-                        "check that the cluster runs (`ray status`), that versions agree, "
-                        "and that RAY_AUTH_TOKEN_PATH holds its token; or set cluster.address: "
-                        "null"
-                    ),
-                )
-            ) from error
+        self._session = RaySession(
+            address=address,
+            num_cpus=num_cpus,
+            allow_insecure=allow_insecure,
+            lost_after_seconds=lost_after_seconds,
+            was_running=was_running,
+            keep=keep,
+        )
+        self._prefix = f"{run}/{epoch_name(epoch)}" if run is not None else None
+        self._max_restarts = max_restarts
+        self._keep = tuple(keep)
+        self._on_warning = on_warning
         self._groups: list[RayGroup] = []
+        self._bundles: list[Any] = []
+        if run is not None and not self._session.started_here:
+            for name in self._session.end_leftovers(run, epoch):
+                on_warning(f"ended {name}, which an earlier driver of this run had left")
+
+    @property
+    def gcs_address(self) -> str:
+        """`host:port` of the cluster's control plane."""
+        return self._session.gcs_address
 
     def start_group(
         self,
@@ -171,33 +87,79 @@ class RayCluster:
         resources: Resources,
         timeout_seconds: float,
     ) -> RayGroup:
+        self._check_fits(name, size, resources)
+        group = RayGroup(
+            name,
+            self._starter(name, factory, size, resources),
+            kwargs,
+            size=size,
+            resources=resources,
+            timeout_seconds=timeout_seconds,
+            max_restarts=self._max_restarts,
+            on_warning=self._on_warning,
+        )
+        self._groups.append(group)
+        return group
+
+    def _starter(
+        self, name: str, factory: Callable[..., Any], size: int, resources: Resources
+    ) -> Callable[[Slot, Mapping[str, Any]], Any]:
+        """What starts an actor for a slot of the group, now and whenever it must be replaced."""
         import ray
 
-        self._check_fits(name, size, resources)
-        host = ray.remote(Host).options(
-            num_cpus=resources.num_cpus,
-            num_gpus=resources.num_gpus,
-            max_restarts=MAX_RESTARTS,
-            max_task_retries=0,
+        options: dict[str, Any] = {
+            "num_cpus": resources.num_cpus,
+            "num_gpus": resources.num_gpus,
+            "resources": dict(resources.custom) or None,
+            "label_selector": dict(resources.labels) or None,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+        bundles = None
+        if resources.placement == "spread":
+            options["scheduling_strategy"] = "SPREAD"
+        elif resources.placement == "pack":
+            bundles = self._pack(size, resources)
+
+        def start(slot: Slot, kwargs: Mapping[str, Any]) -> Any:
+            own = dict(options)
+            if self._prefix is not None:
+                again = f".{slot.replaced}" if slot.replaced else ""
+                own["name"] = f"{self._prefix}/{name}/{slot.index}{again}"
+            if bundles is not None:
+                from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+                own["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                    bundles, placement_group_bundle_index=slot.index
+                )
+            return ray.remote(Host).options(**own).remote(factory, dict(kwargs), self._keep)
+
+        return start
+
+    def _pack(self, size: int, resources: Resources) -> Any:
+        """Room for a whole group on as few nodes as possible, reserved together."""
+        import ray
+
+        each = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, **resources.custom}
+        bundle = {kind: amount for kind, amount in each.items() if amount}
+        labels = [dict(resources.labels)] * size if resources.labels else None
+        group = ray.util.placement_group(
+            [bundle] * size, strategy="PACK", bundle_label_selector=labels
         )
-        group = RayGroup(name, [host.remote(factory, kwargs) for _ in range(size)], resources)
-        self._groups.append(group)
+        self._bundles.append(group)
         return group
 
     def _check_fits(self, name: str, size: int, resources: Resources) -> None:
         """Refuse what a cluster of our own can never place; a joined cluster may still grow."""
         import ray
 
-        if not self._started_here:
+        if not self._session.started_here:
             return
         total = ray.cluster_resources()
-        asked = {"CPU": resources.num_cpus, "GPU": resources.num_gpus}
-        taken = {"CPU": 0.0, "GPU": 0.0}
-        for group in self._groups:
-            taken["CPU"] += group.size * group.resources.num_cpus
-            taken["GPU"] += group.size * group.resources.num_gpus
+        asked = _asked(resources)
         for kind, each in asked.items():
-            need = taken[kind] + size * each
+            taken = sum(g.size * _asked(g.resources).get(kind, 0.0) for g in self._groups)
+            need = taken + size * each
             if need > total.get(kind, 0.0) + 1e-9:
                 raise ConfigurationError(
                     explain(
@@ -205,7 +167,8 @@ class RayCluster:
                         f"for {need:g} {kind}, this machine has {total.get(kind, 0.0):g}",
                         value=each,
                         where=f"the workers and resources of {name}",
-                        fix="lower the number of workers or their num_cpus/num_gpus (fractions share a core or a GPU)",
+                        fix="lower the number of workers or their num_cpus/num_gpus (fractions share a core or a GPU); "
+                        "custom resources exist on a cluster of yours only (cluster.address)",
                     )
                 )
 
@@ -214,81 +177,75 @@ class RayCluster:
 
         deadline = time.monotonic() + timeout_seconds
         for group in cast("Sequence[RayGroup]", groups):
-            done, missing = ray.wait(
-                group.built, num_returns=group.size, timeout=max(0.0, deadline - time.monotonic())
-            )
-            for ref in done:
-                self._value(ref, f"{group.name}: start", 60.0)
-            if missing:
-                r = group.resources
-                raise WaitTimeoutError(
-                    explain(
-                        f"{len(missing)} of {group.size} {group.name} workers were "
-                        f"not placed or did not load in time; each asks for {r.num_cpus:g} "
-                        f"CPU and {r.num_gpus:g} GPU, free now: {_free()}",
-                        value=timeout_seconds,
-                        where="cluster.start_timeout_seconds",
-                        fix=(
-                            "free the resources, ask for less, or wait longer; the workers' "
-                            "logs are in Ray's session folder (logs/)"
-                        ),
-                    )
-                )
+            while waiting := group.unready():
+                self._session.check()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise group.not_placed(waiting, timeout_seconds, "starting the run")
+                ray.wait([slot.built for slot in waiting], timeout=min(left, SLICE_SECONDS))
+            group.raise_if_broken()
 
     def wait_any(self, calls: Sequence[Call], timeout_seconds: float) -> list[Call]:
         import ray
 
         ray_calls = cast("Sequence[RayCall]", calls)
-        by_ref = {c.ref: c for c in ray_calls}
-        done, _ = ray.wait(list(by_ref), num_returns=1, timeout=timeout_seconds)
-        if not done:
-            names = ", ".join(c.label for c in ray_calls[:4])
-            raise WaitTimeoutError(
-                explain(
-                    f"nothing finished in time; waiting for {len(ray_calls)} call(s): {names}",
-                    value=timeout_seconds,
-                    where="cluster.*_timeout_seconds",
-                    fix="look at the workers' logs in Ray's session folder; raise the timeout if the work is just slow",
-                )
+        groups = {id(c.group): c.group for c in ray_calls}.values()
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            self._session.check()
+            for group in groups:
+                group.hand_out()
+            settled: list[Call] = [c for c in ray_calls if c.failure is not None]
+            refs = {c.ref: c for c in ray_calls if c.ref is not None and c.failure is None}
+            starting = [s.built for g in groups for s in g.starting()]
+            left = max(0.0, min(SLICE_SECONDS, deadline - time.monotonic()))
+            if refs and not settled:
+                ray.wait([*refs, *starting], num_returns=1, timeout=left)
+            elif not settled:
+                _pause(starting, left)
+            if refs:
+                done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
+                settled += [refs[ref] for ref in done]
+            if settled:
+                return settled
+            if time.monotonic() >= deadline:
+                raise self._nothing_finished(ray_calls, timeout_seconds)
+
+    def _nothing_finished(self, calls: Sequence[RayCall], timeout_seconds: float) -> PawlError:
+        names = ", ".join(f"{c.label} ({c.standing()})" for c in calls[:4])
+        return WaitTimeoutError(
+            explain(
+                f"nothing finished in time; waiting for {len(calls)} call(s): {names}",
+                value=timeout_seconds,
+                where="the timeout of this wait, under cluster (cluster.shard_timeout_seconds for shards)",
+                fix="look at the workers' logs in Ray's session folder; raise the timeout if the work is just slow",
             )
-        ready, _ = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
-        return [by_ref[ref] for ref in ready]
+        )
 
     def result(self, call: Call, timeout_seconds: float) -> Any:
-        assert isinstance(call, RayCall)
-        try:
-            return self._value(call.ref, call.label, timeout_seconds)
-        finally:
-            call.group.finished(call)
-
-    def _value(self, ref: Any, label: str, timeout_seconds: float) -> Any:
         import ray
-        from ray import exceptions
 
+        assert isinstance(call, RayCall)
+        if call.ref is None and call.failure is None:
+            self.wait_any([call], timeout_seconds)
+        if call.failure is not None:
+            raise call.failure
+        place = call.slot.place if call.slot is not None else None
         try:
-            return ray.get(ref, timeout=timeout_seconds)
-        except exceptions.GetTimeoutError as error:
-            raise WaitTimeoutError(
-                explain(
-                    f"no answer from {label}",
-                    value=timeout_seconds,
-                    where="cluster.*_timeout_seconds",
-                    fix="look at the worker's log in Ray's session folder; raise the timeout if the work is just slow",
-                )
-            ) from error
-        except exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, PawlError):
-                raise type(cause)(f"{label}: {cause}") from error
-            raise PawlError(f"{label} failed: {error}") from error
-        except (
-            exceptions.RayActorError,
-            exceptions.ObjectLostError,
-            exceptions.OutOfMemoryError,
-        ) as error:
-            raise WorkerLostError(
-                f"{label}: the worker died: {str(error).strip().splitlines()[0]}"
-            ) from error
+            value = ray.get(call.ref, timeout=timeout_seconds)
+        except ray.exceptions.RayError as error:
+            failure = translate(error, call.label, place=place, timeout_seconds=timeout_seconds)
+            if isinstance(failure, WorkerLostError):
+                failure = call.group.lost(call, failure)
+            elif not isinstance(failure, WaitTimeoutError):
+                call.group.finished(call)
+            raise failure from error
+        call.group.finished(call)
+        return value
+
+    def abandon(self, call: Call, reason: str) -> None:
+        assert isinstance(call, RayCall)
+        call.group.lost(call, WorkerLostError(f"{call.label}: its worker was ended: {reason}"))
 
     def close(self) -> None:
         import ray
@@ -297,12 +254,22 @@ class RayCluster:
             for actor in group.actors:
                 with contextlib.suppress(Exception):  # the cluster may be gone already
                     ray.kill(actor, no_restart=True)
+        for bundle in self._bundles:
+            with contextlib.suppress(Exception):  # likewise
+                ray.util.remove_placement_group(bundle)
         self._groups.clear()
-        ray.shutdown()
+        self._session.close()
 
 
-def _free() -> str:
+def _asked(resources: Resources) -> dict[str, float]:
+    return {"CPU": resources.num_cpus, "GPU": resources.num_gpus, **resources.custom}
+
+
+def _pause(starting: Sequence[Any], seconds: float) -> None:
+    """Wait for a worker to be built, or, when none is being built, just for a moment."""
     import ray
 
-    free = ray.available_resources()
-    return f"{free.get('CPU', 0.0):g} CPU, {free.get('GPU', 0.0):g} GPU"
+    if starting:
+        ray.wait(list(starting), num_returns=1, timeout=seconds)
+    else:
+        time.sleep(min(seconds, 0.2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from policies.errors import InputError, explain
@@ -20,12 +21,16 @@ def existing_file(name: str) -> Path:
     """
     path = Path(name)
     problem = ""
-    if path.is_dir():
+    if "\0" in name:
+        problem = "the name of the prompt file holds a NUL character"
+    elif path.is_dir():
         problem = "the prompt file is a folder"
     elif not path.is_file():
         problem = "there is no such prompt file"
     elif path.stat().st_size == 0:
         problem = "the prompt file is empty"
+    elif not os.access(path, os.R_OK):
+        problem = "the prompt file may not be read"
     if problem:
         raise InputError(
             explain(

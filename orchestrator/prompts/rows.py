@@ -186,7 +186,7 @@ class _Collected:
             many = f"at least {count}" if count >= MAX_PROBLEMS else str(count)
             more = "\n  ..." if count > NUM_SHOWN else ""
             raise InputError(
-                f"{many} bad rows in {origin}:\n  "
+                f"{many} bad row{'' if count == 1 else 's'} in {origin}:\n  "
                 + "\n  ".join(self.problems[:NUM_SHOWN])
                 + f"{more}\nSet by: prompts.*. Fix: correct these rows, or map other columns (prompts.*.columns)"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from policies.component import Component, Family
 from policies.records import Json, Message, Prompt
@@ -19,6 +19,9 @@ class PromptSource(Component):
 
     class Config(Component.Config):
         """Settings that every prompt source has: none."""
+
+    is_heavy: ClassVar[bool] = False
+    """Loading needs the network or a large package: `pawl validate` leaves it to `pawl plan`."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -19,7 +19,12 @@ ALLOWED = {
     "orchestrator": {"policies", "workers", "orchestrator"},
 }
 WALLS = {
-    "ray": {"workers/pool.py"},
+    "ray": {
+        "workers/pool.py",
+        "workers/ray_failures.py",
+        "workers/ray_group.py",
+        "workers/ray_session.py",
+    },
     "vllm": {"workers/rollout/engines/vllm.py"},
     "mlflow": {"orchestrator/tracking.py"},
     "trl": {"workers/training/engines/trl.py"},

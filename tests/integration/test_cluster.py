@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from policies.errors import (
+    CallNotStartedError,
     ConfigurationError,
     PawlError,
+    PlacementError,
     RolloutError,
     WaitTimeoutError,
     WorkerLostError,
@@ -22,6 +24,7 @@ from policies.errors import (
 from workers.cluster import Cluster, Resources
 from workers.inline import InlineCluster
 from workers.pool import RayCluster
+from workers.ray_session import answers_without_token
 
 
 class Probe:
@@ -46,8 +49,8 @@ class Probe:
         time.sleep(seconds)
         return "slept"
 
-    def threads(self) -> str | None:
-        return os.environ.get("RAY_AUTH_TOKEN_PATH")
+    def variable(self, name: str) -> str | None:
+        return os.environ.get(name)
 
 
 @pytest.fixture(scope="module")
@@ -106,22 +109,38 @@ def test_a_foreign_error_is_wrapped_with_the_call_that_failed(ray_cluster: RayCl
         ray_cluster.result(group(ray_cluster).submit("crash", label="here"), 30)
 
 
-def test_a_killed_worker_is_reported_and_comes_back_fresh(ray_cluster: RayCluster) -> None:
+def test_a_killed_worker_is_reported_and_a_fresh_one_takes_its_place(
+    ray_cluster: RayCluster,
+) -> None:
     probes = group(ray_cluster, start=5)
     pid = probes.pids()[0]
-    call = probes.submit("sleep", 60)
+    probes.restart_with(start=50)
+    running, behind = probes.submit("sleep", 60), probes.submit("add", 1)
     time.sleep(0.5)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(WorkerLostError, match="probe 0: sleep"):
-        ray_cluster.result(call, 60)
-    deadline = time.monotonic() + 60
-    while True:  # the restart takes a moment; until then calls fail as lost
-        try:
-            assert ray_cluster.result(probes.submit("add", 1), 60) == 6
-            break
-        except WorkerLostError:
-            assert time.monotonic() < deadline
-    assert probes.pids()[0] != pid
+    with pytest.raises(WorkerLostError, match=f"probe 0: sleep.*process {pid} on node") as lost:
+        ray_cluster.result(running, 60)
+    assert not isinstance(lost.value, CallNotStartedError), "it may have done something"
+    with pytest.raises(CallNotStartedError, match="probe 0: add"):
+        ray_cluster.result(behind, 60)
+    assert ray_cluster.result(probes.submit("add", 1), 60) == 51
+    assert probes.pids()[0] not in (pid, -1)
+
+
+def test_a_worker_that_is_given_up_for_its_silence_is_replaced_and_that_too_has_an_end(
+    ray_cluster: RayCluster,
+) -> None:
+    probes = group(ray_cluster)
+    probes.max_restarts = 1
+    for _ in range(2):
+        ray_cluster.wait_ready([probes], 60)
+        call = probes.submit("sleep", 60)
+        ray_cluster.abandon(call, "it said nothing")
+        with pytest.raises(WorkerLostError, match="it said nothing"):
+            ray_cluster.result(call, 60)
+    with pytest.raises(PlacementError, match=r"no worker is left.*2 times in a row.*max_restarts"):
+        ray_cluster.result(probes.submit("add", 1), 60)
+    assert probes.ready() == []
 
 
 def test_waiting_ends_with_who_and_which_setting(ray_cluster: RayCluster) -> None:
@@ -145,10 +164,10 @@ def test_more_workers_than_the_machine_has_are_refused_at_once(ray_cluster: RayC
 
 
 def test_our_cluster_asks_for_a_token_that_only_we_can_read(ray_cluster: RayCluster) -> None:
-    path = ray_cluster.result(group(ray_cluster).submit("threads"), 30)
     assert os.environ["RAY_AUTH_MODE"] == "token"
-    assert path == os.environ["RAY_AUTH_TOKEN_PATH"]
-    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+    path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert answers_without_token(ray_cluster.gcs_address) is False
 
 
 def test_an_address_that_nobody_answers_is_refused_with_what_to_do() -> None:

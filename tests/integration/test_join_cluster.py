@@ -98,3 +98,47 @@ def test_without_the_token_the_cluster_cannot_be_joined(
     assert done.returncode == 2, done.stdout[-1500:] + done.stderr[-3000:]
     assert "cluster.address" in done.stderr
     assert "RAY_AUTH_TOKEN_PATH" in done.stderr
+
+
+EPOCH = """
+import os, sys, time
+from workers.cluster import Resources
+from workers.pool import RayCluster
+
+class Worker:
+    def pid(self): return os.getpid()
+
+address, epoch = sys.argv[1], int(sys.argv[2])
+warnings = []
+cluster = RayCluster(address=address, run="abc", epoch=epoch, on_warning=warnings.append)
+group = cluster.start_group(
+    "rollout", Worker, {}, size=1, resources=Resources(num_cpus=0.1), timeout_seconds=60
+)
+cluster.wait_ready([group], 60)
+print(group.pids()[0], warnings, flush=True)
+if epoch == 1:
+    time.sleep(300)
+cluster.close()
+"""
+
+
+def test_a_new_driver_ends_the_actors_that_an_earlier_epoch_of_its_run_left(
+    cluster: tuple[str, dict[str, str]],
+) -> None:
+    address, env = cluster
+    command = [sys.executable, "-c", EPOCH, address]
+    first = subprocess.Popen([*command, "1"], env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout is not None
+        left = int(first.stdout.readline().split()[0])
+        done = subprocess.run(
+            [*command, "2"], env=env, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert "ended abc/e000001/rollout/0" in done.stdout, done.stdout + done.stderr[-2000:]
+        deadline = time.monotonic() + 30
+        while os.path.exists(f"/proc/{left}"):
+            assert time.monotonic() < deadline, "the actor of epoch 1 lives on"
+            time.sleep(0.1)
+    finally:
+        first.kill()
+        first.communicate(timeout=30)  # closes its pipe too

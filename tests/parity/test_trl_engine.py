@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -32,6 +33,9 @@ from tests.training_cases import (
 )
 from workers.training.engine import AdapterSettings
 from workers.training.engines.trl import score_with_ours
+from workers.training.process_group import WorkerGroup
+from workers.training.resuming import ResumableSteps
+from workers.training.steplog import StepLog
 from workers.training.weights import load_model
 
 
@@ -53,6 +57,9 @@ def load(path: Path, attention: str = "eager") -> Any:
         ("_send_telemetry", ["self"]),
         ("get_train_dataloader", ["self"]),
         ("create_optimizer", ["self", "model"]),
+        ("create_scheduler", ["self", "num_training_steps", "optimizer"]),
+        ("get_batch_samples", ["self", "epoch_iterator", "num_batches", "device"]),
+        ("_get_grad_norm", ["self", "model", "grad_norm"]),
         ("log", ["self", "logs", "start_time"]),
     ],
 )
@@ -304,6 +311,40 @@ def test_an_update_that_diverges_names_the_step_and_leaves_nothing(
     with pytest.raises(DivergenceError, match=r"at step [23]"):
         engine.update(job, pairs())
     assert not [p for p in tmp_path.iterdir() if p.name.startswith("new")]
+    assert all(math.isfinite(row["train/loss"]) for row in log_of(job))
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "refused"),
+    [
+        (0.7, 1.0, None),
+        (math.nan, 1.0, "train/loss"),
+        (-math.inf, 1.0, "train/loss"),
+        (0.7, math.inf, "train/grad_norm"),
+        (0.7, math.nan, "train/grad_norm"),
+    ],
+)
+def test_what_is_not_finite_is_refused_before_the_optimizer_steps(
+    loss: float, norm: float, refused: str | None, tmp_path: Path
+) -> None:
+    class Measured:
+        """What the trainer knows of a step when it asks for the gradient norm."""
+
+        _tr_loss = torch.tensor(loss)
+
+        def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+            return grad_norm
+
+    class Guarded(ResumableSteps, Measured):
+        pawl = cast(Any, SimpleNamespace(log=StepLog(tmp_path / "log"), group=WorkerGroup()))
+
+    order = inspect.getsource(transformers.Trainer._run_epoch)
+    assert order.index("_get_grad_norm(") < order.index("self.optimizer.step()")
+    if refused is None:
+        assert Guarded()._get_grad_norm(None, torch.tensor(norm)) == norm
+        return
+    with pytest.raises(DivergenceError, match=f"{refused} is not finite at step 1"):
+        Guarded()._get_grad_norm(None, torch.tensor(norm))
 
 
 def test_training_raises_the_chosen_side_and_says_so(model_dir: Path, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.shards import read_marker, read_records, write_records
+from policies.shards import file_sha256, read_marker, read_records, write_records
+from tests.committing import committed
 from workers.verify.aggregate import FeedbackSettings, aggregate, pass_at_k, powers_of_two
 from workers.verify.verifier import VERIFIERS, Verifier
 from workers.verify.worker import VerifyWorker
@@ -213,7 +214,7 @@ def worker_with(*verifiers: Any, preferences: Any = "right_vs_wrong") -> VerifyW
 def test_every_sampled_trajectory_gets_a_verdict_of_every_verifier(
     worker: VerifyWorker, paths: dict[str, str]
 ) -> None:
-    summary = worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"])
+    summary = committed(worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"]))
     verdicts = read_records(Path(paths["verdicts"]), Verdict)
     assert [v.source for v in verdicts[:4]] == ["numeric_match", "regex_match"] * 2
     assert len(verdicts) == 24
@@ -231,10 +232,12 @@ def read_marker_summary(path: str) -> dict[str, Any]:
     return dict(marker.summary)
 
 
-def test_a_finished_file_is_not_made_again(worker: VerifyWorker, paths: dict[str, str]) -> None:
-    first = worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"])
-    Path(paths["trajectories"]).unlink()
-    assert worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"]) == first
+def test_a_worker_finishes_nothing_by_itself(worker: VerifyWorker, paths: dict[str, str]) -> None:
+    written = worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"])
+    path = Path(paths["verdicts"])
+    assert read_marker(path) is None, "only the driver commits"
+    assert (written.files[0].path, written.files[0].num_rows) == (str(path), 24)
+    assert written.files[0].sha256 == file_sha256(path)
 
 
 def test_errors_are_counted_and_the_summary_stays_small(
@@ -247,19 +250,14 @@ def test_errors_are_counted_and_the_summary_stays_small(
     configs = [{"type": "callable", "function": f"{user}:f", "name": f"v{i}"} for i in range(4)]
     worker = worker_with(*configs)
     try:
-        summary = worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"])
+        summary = committed(
+            worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"])
+        )
         assert [s["errors"] for s in summary["sources"].values()] == [12] * 4
         assert summary["unusable"] == 13
         assert len(json.dumps(summary)) < 1024
-        preferred = worker.prefer(
-            paths["trajectories"],
-            paths["prompts"],
-            paths["verdicts"],
-            None,
-            paths["examples"],
-            0,
-            "r1",
-        )
+        arguments = (paths["trajectories"], paths["prompts"], paths["verdicts"], None)
+        preferred = committed(worker.prefer(*arguments, paths["examples"], 0, "r1"))
     finally:
         worker.close()
     assert preferred["examples"] == 0
@@ -269,9 +267,9 @@ def test_errors_are_counted_and_the_summary_stays_small(
 def test_examples_and_feedback_are_written_and_counted(
     worker: VerifyWorker, paths: dict[str, str]
 ) -> None:
-    worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"])
+    committed(worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"]))
     arguments = (paths["trajectories"], paths["prompts"], paths["verdicts"], None)
-    summary = worker.prefer(*arguments, paths["examples"], 0, "r1")
+    summary = committed(worker.prefer(*arguments, paths["examples"], 0, "r1"))
     pairs = read_records(Path(paths["examples"]), PreferencePair)
     assert [pair.prompt_id for pair in pairs] == ["mixed", "mixed"]
     assert {k: summary[k] for k in ("prompts", "prompts_with_example", "examples")} == {
@@ -291,8 +289,12 @@ def test_the_same_work_has_the_same_digest(worker: VerifyWorker, paths: dict[str
     digests = []
     for name in ("one", "two"):
         verdicts, examples = paths["verdicts"] + name, paths["examples"] + name
-        worker.verify(paths["trajectories"], paths["prompts"], verdicts)
-        worker.prefer(paths["trajectories"], paths["prompts"], verdicts, None, examples, 7, "r1")
+        committed(worker.verify(paths["trajectories"], paths["prompts"], verdicts))
+        committed(
+            worker.prefer(
+                paths["trajectories"], paths["prompts"], verdicts, None, examples, 7, "r1"
+            )
+        )
         markers = [read_marker(Path(path)) for path in (verdicts, examples)]
         digests.append([marker.content_digest for marker in markers if marker])
     assert digests[0] == digests[1]
@@ -318,8 +320,10 @@ def test_judges_alone_can_decide(tmp_path: Path, paths: dict[str, str]) -> None:
     write_records(tmp_path / "seen.parquet", Comparison, [seen])
     judgement = (str(tmp_path / "judged.parquet"), str(tmp_path / "seen.parquet"))
     worker = worker_with(preferences={"type": "best_vs_worst"})
-    summary = worker.prefer(
-        paths["trajectories"], paths["prompts"], None, judgement, paths["examples"], 0, "r1"
+    summary = committed(
+        worker.prefer(
+            paths["trajectories"], paths["prompts"], None, judgement, paths["examples"], 0, "r1"
+        )
     )
     assert summary["examples"] == 1
     pair = read_records(Path(paths["examples"]), PreferencePair)[0]
@@ -330,9 +334,11 @@ def test_judges_alone_can_decide(tmp_path: Path, paths: dict[str, str]) -> None:
 def test_grades_are_sums_from_which_pass_at_k_follows(
     worker: VerifyWorker, paths: dict[str, str]
 ) -> None:
-    worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"])
-    summary = worker.grade(
-        paths["trajectories"], paths["prompts"], paths["verdicts"], None, paths["graded"]
+    committed(worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"]))
+    summary = committed(
+        worker.grade(
+            paths["trajectories"], paths["prompts"], paths["verdicts"], None, paths["graded"]
+        )
     )
     assert (summary["prompts"], summary["prompts_graded"]) == (3, 3)
     assert (summary["samples"], summary["desirable"], summary["unusable"]) == (13, 6, 1)
@@ -377,7 +383,9 @@ def test_a_verifier_of_six_lines_outside_the_repository_is_used(
     )
     worker = worker_with(f"{user}:score")
     try:
-        summary = worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"])
+        summary = committed(
+            worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"])
+        )
     finally:
         worker.close()
     mine = summary["sources"]["callable"]

@@ -196,11 +196,11 @@ def test_a_run_ends_with_a_table_and_what_to_type_next(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_exits_1_and_says_how_to_go_on(tmp_path: Path) -> None:
-    overrides = ["training.engine.diverge_in_round=1", "rounds=1"]
+    overrides = ["rollout.engine.fail_prompts_matching=.", "rounds=1"]
     code, _, err = invoke("run", "fake-smoke", *overrides, "--runs-dir", tmp_path, "--name", "bad")
     assert code == 1
     assert f"pawl resume {tmp_path / 'bad'}" in err
-    assert "DivergenceError" in err
+    assert "RolloutError" in err
     assert "Traceback" not in err
     code, out, _ = invoke("status", tmp_path / "bad")
     assert code == 0

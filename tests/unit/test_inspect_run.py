@@ -344,7 +344,7 @@ def test_a_limit_reads_no_more_shards_than_needed(folder: RunFolder) -> None:
     )
     assert (code, len(json.loads(out))) == (0, 1)
     code, _, err = invoke("show", folder.path, "--round", 1, "--trajectories")
-    assert code == 1
+    assert code == 3
     assert "changed since it was written" in err
 
 

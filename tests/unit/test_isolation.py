@@ -310,3 +310,20 @@ def test_a_thousand_trivial_verdicts_take_less_than_a_second() -> None:
             seconds.append(time.monotonic() - started)
             assert all(verdict.score == 1.0 for verdict in verdicts)
     assert min(seconds) < 1.0
+
+
+def test_a_process_that_is_killed_once_is_asked_again_and_its_verdict_is_a_score(
+    tmp_path: Path,
+) -> None:
+    flag = tmp_path / "killed"
+    source = (
+        "import os, signal\n"
+        "def score(prompt, completion, answer):\n"
+        f"    if not os.path.exists({str(flag)!r}):\n"
+        f"        open({str(flag)!r}, 'w').close()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return True\n"
+    )
+    with isolated(tmp_path / "killed_once.py", source) as verifier:
+        assert verifier.verify(PROMPT, attempt("56")).score == 1.0
+    assert flag.exists()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from orchestrator.journal import Journal
 from orchestrator.phases import Drawn, Phase
-from policies.errors import ResumeError
+from policies.errors import CorruptStateError
 from policies.records import RoundResult, RoundStatus
 
 DRAWN = Drawn(num_prompts=4, num_shards=2, digest="d")
@@ -57,8 +58,42 @@ def test_damage_in_the_middle_is_refused_with_its_line(tmp_path: Path) -> None:
     journal.append(1, Phase.ACCEPT, result(1))
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([b"{oops", *lines[1:]]))
-    with pytest.raises(ResumeError, match="j:1 cannot be read"):
+    with pytest.raises(CorruptStateError, match="j:1 cannot be read"):
         Journal(path)
+
+
+def three_lines(path: Path) -> list[bytes]:
+    journal = Journal(path)
+    for index in range(3):
+        journal.append(index, Phase.ACCEPT, result(index))
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def test_a_line_that_was_changed_removed_or_moved_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    first, second, third = three_lines(path)
+    assert len(Journal(path).entries) == 3
+    changed = second.replace(b'"after":1', b'"after":7')
+    assert changed != second
+    for number, lines in (
+        (2, [first, changed, third]),
+        (2, [first, third]),
+        (1, [second, first, third]),
+        (1, [second, third]),
+        (4, [first, second, third, second]),
+    ):
+        path.write_bytes(b"".join(lines))
+        with pytest.raises(CorruptStateError, match=f"j:{number} cannot be read.*seal"):
+            Journal(path)
+
+
+def test_a_journal_by_an_older_pawl_without_seals_is_read_and_continued(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    lines = [json.loads(line) for line in three_lines(path)]
+    old = [{k: v for k, v in line.items() if k != "seal"} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in old))
+    Journal(path).append(3, Phase.ACCEPT, result(3))
+    assert [r.round for r in Journal(path).results()] == [0, 1, 2, 3]
 
 
 def test_journals_hold_no_clock() -> None:

@@ -23,7 +23,9 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.shards import marker_path, read_marker, read_records, write_records
+from policies.shards import read_marker, read_records, write_records
+from tests.committing import committed
+from workers.portion import WHOLE, Portion
 from workers.verify.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement
 from workers.verify.judge_worker import JudgeWorker
 
@@ -57,14 +59,22 @@ class Careless(Judge):
 class Shard(NamedTuple):
     folder: Path
 
-    def run(self, worker: JudgeWorker, name: str = "out", seed: int = 0) -> dict[str, Any]:
-        return worker.judge(
+    def run(
+        self,
+        worker: JudgeWorker,
+        name: str = "out",
+        seed: int = 0,
+        portion: Portion = WHOLE,
+    ) -> dict[str, Any]:
+        written = worker.judge(
             str(self.folder / "trajectories.parquet"),
             str(self.folder / "prompts.parquet"),
             str(self.folder / f"{name}-verdicts.parquet"),
             str(self.folder / f"{name}-comparisons.parquet"),
             seed,
+            portion,
         )
+        return committed(written)
 
     def verdicts(self, name: str = "out") -> list[Verdict]:
         return read_records(self.folder / f"{name}-verdicts.parquet", Verdict)
@@ -142,13 +152,14 @@ def test_every_trajectory_gets_a_verdict_of_every_judge_in_the_order_of_the_shar
     assert counts["backend"] == "fake: longer"
 
 
-def test_a_finished_shard_is_not_judged_again(shard: Shard) -> None:
-    first = shard.run(JudgeWorker([judge()], CONTEXT))
-    second = shard.run(JudgeWorker([judge(rule="raise")], CONTEXT))
-    assert second == first
-    marker_path(shard.folder / "out-verdicts.parquet").unlink()
-    third = shard.run(JudgeWorker([judge(rule="shorter")], CONTEXT))
-    assert third["pairwise"]["backend"] == "fake: shorter"
+def test_an_attempt_in_quarantine_gets_an_error_and_is_not_compared(shard: Shard) -> None:
+    killer = "p.1"
+    summary = shard.run(JudgeWorker([judge()], CONTEXT), "part", portion=Portion(skip=(killer,)))
+    found = {v.trajectory_id: v for v in shard.verdicts("part")}
+    assert "quarantined" in (found[killer].error or "")
+    assert len(found) == len({v.trajectory_id for v in shard.verdicts("part")}) == 5
+    assert killer not in {side for c in shard.comparisons("part") for side in (c.first, c.second)}
+    assert summary["pairwise"]["failed"] == 1
 
 
 def test_content_is_the_same_with_and_without_cache_hits(shard: Shard) -> None:

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("cpu", "gpu", "dev")
 SCRIPTS = (
-    *(ROOT / "scripts" / name for name in ("install", "demo", "test", "check", "bench")),
+    *(ROOT / "scripts" / name for name in ("install", "demo", "test", "check", "bench", "audit")),
     ROOT / ".ci/run",
 )
 BREAKS_ON_A_CPU = {"torchvision", "torchaudio", "torchcodec"}

@@ -12,7 +12,8 @@ import pytest
 
 from orchestrator.config import RunConfig
 from orchestrator.events import Event, EventKind, Observer, read_events
-from orchestrator.launch import RunSummary, claim, process_start, resume_experiment, run_experiment
+from orchestrator.launch import RunSummary, resume_experiment, run_experiment
+from orchestrator.lease import claim, process_start
 from orchestrator.run_folder import RunFolder
 from policies.errors import (
     ConfigurationError,
@@ -202,7 +203,7 @@ def test_a_run_that_another_process_drives_is_left_alone(tmp_path: Path) -> None
     folder.driver.write_text(
         json.dumps({"pid": parent, "pid_started": 1, "host": socket.gethostname()})
     )
-    claim(folder)
+    claim(folder).release()
     assert json.loads(folder.driver.read_text())["pid"] == os.getpid(), (
         "a reused pid is not the old driver"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.errors import InputError, PolicyStoreError
+from policies.errors import CorruptPolicyError, InputError, PolicyStoreError
 from policies.store import PolicyStore, check_weights, weight_files
 
 
@@ -47,7 +47,10 @@ def test_a_changed_weight_file_is_refused_by_name(tmp_path: Path) -> None:
     store = PolicyStore(tmp_path / "policies")
     version = store.publish(model(tmp_path / "c"), number=3, round_index=3, parent=2)
     (Path(version.path) / "model.safetensors").write_bytes(b"weightz")
-    with pytest.raises(PolicyStoreError, match="version 3"):
+    with pytest.raises(CorruptPolicyError, match=r"version 3 .*model\.safetensors changed"):
+        check_weights(version)
+    (Path(version.path) / "model.safetensors").unlink()
+    with pytest.raises(CorruptPolicyError, match=r"model\.safetensors is missing"):
         check_weights(version)
 
 

@@ -132,6 +132,7 @@ def test_kto_on_one_prompt_is_refused_with_the_reason() -> None:
     [
         ({"batch_size": 8, "micro_batch_size": 3}, None, "divide"),
         ({"optimizer": "carry"}, AdapterSettings(), "new adapter"),
+        ({"sharding": "fsdp"}, None, "training.workers to 2"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_before_any_work(
@@ -160,6 +161,7 @@ def test_means_are_over_the_steps_that_have_the_value(tmp_path: Path) -> None:
         "rewards/chosen": 2.0,
         "train/loss_first": 1.0,
         "train/steps": 2.0,
+        "train/nonfinite_steps": 0.0,
     }
     assert log.final_mean("rewards/chosen") is None
 

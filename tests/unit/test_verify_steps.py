@@ -28,6 +28,8 @@ from policies.records import (
     VerdictStatus,
 )
 from policies.shards import read_records, write_records
+from tests.committing import committed
+from workers.portion import Portion
 from workers.verify.aggregate import FeedbackSettings, aggregate
 from workers.verify.judge import JUDGES, BackendContext, Judge
 from workers.verify.judge_prompt import viewed_text
@@ -167,7 +169,7 @@ def worker(tmp_path: Path) -> Iterator[VerifyWorker]:
 def test_a_step_verifier_gives_a_verdict_with_a_span_on_every_step(
     worker: VerifyWorker, paths: dict[str, str]
 ) -> None:
-    summary = worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"])
+    summary = committed(worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"]))
     verdicts = read_records(Path(paths["verdicts"]), Verdict)
     assert [(v.trajectory_id, v.source, v.span, v.score) for v in verdicts] == [
         ("t1", "numeric_match", None, 1.0),
@@ -185,10 +187,23 @@ def test_a_step_verifier_gives_a_verdict_with_a_span_on_every_step(
     assert len(json.dumps(summary)) < 1000
 
 
+def test_a_trajectory_in_quarantine_gets_errors_and_the_others_their_scores(
+    worker: VerifyWorker, paths: dict[str, str]
+) -> None:
+    arguments = (paths["trajectories"], paths["prompts"], paths["verdicts"])
+    summary = committed(worker.verify(*arguments, Portion(skip=("t1",))))
+    verdicts = read_records(Path(paths["verdicts"]), Verdict)
+    failed = [(v.source, v.trajectory_id) for v in verdicts if "quarantined" in (v.error or "")]
+    assert failed == [("numeric_match", "t1"), ("steps", "t1")]
+    assert [v.score for v in verdicts if v.trajectory_id == "t2"] == [0.0, 0.0, 0.0]
+    assert (summary["quarantined"], summary["trajectories"]) == (1, 3)
+    assert summary["sources"]["numeric_match"]["errors"] == 1
+
+
 def test_step_labels_reach_the_examples(worker: VerifyWorker, paths: dict[str, str]) -> None:
-    worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"])
+    committed(worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"]))
     arguments = (paths["trajectories"], paths["prompts"], paths["verdicts"], None)
-    summary = worker.prefer(*arguments, paths["examples"], 0, "r1", paths["feedback"])
+    summary = committed(worker.prefer(*arguments, paths["examples"], 0, "r1", paths["feedback"]))
     assert (summary["steps"], summary["steps_desirable"]) == (4, 2)
     found = read_records(Path(paths["examples"]), UnpairedExample)
     labels = {e.id: [(s.start, s.end, s.desirable) for s in e.sequence.steps] for e in found}
@@ -222,8 +237,10 @@ def judge(rule: str, kind: str = "rubric", **settings: Any) -> Judge.Config:
 
 def judged(config: Judge.Config, paths: dict[str, str]) -> tuple[list[Verdict], dict[str, Any]]:
     worker = JudgeWorker([config], CONTEXT)
-    summary = worker.judge(
-        paths["trajectories"], paths["prompts"], paths["verdicts"], paths["comparisons"], 0
+    summary = committed(
+        worker.judge(
+            paths["trajectories"], paths["prompts"], paths["verdicts"], paths["comparisons"], 0
+        )
     )
     return read_records(Path(paths["verdicts"]), Verdict), summary
 

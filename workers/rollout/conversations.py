@@ -25,6 +25,7 @@ from policies.records import (
     Turn,
 )
 from policies.seeds import derive_seed
+from workers.alive import beat
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.partner import Outcome, Partner, Reply
 from workers.rollout.partner_threads import Finished, PartnerThreads
@@ -149,6 +150,7 @@ class Conversations:
         self._threads.submit(c.key, partial(work, c), what)
 
     def _take(self, answer: Finished) -> None:
+        beat(answers=1)
         c = self._all[answer.key]
         if answer.hung:
             c.give_up()

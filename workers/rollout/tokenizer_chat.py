@@ -49,7 +49,9 @@ class TokenizerChat(ChatFormat):
         """The chat format of the model in `path`."""
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(  # nosec B615 # a local folder
+            str(path), trust_remote_code=trust_remote_code
+        )
         return cls(tokenizer, _terminators_in(Path(path)))
 
     @cached_property

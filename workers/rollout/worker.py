@@ -1,4 +1,4 @@
-"""The rollout worker: samples one shard with the policy it is told to, and writes it before it answers."""
+"""The rollout worker: samples one shard with the policy it is told to, and writes a draft of it before it answers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,17 @@ from pydantic import JsonValue
 
 from policies.component import Component, create
 from policies.errors import RolloutError, boundary
-from policies.records import PolicyVersion, Prompt, Record, Sampling, Trajectory, TrajectoryStatus
-from policies.shards import read_marker, read_records, write_records
+from policies.records import (
+    Ending,
+    PolicyVersion,
+    Prompt,
+    Record,
+    Sampling,
+    Trajectory,
+    TrajectoryStatus,
+)
+from policies.shards import Written, read_records, write_draft
+from workers.portion import WHOLE, Portion
 from workers.rollout.engine import RolloutEngine
 from workers.rollout.segment import with_steps
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
@@ -35,6 +44,7 @@ class ShardJob(Record):
 
     prompts_path: str
     output_path: str
+    """Where the draft goes: a path that no other attempt uses."""
     policy: PolicyVersion
     samples_per_prompt: int
     sampling: Sampling
@@ -44,6 +54,8 @@ class ShardJob(Record):
     """Which of the worker's strategies."""
     earlier: tuple[EarlierSamples, ...] = ()
     """Further attempts by earlier policies; their sample indices follow those of `policy`."""
+    portion: Portion = WHOLE
+    """Which prompts to sample."""
 
 
 class RolloutWorker:
@@ -92,32 +104,36 @@ class RolloutWorker:
         """The version and weight digest that answer now."""
         return {"version": self.engine.serving.number, "digest": self.engine.serving.digest}
 
-    def sample(self, job: ShardJob) -> dict[str, JsonValue]:
-        """Sample the shard with `job.policy`, write it, return a summary (counts and sums).
+    def sample(self, job: ShardJob) -> Written:
+        """Sample the shard with `job.policy`, write a draft, answer with it and a summary (counts and sums).
 
-        A shard that is finished already is not sampled again. A worker that was restarted since the last
-        sync loads the right policy first: what a trajectory says about its policy is always true.
+        A worker that was restarted since the last sync loads the right policy first: what a trajectory says
+        about its policy is always true.
         """
         output = Path(job.output_path)
-        marker = read_marker(output)
-        if marker is not None:
-            return marker.summary
         prompts = tuple(read_records(Path(job.prompts_path), Prompt))
         started = time.monotonic()
         with boundary(RolloutError, f"sampling {output.name} failed"):
-            trajectories = self._sample(job, prompts)
+            trajectories = self._sample(
+                job, tuple(p for p in prompts if job.portion.takes(p.id))
+            ) + _not_sampled(job, prompts)
+        place = {prompt.id: index for index, prompt in enumerate(prompts)}
+        trajectories.sort(key=lambda t: (place[t.prompt_id], t.sample_index))
+        trajectories = [_sound(t) for t in trajectories]
         summary = summarize(trajectories)
+        if job.portion.skip:
+            summary["quarantined"] = len(job.portion.skip)
         summary["seconds"] = time.monotonic() - started
-        return write_records(output, Trajectory, list(trajectories), summary=summary).summary
+        draft = write_draft(output, Trajectory, trajectories)
+        return Written(files=(draft,), summary=summary)
 
     def _sample(self, job: ShardJob, prompts: tuple[Prompt, ...]) -> list[Trajectory]:
         """All attempts, grouped by prompt. Begins with the policy that is loaded, which saves a swap of weights."""
-        shares: list[tuple[PolicyVersion, int, int]] = [(job.policy, job.samples_per_prompt, 0)]
-        for each in job.earlier:
-            _, samples, first = shares[-1]
-            shares.append((each.policy, each.samples, first + samples))
+        if not prompts:
+            return []
         found: list[Trajectory] = []
-        for policy, samples, first in sorted(shares, key=lambda s: s[0] != self.engine.serving):
+        shares = sorted(_shares(job), key=lambda share: share[0] != self.engine.serving)
+        for policy, samples, first in shares:
             self.load_policy(policy)
             found += self.strategies[job.strategy].run(
                 RolloutJob(
@@ -130,9 +146,54 @@ class RolloutWorker:
                 ),
                 self.engine,
             )
-        place = {prompt.id: index for index, prompt in enumerate(prompts)}
-        found.sort(key=lambda t: (place[t.prompt_id], t.sample_index))
         return [with_steps(t, self.engine.chat, self.steps) for t in found]
+
+
+def _shares(job: ShardJob) -> list[tuple[PolicyVersion, int, int]]:
+    """Who samples how often, and the index of its first sample."""
+    shares = [(job.policy, job.samples_per_prompt, 0)]
+    for each in job.earlier:
+        _, samples, first = shares[-1]
+        shares.append((each.policy, each.samples, first + samples))
+    return shares
+
+
+def _not_sampled(job: ShardJob, prompts: Sequence[Prompt]) -> list[Trajectory]:
+    """Failed attempts at the prompts in quarantine: as many as there would have been."""
+    return [
+        Trajectory(
+            id=f"{job.scope}.{prompt.id}.{index}",
+            prompt_id=prompt.id,
+            sample_index=index,
+            policy_version=policy.number,
+            policy_digest=policy.digest,
+            prompt_token_ids=(),
+            turns=(),
+            status=TrajectoryStatus.ERROR,
+            sampling=job.sampling,
+            error=Portion.reason("the prompt"),
+            ending=Ending.FAILED,
+        )
+        for prompt in prompts
+        if prompt.id in job.portion.skip
+        for policy, samples, first in _shares(job)
+        for index in range(first, first + samples)
+    ]
+
+
+def _sound(trajectory: Trajectory) -> Trajectory:
+    """The trajectory, or a failed one in its place when the engine gave log-probs that are not finite."""
+    if all(math.isfinite(x) for turn in trajectory.turns for x in turn.logprobs):
+        return trajectory
+    update = {
+        "turns": (),
+        "status": TrajectoryStatus.ERROR,
+        "error": "the engine gave a log-prob that is not finite",
+        "ending": Ending.FAILED,
+        "outcome": None,
+        "graded": None,
+    }
+    return trajectory.model_copy(update=update)
 
 
 def summarize(rows: Sequence[Trajectory]) -> dict[str, JsonValue]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from policies.loss import Loss, ReferencedLoss, UnpairedLoss
 from workers.training.batching import Plan
 from workers.training.engine import AdapterSettings, TrainingOptions
 
@@ -42,6 +43,22 @@ def training_arguments(
         "save_strategy": "no",
         "seed": seed % 2**32,
     }
+
+
+def loss_arguments(loss: Loss, class_weights: tuple[float, float]) -> dict[str, Any]:
+    """The objective in the terms of TRL's config for its kind of example."""
+    spelled = loss.trl()
+    arguments: dict[str, Any] = {"loss_type": spelled.loss_type, **spelled.arguments}
+    if isinstance(loss, ReferencedLoss):
+        arguments.update(
+            beta=loss.config.beta,
+            precompute_ref_log_probs=True,
+            # done on loading; TRL's switch would silence the adapter's dropout too
+            disable_dropout=False,
+        )
+    if isinstance(loss, UnpairedLoss):
+        arguments.update(desirable_weight=class_weights[0], undesirable_weight=class_weights[1])
+    return arguments
 
 
 def lora_config(adapter: AdapterSettings) -> Any:

@@ -61,6 +61,39 @@ class TrainingOptions(Settings):
     it itself. Needs recomputed reference log-probs, because the sampler has none of tokens that it did not write."""
     min_examples: int = Field(default=1, ge=1)
     """A round with fewer examples is skipped, with the reason recorded."""
+    checkpoint_steps: int | None = Field(default=None, ge=1)
+    """Write a checkpoint inside the update every so many optimizer steps; null goes by time alone."""
+    checkpoint_seconds: float | None = Field(default=600.0, gt=0)
+    """Write a checkpoint when so much time went by since the last: the most that a killed update repeats. By time,
+    because what is lost is time: short updates write none. One takes three times the size of the weights in fp32
+    (weights and both AdamW moments; an adapter's only, with policy.adapter); null turns it off."""
+    workers: int = Field(default=1, ge=1)
+    """Training actors that share each batch (data parallel); gradients are summed between them."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """With several workers: every one holds the whole model, or (fsdp) a share of weights, gradients and moments."""
+    group_timeout_seconds: float = Field(default=600.0, gt=0)
+    """Longest wait of a training worker for the others: at the start, and in each exchange of gradients."""
+
+
+class ProcessGroup(Record):
+    """A training worker's place among those of one update.
+
+    Example: `ProcessGroup(address="127.0.0.1", port=41817, rank=0, world_size=2, local_world_size=2)`.
+    """
+
+    address: str
+    """Of rank 0, where the others meet."""
+    port: int
+    """On which rank 0 listens: see `TrainWorker.open_rendezvous`."""
+    rank: int = Field(ge=0)
+    world_size: int = Field(ge=1)
+    local_world_size: int = Field(default=1, ge=1)
+    """Workers that share the cores of this worker's machine."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether this worker writes the log, the checkpoints and the candidate."""
+        return self.rank == 0
 
 
 class UpdateJob(Record):
@@ -84,6 +117,15 @@ class UpdateJob(Record):
     """File to write the optimizer state to, if it is to be carried."""
     log_path: str
     """JSON lines, one per optimizer step: `{"step": 1, "train/loss": 0.69, ...}`."""
+    checkpoint_dir: str | None = None
+    """Where checkpoints lie; the update goes on from the newest whole one of the same inputs. None keeps none."""
+    process_group: ProcessGroup | None = None
+    """Given when several workers make the update together; each gets the same job but for its rank."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether the worker that got this job writes files."""
+        return self.process_group is None or self.process_group.writes
 
 
 class UpdateOutcome(Record):

@@ -44,15 +44,17 @@ def patient_threads() -> None:
 
 
 @contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None, *, shared_by: int = 1) -> Iterator[None]:
     """Compute with `count` threads, or with one on each core that this process may use.
+
+    `shared_by` workers on this machine share the cores.
 
     Ray starts workers with OMP_NUM_THREADS=1 unless told otherwise; training on one core of many is a trap.
     """
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(count or max(1, len(os.sched_getaffinity(0)) // shared_by))
     try:
         yield
     finally:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from policies.errors import TrainingError, explain
 from policies.examples import TokenSequence
 from policies.seeds import derive_rng
+from workers.alive import beat
 from workers.training.engine import TrainingOptions, UpdateJob
+from workers.training.process_group import WorkerGroup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +38,7 @@ def score_reference(
     load_reference: Callable[[], Any],
     precision: str,
     probe: int,
+    group: WorkerGroup,
 ) -> ReferenceScores:
     """Score all sequences under the reference of `job`.
 
@@ -48,10 +51,11 @@ def score_reference(
         load_reference: loads the reference as a model of its own, when it is not the policy.
         precision: of the forward pass, as in training.
         probe: how many sequences the trainer scores besides, to compare it with the sampler.
+        group: the workers that share the passes.
     """
 
     def scored(model: Any, wanted: Sequence[TokenSequence]) -> list[Tensor]:
-        return _once_each(model, wanted, precision)
+        return _once_each(model, wanted, precision, group)
 
     is_policy = job.reference.single == job.policy.number
     if job.logprobs == "rollout":
@@ -70,14 +74,32 @@ def score_reference(
     return ReferenceScores(values, own, gap)
 
 
-def _once_each(model: Any, sequences: Sequence[TokenSequence], precision: str) -> list[Tensor]:
-    """Log-probs of `sequences`; equal ones (a winner of several pairs) are scored once."""
+def _once_each(
+    model: Any, sequences: Sequence[TokenSequence], precision: str, group: WorkerGroup
+) -> list[Tensor]:
+    """Log-probs of `sequences`; equal ones (a winner of several pairs) are scored once, by one of the workers."""
+    import torch
+
     from policies.logprobs import sequence_logprobs
 
     unique = {(s.token_ids, s.loss_mask): i for i, s in enumerate(sequences)}
     rows = sorted(unique.values())
-    scores = sequence_logprobs(model, [sequences[row] for row in rows], precision=precision)
-    by_row = dict(zip(rows, scores.per_token, strict=True))
+    own = rows[group.rank :: group.size]
+    scores = sequence_logprobs(
+        model,
+        [sequences[row] for row in own],
+        precision=precision,
+        on_batch=lambda rows: beat(scored_sequences=rows),
+    )
+    by_row = dict(zip(own, scores.per_token, strict=True))
+    lengths = [sum(sequences[row].loss_mask) for row in rows]
+    if group.size > 1:
+        parts = [
+            by_row[row].cpu().float() if row in by_row else torch.zeros(length)
+            for row, length in zip(rows, lengths, strict=True)
+        ]
+        whole = group.filled(torch.cat(parts)) if parts else torch.zeros(0)
+        by_row = dict(zip(rows, whole.split(lengths), strict=True))
     return [by_row[unique[s.token_ids, s.loss_mask]] for s in sequences]
 
 

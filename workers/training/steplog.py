@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from policies.errors import DivergenceError, explain
+from workers.alive import beat
 from workers.training.engine import log_line
 
 _NAMES = {
@@ -28,15 +29,24 @@ _NAMES = {
 }
 """The trainer's names and ours; what is not named here is not kept."""
 
+AVERAGED = tuple(name for name in _NAMES if name not in ("loss", "learning_rate", "grad_norm"))
+"""Values that each of several workers has of its own share of a batch only."""
+
 
 class StepLog:
-    """Collects the steps of one update."""
+    """Collects the steps of one update. With `path` None (a worker that does not write) it only remembers them."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # left by an attempt that was killed
+    def __init__(self, path: Path | None, before: Sequence[Mapping[str, float]] = ()) -> None:
         self._path = path
-        self.steps: list[dict[str, float]] = []
+        self.steps: list[dict[str, float]] = [
+            {name: step[name] for name in _NAMES.values() if name in step} for step in before
+        ]
+        """`before`: the steps that a checkpoint brought, which are logged again, once."""
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # left by an attempt that was killed
+            for number, step in enumerate(self.steps, start=1):
+                log_line(path, {"step": number, **step})
 
     def record(self, values: Mapping[str, float]) -> None:
         """Keep one step.
@@ -45,19 +55,28 @@ class StepLog:
             DivergenceError: its loss or gradient norm is not finite.
         """
         step = {ours: float(values[theirs]) for theirs, ours in _NAMES.items() if theirs in values}
-        number = len(self.steps) + 1
         for name in ("train/loss", "train/grad_norm"):
-            if not math.isfinite(step.get(name, 0.0)):
-                raise DivergenceError(
-                    explain(
-                        f"{name} is not finite at step {number}",
-                        value=step[name],
-                        where="training.learning_rate and training.loss",
-                        fix="lower the learning rate, raise training.warmup_fraction, or set precision to fp32",
-                    )
-                )
+            self.require_finite(name, step.get(name, 0.0))
         self.steps.append(step)
-        log_line(self._path, {"step": number, **step})
+        beat(steps=1)
+        if self._path is not None:
+            log_line(self._path, {"step": len(self.steps), **step})
+
+    def require_finite(self, name: str, value: float) -> None:
+        """Refuse a value of the step that is being made.
+
+        Raises:
+            DivergenceError: it is not finite; names the step.
+        """
+        if not math.isfinite(value):
+            raise DivergenceError(
+                explain(
+                    f"{name} is not finite at step {len(self.steps) + 1}",
+                    value=value,
+                    where="training.learning_rate and training.loss",
+                    fix="lower the learning rate, raise training.warmup_fraction, or set precision to fp32",
+                )
+            )
 
     def means(self) -> dict[str, float]:
         """Mean of each value over the steps that have it, and the first loss."""
@@ -67,6 +86,7 @@ class StepLog:
             **means,
             "train/loss_first": self.steps[0]["train/loss"],
             "train/steps": float(len(self.steps)),
+            "train/nonfinite_steps": 0.0,  # an update that has one is abandoned
         }
 
     def final_mean(self, name: str) -> float | None:

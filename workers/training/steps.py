@@ -6,13 +6,9 @@ running, and compute the loss with our formula where TRL has none. Nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from policies.loss import (
-    Loss,
     PairLoss,
     PairTensors,
     StepTensors,
@@ -21,37 +17,19 @@ from policies.loss import (
     UnpairedLoss,
     UnpairedTensors,
 )
-from workers.training.batching import MicroBatch
-from workers.training.steplog import StepLog
+from workers.alive import beat
+from workers.training.resuming import ResumableSteps
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class TrainerParts:
-    """What one update hands to its trainer."""
-
-    loss: Loss
-    batches: Sequence[MicroBatch]
-    collate: Callable[[MicroBatch], dict[str, Any]]
-    log: StepLog
-    accumulation: int
-    custom: bool
-    """Compute with `loss` itself instead of TRL's spelling of it."""
-    class_weights: tuple[float, float]
-    """Of desirable and undesirable examples."""
-    optimizer_state: str | None
 
 
 _OURS = ("soft_labels", "token_weights", "steps", "KL_steps")
 """What our formulas read beside TRL's inputs; TRL would hand it to the model."""
 
 
-class Steps:
+class Steps(ResumableSteps):
     """What all trainers share. Its methods replace private hooks of TRL 1.16; a parity test pins their names."""
-
-    pawl: ClassVar[TrainerParts]
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset  # token ids need no tokenizer
@@ -61,26 +39,6 @@ class Steps:
 
     def _send_telemetry(self) -> None:
         """Nothing leaves the machine."""
-
-    def get_train_dataloader(self) -> Any:
-        from torch.utils.data import DataLoader
-
-        parts = self.pawl
-        batches, collate = cast(Any, parts.batches), cast(Any, parts.collate)
-        return DataLoader(batches, batch_size=None, shuffle=False, collate_fn=collate)
-
-    def create_optimizer(self, model: Any = None) -> Any:
-        from workers.training.optimizer_state import load_optimizer_state
-
-        optimizer = super().create_optimizer(model)  # type: ignore[misc]
-        if self.pawl.optimizer_state is not None:
-            load_optimizer_state(optimizer, Path(self.pawl.optimizer_state))
-        return optimizer
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        super().log(logs, start_time)  # type: ignore[misc]
-        if "loss" in logs:  # the trainer also logs a summary at the end
-            self.pawl.log.record(logs)
 
     def _compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False
@@ -92,6 +50,7 @@ class Steps:
         else:
             inputs = {name: value for name, value in inputs.items() if name not in _OURS}
             loss = super()._compute_loss(model, inputs, return_outputs)  # type: ignore[misc]
+        beat(microbatches=1)
         # The trainer divides by the number of microbatches; shares make the sum the mean over the step's rows.
         return loss * (share * self.pawl.accumulation)
 
@@ -200,13 +159,7 @@ class UnpairedSteps(Steps):
         loss = cast(UnpairedLoss, self.pawl.loss)
         kl = step_kl = torch.zeros((), device=weights.device)
         if loss.kl_share > 0:
-            with torch.no_grad():
-                mismatched = _forward(model, inputs, "KL_").log_probs
-            kl = (mismatched.sum(dim=1) - inputs["ref_KL_logps"]).mean().clamp(min=0)
-            if loss.reads_steps:
-                apart = step_logratios(mismatched, inputs["KL_steps"])
-                # no judged step in the borrowed completions of this microbatch: 0, the estimate's lower end
-                step_kl = apart.mean().clamp(min=0) if len(apart) else step_kl
+            kl, step_kl = self._reference_points(model, inputs, weights)
         output, _ = self.forward_scored(model, inputs)
         steps = None
         if loss.reads_steps:
@@ -225,6 +178,32 @@ class UnpairedSteps(Steps):
                 "rewards/margins", rewards[desirable].mean() - rewards[~desirable].mean()
             )
         return (loss.weighted(examples, self.pawl.class_weights) * weights).mean()
+
+    def _reference_points(
+        self, model: Any, inputs: dict[str, Any], like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean log-ratio of the borrowed completions, and of the judged steps in them, over all workers' rows.
+
+        Without any (no judged step in the borrowed completions of this microbatch): 0, the estimate's lower end.
+        """
+        import torch
+
+        apart = steps_apart = like.new_zeros(0)
+        if "KL_input_ids" in inputs:  # one of several workers may have no borrowed completion
+            with torch.no_grad():
+                mismatched = _forward(model, inputs, "KL_").log_probs
+            apart = mismatched.sum(dim=1) - inputs["ref_KL_logps"]
+            if cast(UnpairedLoss, self.pawl.loss).reads_steps:
+                steps_apart = step_logratios(mismatched, inputs["KL_steps"])
+        sums = [
+            part
+            for each in (apart, steps_apart)
+            for part in (each.sum(), each.new_tensor(len(each)))
+        ]
+        total, count, steps_total, num_steps = self.pawl.group.total(torch.stack(sums).double())
+        kl = (total / count.clamp(min=1)).clamp(min=0)
+        step_kl = (steps_total / num_steps.clamp(min=1)).clamp(min=0)
+        return kl.to(apart.dtype), step_kl.to(apart.dtype)
 
     def _keep_step_metrics(self, steps: StepTensors) -> None:
         self.keep_metric("steps/kl", steps.kl)

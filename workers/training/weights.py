@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policies.errors import DivergenceError, TrainingError, explain
+from policies.errors import TrainingError, explain
+from policies.files import move, sync_files
 from policies.records import PolicyVersion
 from policies.reference import ReferencePlan
-from policies.shards import fsync_directory
 from policies.store import MANIFEST, weight_files
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def load_model(path: str, *, device: str, attention: str, trust_remote_code: boo
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(  # nosec B615 # a checked folder
         path,
         dtype=torch.float32,
         attn_implementation=attention,
@@ -109,12 +108,17 @@ def load_reference(
 
 
 @contextmanager
-def candidate_directory(output_dir: Path) -> Iterator[Path]:
+def candidate_directory(output_dir: Path, *, writes: bool = True) -> Iterator[Path | None]:
     """A folder to fill; it becomes `output_dir` when the body ends well, and is removed when it does not.
+
+    Gives None to a worker that does not write.
 
     Raises:
         TrainingError: `output_dir` exists already.
     """
+    if not writes:
+        yield None
+        return
     if output_dir.exists():
         raise TrainingError(
             explain(
@@ -129,30 +133,11 @@ def candidate_directory(output_dir: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        os.rename(temporary, output_dir)
-        fsync_directory(output_dir.parent)
+        for folder in (*filter(Path.is_dir, temporary.rglob("*")), temporary):
+            sync_files(folder)
+        move(temporary, output_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_finite(model: Any) -> None:
-    """Refuse weights that are not finite.
-
-    Raises:
-        DivergenceError: names the first such weight.
-    """
-    import torch
-
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise DivergenceError(
-                explain(
-                    "a weight is not finite after the update",
-                    value=name,
-                    where="training.learning_rate",
-                    fix="lower it, or raise training.warmup_fraction",
-                )
-            )
 
 
 def save_model(model: Any, source: Path, target: Path) -> None:

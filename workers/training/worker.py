@@ -25,6 +25,7 @@ from workers.training.engine import (
     UpdateJob,
     UpdateOutcome,
 )
+from workers.training.process_group import listen, own_address
 
 RECORD_OF: dict[ExampleKind, type[Record]] = {
     "pair": PreferencePair,
@@ -50,6 +51,14 @@ class TrainWorker:
                 self.engines.append(
                     create(engine, loss=create(loss), options=options, adapter=adapter)
                 )
+
+    def address(self) -> str:
+        """Under which address other machines reach this worker."""
+        return own_address()
+
+    def open_rendezvous(self, address: str) -> int:
+        """Listen on a free port of `address` for the workers of the next update; returns the port. For rank 0."""
+        return listen(address)
 
     def update(self, job: UpdateJob, example_paths: Sequence[str]) -> UpdateOutcome:
         """Train on the examples of all files, in order; new weights lie in `job.output_dir` afterwards."""

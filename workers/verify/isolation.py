@@ -1,6 +1,7 @@
 """Verifiers in processes of their own: what they raise, print, leak or never finish stays there.
 
-Each verifier has one child process (see `child.py`). A timeout or a death is an error verdict; the next trajectory
+Each verifier has one child process (see `child.py`). A timeout is an error verdict, and so is a second death over the
+same trajectory: the first may have been somebody else's doing, e.g. the kernel's, short of memory. The next trajectory
 gets a new process. This contains accidents, not attacks: code that must not be trusted at all belongs in the sandbox.
 """
 
@@ -14,6 +15,7 @@ from typing import Self
 
 from policies.errors import VerificationError, explain
 from policies.records import Prompt, Trajectory, Verdict, VerdictStatus
+from workers.alive import beat
 from workers.child_process import ChildLostError, ChildProcess, ChildTimedOutError, clean_text
 from workers.verify.child import Hello, Reply, Started
 from workers.verify.verifier import Verifier
@@ -81,9 +83,10 @@ class IsolatedVerifier:
             if prompt.id not in written:
                 written = {prompt.id: prompt.model_dump_json()}  # a group comes in one piece
             verdicts.append(self._judge(written[prompt.id], trajectory))
+            beat(verdicts=1)
         return verdicts
 
-    def _judge(self, prompt_json: str, trajectory: Trajectory) -> Verdict:
+    def _judge(self, prompt_json: str, trajectory: Trajectory, *, again: bool = False) -> Verdict:
         try:
             child = self._running_child()
         except VerificationError as error:
@@ -102,6 +105,9 @@ class IsolatedVerifier:
             )
         except ChildLostError as error:
             error_text = child.epitaph(str(error))
+            if not again:
+                self._discard()
+                return self._judge(prompt_json, trajectory, again=True)
         else:
             return _received(reply.verdict, time.monotonic() - started)
         self._discard()

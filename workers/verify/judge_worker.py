@@ -1,4 +1,4 @@
-"""The judge worker: every judge of the run over one shard, written before the worker answers."""
+"""The judge worker: every judge of the run over one shard, drafted on disk before the worker answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
@@ -31,7 +31,8 @@ from policies.records import (
     VerdictStatus,
 )
 from policies.seeds import derive_seed
-from policies.shards import read_marker, read_records, write_records
+from policies.shards import Written, read_records, write_draft
+from workers.portion import WHOLE, Portion
 from workers.verify.judge import BackendContext, Judge, JudgeBackend, JudgeJob, Judgement
 from workers.verify.judge_cache import CachedBackend, ReplyCache, cache_scope
 from workers.verify.judge_parse import cleaned
@@ -81,33 +82,33 @@ class JudgeWorker:
         verdicts_path: str,
         comparisons_path: str,
         seed: int,
-    ) -> dict[str, Json]:
-        """Judge one shard, write its verdicts and comparisons, return a summary under 1 KB by judge.
+        portion: Portion = WHOLE,
+    ) -> Written:
+        """Judge one shard, write drafts of its verdicts and comparisons, answer with a summary under 1 KB by judge.
 
-        A shard whose two files are finished is not judged again. Attempts that ended in an error get
-        abstentions and are not compared.
+        Attempts that ended in an error get abstentions and are not compared; those that `portion` skips get errors.
         """
-        markers = [read_marker(Path(path)) for path in (verdicts_path, comparisons_path)]
-        if markers[0] is not None and markers[1] is not None:
-            return markers[0].summary
         trajectories = read_records(Path(trajectories_path), Trajectory)
-        jobs = _jobs(trajectories, read_records(Path(prompts_path), Prompt), seed)
+        left = [t for t in trajectories if portion.takes(t.id)]
+        jobs = _jobs(left, read_records(Path(prompts_path), Prompt), seed)
         verdicts: list[Verdict] = []
         comparisons: list[Comparison] = []
         summary: dict[str, Json] = {}
         for judge in self._judges:
             started = time.perf_counter()
             hits = judge.backend.hits
-            judgement = judge.run(jobs, trajectories)
+            judgement = judge.run(jobs, trajectories, set(portion.skip))
             verdicts += judgement.verdicts
             comparisons += judgement.comparisons
             summary[judge.config.source] = judge.summary(
                 judgement, seconds=time.perf_counter() - started, hits=judge.backend.hits - hits
             )
         summary = _fitted(summary)
-        write_records(Path(comparisons_path), Comparison, comparisons)
-        write_records(Path(verdicts_path), Verdict, verdicts, summary=summary)
-        return summary
+        drafts = (
+            write_draft(Path(verdicts_path), Verdict, verdicts),
+            write_draft(Path(comparisons_path), Comparison, comparisons),
+        )
+        return Written(files=drafts, summary=summary)
 
     def identities(self) -> dict[str, Json]:
         """For the run's record: what answers each judge, and which prompt it follows."""
@@ -139,7 +140,9 @@ class _JudgeInPlace:
             self.backend = CachedBackend(backend, cache=cache, scope=scope)
             self.judge: Judge = create(config, backend=self.backend)
 
-    def run(self, jobs: Sequence[JudgeJob], trajectories: Sequence[Trajectory]) -> Judgement:
+    def run(
+        self, jobs: Sequence[JudgeJob], trajectories: Sequence[Trajectory], skipped: Set[str]
+    ) -> Judgement:
         """All jobs as one judgement, with verdicts on every trajectory, in the order of the shard."""
         level = self.config.level
         jobs = [
@@ -164,6 +167,8 @@ class _JudgeInPlace:
             ]
             total.counts["errors"] += len(failed)
             total.verdicts += failed
+        given_up = dict.fromkeys(skipped, Portion.reason("the trajectory"))
+        total.counts["errors"] += len(given_up)
         by_trajectory: dict[str, list[Verdict]] = {}
         for job, judgement in zip(jobs, judgements, strict=True):
             total.counts += judgement.counts
@@ -178,7 +183,9 @@ class _JudgeInPlace:
         total.verdicts = [
             verdict
             for trajectory in trajectories
-            for verdict in by_trajectory.get(trajectory.id, [self._unscored(trajectory, None)])
+            for verdict in by_trajectory.get(
+                trajectory.id, [self._unscored(trajectory, given_up.get(trajectory.id))]
+            )
         ]
         for verdict in total.verdicts:
             total.counts[

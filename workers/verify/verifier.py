@@ -35,6 +35,12 @@ class Verifier(Component):
     def prepare(self) -> None:
         """Load what `verify` needs; runs once in the verifier's process, within its start-up timeout."""
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Raise `VerificationError` when no attempt at `prompt` could be judged: no answer, no tests.
+
+        Called for every prompt before a run starts, in the driver: it must be quick and import nothing heavy.
+        """
+
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return the verdict on `trajectory`. Whatever this raises becomes an error verdict."""
         raise NotImplementedError

@@ -1,8 +1,8 @@
 """The verify worker: judges shards, builds preference examples from them, and grades evaluations.
 
-A plain class that an actor hosts. Every method reads files, writes one finished file (see
-`policies.shards`), and returns a summary under 1 KB of sums and counts; the driver divides. A file that is
-already finished is not made again: its summary is returned.
+A plain class that an actor hosts. Every method reads finished files, writes drafts on paths that no other attempt
+uses (see `policies.shards`), and answers with them and a summary under 1 KB of sums and counts; the driver commits the
+drafts, and divides.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from policies.records import (
     VerdictStatus,
 )
 from policies.seeds import derive_rng
-from policies.shards import read_marker, read_records, write_records
+from policies.shards import Written, read_marker, read_records, write_draft
+from workers.portion import WHOLE, Portion
 from workers.verify.aggregate import FeedbackSettings, aggregate, pass_at_k, powers_of_two
 from workers.verify.isolation import IsolatedVerifier
 from workers.verify.steps import parts_to_grade, verdict_on
@@ -76,14 +77,18 @@ class VerifyWorker:
         for verifier in self._verifiers:
             verifier.close()
 
-    def verify(self, trajectories_path: str, prompts_path: str, output_path: str) -> Summary:
+    def verify(
+        self,
+        trajectories_path: str,
+        prompts_path: str,
+        output_path: str,
+        portion: Portion = WHOLE,
+    ) -> Written:
         """Let every verifier judge every trajectory that was sampled, or every step of it; write the verdicts.
 
-        Trajectories whose rollout failed have nothing to judge and get no verdict. Verdicts come by trajectory, then
-        by verifier, then by step.
+        Trajectories whose rollout failed have nothing to judge and get no verdict; those that `portion` skips get
+        errors. Verdicts come by trajectory, then by verifier, then by step.
         """
-        if (done := _summary_of(output_path)) is not None:
-            return done
         groups = self._groups(trajectories_path, prompts_path)
         items = [
             (prompt, trajectory)
@@ -91,7 +96,10 @@ class VerifyWorker:
             for trajectory in trajectories
             if trajectory.status is not TrajectoryStatus.ERROR
         ]
-        by_verifier = self._ask(items)
+        by_verifier = self._ask([item for item in items if portion.takes(item[1].id)])
+        skipped = [t for _, t in items if t.id in portion.skip]
+        for verifier, of_one in zip(self._verifiers, by_verifier, strict=True):
+            of_one += [_not_judged(verifier.config.source, t) for t in skipped]
         place = {trajectory.id: index for index, (_, trajectory) in enumerate(items)}
         verdicts = [verdict for of_one in by_verifier for verdict in of_one]
         verdicts.sort(key=lambda verdict: place[verdict.trajectory_id])
@@ -100,14 +108,15 @@ class VerifyWorker:
             {
                 "trajectories": sum(len(trajectories) for _, trajectories in groups),
                 **_count_desirable(feedback),
+                **({"quarantined": len(skipped)} if skipped else {}),
                 "sources": {
                     verifier.config.source: _summarise_source(of_one)
                     for verifier, of_one in zip(self._verifiers, by_verifier, strict=True)
                 },
             }
         )
-        write_records(Path(output_path), Verdict, verdicts, summary=summary)
-        return summary
+        draft = write_draft(Path(output_path), Verdict, verdicts)
+        return Written(files=(draft,), summary=summary)
 
     def _ask(self, items: Sequence[tuple[Prompt, Trajectory]]) -> list[list[Verdict]]:
         """Verdicts by verifier; all verifiers work side by side."""
@@ -135,7 +144,7 @@ class VerifyWorker:
         scope: str,
         feedback_path: str | None = None,
         stage: int = 0,
-    ) -> Summary:
+    ) -> Written:
         """Build the preference examples of a shard; write them, and the feedback beside them.
 
         Args:
@@ -150,8 +159,6 @@ class VerifyWorker:
             stage: which builder: index of the stage that the round belongs to.
         """
         builder = self._builder_of(stage)
-        if (done := _summary_of(output_path)) is not None:  # the examples are written last
-            return done
         output = Path(output_path)
         groups = self._groups(trajectories_path, prompts_path)
         verdicts = _read_all(Verdict, verdicts_path, judgement_paths and judgement_paths[0])
@@ -173,13 +180,12 @@ class VerifyWorker:
                 "dropped": merge_counts([of_one.dropped for of_one in built]),
             }
         )
-        write_records(
-            Path(feedback_path or output.with_name(f"{output.stem}.feedback.parquet")),
-            Feedback,
-            feedback,
+        kept = Path(feedback_path or output.with_name(f"{output.stem}.feedback.parquet"))
+        drafts = (
+            write_draft(output, _EXAMPLE_RECORDS[builder.kind], examples),
+            write_draft(kept, Feedback, feedback),
         )
-        write_records(output, _EXAMPLE_RECORDS[builder.kind], examples, summary=summary)
-        return summary
+        return Written(files=drafts, summary=summary)
 
     def grade(
         self,
@@ -188,15 +194,13 @@ class VerifyWorker:
         verdicts_path: str | None,
         judgement_path: str | None,
         output_path: str,
-    ) -> Summary:
+    ) -> Written:
         """Count what an evaluation needs; write the feedback.
 
         Trajectories without usable feedback are left out of pass@k and counted as `unusable`; a prompt with
         none left is missing from `prompts_graded`. `pass_at[k]` holds the sum over prompts of the unbiased
         estimate, and how many prompts have at least k graded samples.
         """
-        if (done := _summary_of(output_path)) is not None:
-            return done
         groups = self._groups(trajectories_path, prompts_path)
         scored = self._score(groups, _read_all(Verdict, verdicts_path, judgement_path), ())
         feedback = [f for group in scored for f in group.feedback]
@@ -220,8 +224,8 @@ class VerifyWorker:
                 "logprob_tokens": sum(len(turn.logprobs) for turn in turns),
             }
         )
-        write_records(Path(output_path), Feedback, feedback, summary=summary)
-        return summary
+        draft = write_draft(Path(output_path), Feedback, feedback)
+        return Written(files=(draft,), summary=summary)
 
     def _builder_of(self, stage: int) -> PreferenceBuilder:
         if not self._builders:
@@ -297,9 +301,13 @@ def _prompt_id(prompt_of: Mapping[str, str], trajectory_id: str) -> str:
     return prompt_of[trajectory_id]
 
 
-def _summary_of(path: str) -> Summary | None:
-    marker = read_marker(Path(path))
-    return dict(marker.summary) if marker is not None and Path(path).is_file() else None
+def _not_judged(source: str, trajectory: Trajectory) -> Verdict:
+    return Verdict(
+        source=source,
+        trajectory_id=trajectory.id,
+        status=VerdictStatus.ERROR,
+        error=Portion.reason("the trajectory"),
+    )
 
 
 def _read_all(kind: type[Any], *paths: str | None) -> list[Any]:

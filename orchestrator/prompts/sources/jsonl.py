@@ -9,9 +9,26 @@ from typing import Any, BinaryIO
 
 from orchestrator.prompts.paths import existing_file, listed
 from orchestrator.prompts.rows import Row, RowConfig, RowError, RowSource
-from policies.errors import InputError
+from policies.errors import InputError, explain
 
 MAX_LINE_BYTES = 16 * 2**20
+
+_OTHER_KINDS = {
+    b"\x1f\x8b": ("compressed with gzip", "decompress it: gzip -dk FILE"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "decompress it: zstd -d FILE"),
+    b"BZh": ("compressed with bzip2", "decompress it: bzip2 -dk FILE"),
+    b"\xfd7zXZ": ("compressed with xz", "decompress it: xz -dk FILE"),
+    b"PK\x03\x04": ("a zip archive", "unpack it"),
+    b"PAR1": ("a Parquet file", "use type: parquet"),
+    b"\xff\xfe": ("UTF-16 (byte order mark at byte 0)", "save it as UTF-8"),
+    b"\xfe\xff": ("UTF-16 (byte order mark at byte 0)", "save it as UTF-8"),
+    b"\xef\xbb\xbf": (
+        "UTF-8 with a byte order mark at byte 0",
+        "save it as UTF-8 without one",
+    ),
+}
+"""What a file that is not JSON lines begins with: nothing is decompressed here, so nothing can be a bomb."""
+_PACKED_SUFFIXES = frozenset({".gz", ".zst", ".bz2", ".xz", ".zip"})
 
 
 class JsonlSource(RowSource):
@@ -36,7 +53,7 @@ class JsonlSource(RowSource):
 
 
 def _read(handle: BinaryIO, path: Path) -> Iterator[Row | RowError]:
-    _check_start(handle.read(4), path)
+    _check_start(handle.read(8), path)
     handle.seek(0)
     number = 0
     while block := handle.readline(MAX_LINE_BYTES + 1):
@@ -53,17 +70,22 @@ def _read(handle: BinaryIO, path: Path) -> Iterator[Row | RowError]:
 
 
 def _check_start(start: bytes, path: Path) -> None:
-    kinds = {
-        b"\x1f\x8b": "compressed with gzip; decompress it",
-        b"\x28\xb5\x2f\xfd": "compressed with zstd; decompress it",
-        b"PAR1": "a Parquet file; use type: parquet",
-        b"\xff\xfe": "UTF-16 (byte order mark at byte 0); save it as UTF-8",
-        b"\xfe\xff": "UTF-16 (byte order mark at byte 0); save it as UTF-8",
-        b"\xef\xbb\xbf": "UTF-8 with a byte order mark at byte 0; save it as UTF-8 without one",
-    }
-    for magic, what in kinds.items():
+    for magic, (what, fix) in _OTHER_KINDS.items():
         if start.startswith(magic):
-            raise InputError(f"{path} is {what}")
+            raise InputError(
+                explain(
+                    f"the prompt file is {what}", value=str(path), where="prompts.*.path", fix=fix
+                )
+            )
+    if path.suffix.lower() in _PACKED_SUFFIXES:
+        raise InputError(
+            explain(
+                f"the prompt file is called {path.suffix} and is not compressed",
+                value=str(path),
+                where="prompts.*.path",
+                fix="name it .jsonl if it is whole, or fetch it again",
+            )
+        )
 
 
 def _parse(line: bytes, where: str) -> Row | RowError:

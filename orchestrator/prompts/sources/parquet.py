@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.prompts.paths import existing_file, listed
 from orchestrator.prompts.rows import Row, RowConfig, RowError, RowSource
-from policies.errors import InputError
+from policies.errors import InputError, explain
 
 NUM_ROWS_AT_ONCE = 1024
 
@@ -42,5 +42,12 @@ def _read(path: Path) -> Iterator[Row]:
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(f"{path}: row {number}", values)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {error}") from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            explain(
+                f"the file cannot be read as Parquet: {str(error).partition(chr(10))[0]}",
+                value=str(path),
+                where="prompts.*.path",
+                fix="fetch it again, or use the type of what it is (jsonl, huggingface)",
+            )
+        ) from error

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 class ReasoningGymSource(PromptSource):
     """Generates `size` tasks. The same question generated twice is kept once."""
 
+    is_heavy = True
+
     class Config(PromptSource.Config):
         """Settings of `reasoning_gym`."""
 

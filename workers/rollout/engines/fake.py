@@ -23,6 +23,7 @@ from policies.fake_model import FAKE_POLICY, read_skill
 from policies.records import Message, PolicyVersion, StopReason
 from policies.seeds import derive_rng
 from policies.store import check_weights
+from workers.alive import beat
 from workers.rollout.chat import ChatFormat
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
 
@@ -69,6 +70,8 @@ class FakeEngine(BatchEngine):
 
         seconds_per_call: float = Field(default=0.0, ge=0)
         """Sleep in each call, to look like work."""
+        seconds_per_token: float = Field(default=0.0, ge=0)
+        """Sleep for each token of a batch's longest answer, as decoding a batch takes."""
         max_context: int | None = Field(default=None, ge=1)
         """Most bytes of prompt and completion together; null is no limit."""
         fail_prompts_matching: str | None = None
@@ -104,7 +107,11 @@ class FakeEngine(BatchEngine):
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         if self.config.seconds_per_call:
             time.sleep(self.config.seconds_per_call)
-        return [self._one(request) for request in requests]
+        answers = [self._one(request) for request in requests]
+        if self.config.seconds_per_token:
+            time.sleep(self.config.seconds_per_token * max(len(a.token_ids) for a in answers))
+        beat(tokens=sum(len(answer.token_ids) for answer in answers))
+        return answers
 
     def _one(self, request: GenerationRequest) -> Generation:
         ids = request.prompt_token_ids

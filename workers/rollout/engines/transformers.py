@@ -12,6 +12,7 @@ from policies.component import Component
 from policies.records import PolicyVersion, Sampling, StopReason
 from policies.seeds import derive_seed
 from policies.store import check_weights, weight_files
+from workers.alive import beat
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
 from workers.rollout.tokenizer_chat import TokenizerChat
 
@@ -54,7 +55,7 @@ class TransformersEngine(BatchEngine):
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
+        self._model: Any = AutoModelForCausalLM.from_pretrained(  # nosec B615 # a checked folder
             policy.path, dtype=getattr(torch, dtype), trust_remote_code=remote
         )
         self._model.to(self._device).eval()
@@ -100,6 +101,7 @@ class TransformersEngine(BatchEngine):
 
     def _batch(self, requests: list[GenerationRequest], sampling: Sampling) -> list[Generation]:
         import torch
+        from transformers import StoppingCriteriaList
 
         torch.manual_seed(derive_seed(self.seed, *(r.seed for r in requests)) % 2**31)
         width = max(len(r.prompt_token_ids) for r in requests)
@@ -130,6 +132,7 @@ class TransformersEngine(BatchEngine):
                 eos_token_id=sorted(self.chat.terminators) or None,
                 return_dict_in_generate=True,
                 output_logits=True,
+                stopping_criteria=StoppingCriteriaList([_goes_on]),
                 **arguments,
             )
         sampled = output.sequences[:, width:]
@@ -185,3 +188,11 @@ class TransformersEngine(BatchEngine):
             text=text,
             stop_reason=reason,
         )
+
+
+def _goes_on(input_ids: Any, scores: Any, **_: Any) -> Any:
+    """Called by transformers after each token of a batch: a sign of life, and never a reason to stop."""
+    import torch
+
+    beat(tokens=len(input_ids))
+    return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

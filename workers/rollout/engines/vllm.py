@@ -16,6 +16,7 @@ from policies.component import Component
 from policies.errors import RolloutError
 from policies.records import PolicyVersion, StopReason
 from policies.store import check_weights
+from workers.alive import beat
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.tokenizer_chat import TokenizerChat
 
@@ -125,7 +126,9 @@ class VllmEngine(RolloutEngine):
         finished, self._finished = self._finished, []
         if not self._under_way:
             return finished
-        for output in self._llm.llm_engine.step():
+        outputs = self._llm.llm_engine.step()
+        beat(tokens=len(outputs))  # one token of each request that answered in this step
+        for output in outputs:
             if output.finished:
                 ticket = self._under_way.pop(output.request_id)
                 finished.append((ticket, _generation(output)))

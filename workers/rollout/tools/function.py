@@ -29,6 +29,9 @@ from workers.child_process import (
 from workers.rollout.function_child import Hello, Reply, Request, Started
 from workers.rollout.tool import Tool, ToolOutput, ToolSession
 
+_SPAWN_SECONDS = 60.0
+"""Longest wait for the operating system to start a process; what it does then has a timeout of its own."""
+
 
 class Function(Tool):
     """Calls the function in a child process; one that hangs, crashes or talks rubbish is killed and replaced.
@@ -176,7 +179,14 @@ class _FunctionProcesses:
         with self._lock:
             if self.closed:
                 raise RolloutError("the tool was closed")
-            child = self._starter.submit(ChildProcess, "workers.rollout.function_child").result()
+            starting = self._starter.submit(ChildProcess, "workers.rollout.function_child")
+            try:
+                child = starting.result(_SPAWN_SECONDS)
+            except TimeoutError as error:
+                raise RolloutError(
+                    f"no process for the tool could be started within {_SPAWN_SECONDS:g} s. Fix: look for a file "
+                    "system that hangs, or a machine without free processes"
+                ) from error
             self._all.add(child)
             return child
 

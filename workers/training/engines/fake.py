@@ -7,7 +7,6 @@ whole contract: what it refuses, what it drops and counts, the log, the metrics,
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +18,12 @@ from policies.component import Component
 from policies.errors import TrainingError, explain
 from policies.examples import Example, PreferencePair, UnpairedExample
 from policies.fake_model import read_skill, write_fake_model
+from policies.files import write_json
 from policies.loss import ReferencedLoss
 from policies.shards import content_digest
 from workers.training.batching import plan_batches, require_some, select, sequences_of
+from workers.training.candidate import check_candidate
+from workers.training.checkpoints import Checkpoints, inputs_digest
 from workers.training.engine import TrainingEngine, UpdateJob, UpdateOutcome
 from workers.training.reference_pass import check_mask, check_recorded
 from workers.training.steplog import StepLog
@@ -43,7 +45,7 @@ class FakeTrainingEngine(TrainingEngine):
 
     def update(self, job: UpdateJob, examples: Sequence[Example]) -> UpdateOutcome:
         config = cast(FakeTrainingEngine.Config, self.config)
-        options, source = self.options, Path(job.policy.path)
+        options = self.options
         kept, dropped = select(
             examples, kind=self.loss.kind, max_length=options.max_length, loss=self.loss.config.type
         )
@@ -52,21 +54,22 @@ class FakeTrainingEngine(TrainingEngine):
             check_mask(job, options)
             if job.logprobs == "rollout":
                 check_recorded(job)
-        with candidate_directory(Path(job.output_dir)) as target:
-            log = StepLog(Path(job.log_path))
-            for step in range(self._num_steps(kept, job.seed)):
-                time.sleep(config.seconds_per_step)
-                diverged = config.diverge_in_round == job.round
-                log.record(self._step(step, diverged))
-            skill = self._skill(source) + (config.skill_step if any(map(_favours, kept)) else 0.0)
-            copy_side_files(source, target)
-            lineage = f"{job.policy.digest} {job.reference} {job.seed} {content_digest(kept)}"
-            write_fake_model(target, round(min(1.0, max(0.0, skill)), 6), seed=lineage)
-            if job.optimizer_output is not None and options.optimizer == "carry":
-                digest = hashlib.sha256(lineage.encode()).hexdigest()
-                Path(job.optimizer_output).write_text(
-                    json.dumps({"moments": digest}), encoding="utf-8"
-                )
+        checkpoints = Checkpoints(
+            job.checkpoint_dir,
+            inputs_digest(
+                job,
+                kept,
+                engine=config,
+                loss=self.loss.config,
+                options=options,
+                adapter=self.adapter,
+            ),
+            options=options,
+        )
+        with candidate_directory(Path(job.output_dir), writes=job.writes) as target:
+            log = self._steps(job, kept, checkpoints)
+            if target is not None:
+                self._write(job, kept, target)
         sequences = [s for e in kept for s in sequences_of(e)]
         return UpdateOutcome(
             num_examples=len(kept),
@@ -80,6 +83,34 @@ class FakeTrainingEngine(TrainingEngine):
                 "health/logprob_gap_max": 0.0,
             },
         )
+
+    def _steps(self, job: UpdateJob, kept: Sequence[Example], checkpoints: Checkpoints) -> StepLog:
+        config = cast(FakeTrainingEngine.Config, self.config)
+        start = checkpoints.newest()
+        if job.writes:
+            checkpoints.keep_only(start)
+        log = StepLog(
+            Path(job.log_path) if job.writes else None, start.state["log"] if start else ()
+        )
+        num_steps = self._num_steps(kept, job.seed)
+        for step in range(len(log.steps), num_steps):
+            time.sleep(config.seconds_per_step)
+            log.record(self._step(step, config.diverge_in_round == job.round))
+            if job.writes and checkpoints.due(step + 1, num_steps):
+                checkpoints.save(step + 1, {"log": log.steps}, lambda folder: None)
+        return log
+
+    def _write(self, job: UpdateJob, kept: Sequence[Example], target: Path) -> None:
+        config = cast(FakeTrainingEngine.Config, self.config)
+        source = Path(job.policy.path)
+        skill = self._skill(source) + (config.skill_step if any(map(_favours, kept)) else 0.0)
+        copy_side_files(source, target)
+        lineage = f"{job.policy.digest} {job.reference} {job.seed} {content_digest(kept)}"
+        write_fake_model(target, round(min(1.0, max(0.0, skill)), 6), seed=lineage)
+        check_candidate(target, source, untrained=job.policy.parent is None)
+        if job.optimizer_output is not None and self.options.optimizer == "carry":
+            digest = hashlib.sha256(lineage.encode()).hexdigest()
+            write_json(Path(job.optimizer_output), {"moments": digest})
 
     def _num_steps(self, examples: Sequence[Example], seed: int) -> int:
         return plan_batches(

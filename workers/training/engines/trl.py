@@ -21,8 +21,9 @@ from policies.component import Component
 from policies.errors import ConfigurationError, TrainingError, boundary, explain
 from policies.examples import Example, TokenSequence
 from policies.loss import Loss, PairLoss, ReferencedLoss, SupervisedLoss, UnpairedLoss
-from workers.training.arguments import lora_config, training_arguments
+from workers.training.arguments import lora_config, loss_arguments, training_arguments
 from workers.training.batching import completion_scored, require_some, select, sequences_of
+from workers.training.checkpoints import Checkpoint, Checkpoints, inputs_digest
 from workers.training.engine import (
     AdapterSettings,
     TrainingEngine,
@@ -31,10 +32,13 @@ from workers.training.engine import (
     UpdateOutcome,
 )
 from workers.training.feeding import Feed, feed_of, longest_sides
+from workers.training.finishing import carry_optimizer, gathered, save_candidate
 from workers.training.memory import patient_threads
+from workers.training.process_group import WorkerGroup, joined
 from workers.training.reference_pass import ReferenceScores, check_mask, score_reference
+from workers.training.resuming import TrainerParts, load_trained_weights
 from workers.training.steplog import StepLog
-from workers.training.steps import PairSteps, SupervisedSteps, TrainerParts, UnpairedSteps
+from workers.training.steps import PairSteps, SupervisedSteps, UnpairedSteps
 
 _EAGER_LIMIT = 512
 """On a CPU, plain attention beats the fused kernel (whose backward is slow) for sequences up to about this length."""
@@ -90,6 +94,13 @@ class TRLEngine(TrainingEngine):
                 where="training.micro_batch_size",
                 fix="use a divisor, or null",
             )
+        if options.sharding == "fsdp" and options.workers == 1:
+            return explain(
+                "fsdp shares a model between training workers, and there is one",
+                value=options.sharding,
+                where="training.sharding and training.workers",
+                fix="set training.workers to 2 or more, or sharding to none",
+            )
         if adapter is not None and options.optimizer == "carry":
             return explain(
                 "each round trains a new adapter, so the last round's optimizer moments belong to other weights",
@@ -111,14 +122,21 @@ class TRLEngine(TrainingEngine):
         )
         require_some(kept, dropped)
         quiet_transformers()
-        device = _device()
+        device, place = _device(), job.process_group
+        timeout = self.options.group_timeout_seconds
         with (
-            torch_threads(self.config.threads),
+            torch_threads(self.config.threads, shared_by=place.local_world_size if place else 1),
             kept_memory(enabled=device == "cpu"),
-            candidate_directory(Path(job.output_dir)) as target,
+            candidate_directory(Path(job.output_dir), writes=job.writes) as target,
             boundary(TrainingError, f"the TRL update of round {job.round} failed"),
+            joined(
+                place,
+                timeout_seconds=timeout,
+                device=device,
+                sharded=self.options.sharding == "fsdp",
+            ) as group,
         ):
-            return _Update(self, job, kept, dropped, device).run(target)
+            return _Update(self, job, kept, dropped, device, group).run(target)
 
 
 def _device() -> str:
@@ -137,8 +155,10 @@ class _Update:
         examples: list[Example],
         dropped: dict[str, int],
         device: str,
+        group: WorkerGroup,
     ) -> None:
         self.engine, self.job, self.dropped, self.device = engine, job, dropped, device
+        self.group = group
         self.loss, self.options = engine.loss, engine.options
         self.sampled = examples
         """With the masks that they were sampled with."""
@@ -147,15 +167,20 @@ class _Update:
         self.seconds: dict[str, float] = {}
         self._mark = time.perf_counter()
 
-    def run(self, target: Path) -> UpdateOutcome:
+    def run(self, target: Path | None) -> UpdateOutcome:
+        """`target` is None for a worker that does not write."""
         from transformers import AutoTokenizer
 
-        from workers.training.weights import check_finite, load_model, save_model
+        from workers.training.weights import load_model
 
         job, source = self.job, Path(self.job.policy.path)
-        log = StepLog(Path(job.log_path))
+        checkpoints = self._checkpoints()
+        start = self._agreed_start(checkpoints)
+        log = StepLog(
+            Path(job.log_path) if job.writes else None, start.state["log"] if start else ()
+        )
         model = load_model(str(source), **self._loading())
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(  # nosec B615 # a checked folder
             source, trust_remote_code=self.engine.config.trust_remote_code
         )
         self._lap("load")
@@ -169,22 +194,46 @@ class _Update:
         )
         self._lap("reference")
         with tempfile.TemporaryDirectory(dir=target, prefix=".trainer-") as scratch:
-            trainer = self._trainer(model, tokenizer, feed, log, scratch)
-            trainer.train()
-            if job.optimizer_output is not None and self.options.optimizer == "carry":
-                from workers.training.optimizer_state import save_optimizer_state
+            parts = self._parts(feed, log, checkpoints, start)
+            trainer = self._trainer(model, tokenizer, feed, parts, scratch)
+            if start is not None:
+                load_trained_weights(trainer.model, start)
+            if self.group.sharded:
+                from workers.training.sharding import shard
 
-                save_optimizer_state(trainer.optimizer, Path(job.optimizer_output))
+                shard(trainer, self.device)
+            trainer.train()
+            carry_optimizer(trainer, job, self.options)
             trained = trainer.model
             del trainer
         self._lap("steps")
-        if self.engine.adapter is not None:
-            trained.save_pretrained(target / "adapter", save_embedding_layers=False)
-            trained = trained.merge_and_unload()
-        check_finite(trained)
-        save_model(trained, source, target)
+        adapter, probes = self.engine.adapter, [sequences_of(e)[0] for e in self.sampled[:2]]
+        if self.group.sharded:
+            trained = gathered(trained, job, self._loading(), adapter)
+        if target is not None:
+            save_candidate(trained, job, target, adapter=adapter, probes=probes)
         self._lap("save")
-        return self._outcome(log, feed)
+        return self._outcome(log, feed, 0 if start is None else start.step)
+
+    def _checkpoints(self) -> Checkpoints:
+        engine, options = self.engine, self.options
+        inputs = inputs_digest(
+            self.job,
+            self.sampled,
+            engine=engine.config,
+            loss=self.loss.config,
+            options=options,
+            adapter=engine.adapter,
+        )
+        return Checkpoints(self.job.checkpoint_dir, inputs, options=options)
+
+    def _agreed_start(self, checkpoints: Checkpoints) -> Checkpoint | None:
+        """The checkpoint to go on from, the same on every worker."""
+        start = checkpoints.newest()
+        self.group.require_same(0 if start is None else start.step, "the newest checkpoint's step")
+        if self.job.writes:
+            checkpoints.keep_only(start)
+        return start
 
     def _loading(self) -> dict[str, Any]:
         attention: str = self.engine.config.attention
@@ -214,9 +263,32 @@ class _Update:
             ),
             precision=self.options.precision,
             probe=self.engine.config.probe_sequences,
+            group=self.group,
         )
 
-    def _trainer(self, model: Any, tokenizer: Any, feed: Feed, log: StepLog, scratch: str) -> Any:
+    def _parts(
+        self, feed: Feed, log: StepLog, checkpoints: Checkpoints, start: Checkpoint | None
+    ) -> TrainerParts:
+        weighted = any(e.weight != 1.0 for e in self.examples)
+        return TrainerParts(
+            loss=self.loss,
+            batches=self.group.share_of(feed.plan.microbatches),
+            collate=feed.collate,
+            log=log,
+            accumulation=feed.plan.accumulation,
+            # TRL takes the mean of the workers' means, which is the batch's mean for equal shares only.
+            custom=self.loss.needs_custom_step or weighted or self.group.size > 1,
+            class_weights=feed.class_weights,
+            optimizer_state=self.job.optimizer_state if self.options.optimizer == "carry" else None,
+            seed=self.job.seed,
+            checkpoints=checkpoints,
+            start=start,
+            group=self.group,
+        )
+
+    def _trainer(
+        self, model: Any, tokenizer: Any, feed: Feed, parts: TrainerParts, scratch: str
+    ) -> Any:
         from datasets import Dataset
         from transformers import PrinterCallback
 
@@ -228,16 +300,7 @@ class _Update:
             scratch=scratch,
             use_cpu=self.device == "cpu",
         )
-        trainer_class.pawl = TrainerParts(
-            loss=self.loss,
-            batches=feed.plan.microbatches,
-            collate=feed.collate,
-            log=log,
-            accumulation=feed.plan.accumulation,
-            custom=self.loss.needs_custom_step or any(e.weight != 1.0 for e in self.examples),
-            class_weights=feed.class_weights,
-            optimizer_state=self.job.optimizer_state if self.options.optimizer == "carry" else None,
-        )
+        trainer_class.pawl = parts
         trainer = trainer_class(
             model=model,
             args=config_class(**arguments, **loss_arguments(self.loss, feed.class_weights)),
@@ -252,7 +315,7 @@ class _Update:
         )
         return trainer
 
-    def _outcome(self, log: StepLog, feed: Feed) -> UpdateOutcome:
+    def _outcome(self, log: StepLog, feed: Feed, done: int) -> UpdateOutcome:
         tokens = self.options.epochs * sum(
             len(s.token_ids) for e in self.examples for s in sequences_of(e)
         )
@@ -261,7 +324,9 @@ class _Update:
         if reward is not None:
             beta = cast(ReferencedLoss, self.loss).config.beta
             metrics["policy/chosen_logratio"] = reward / beta
-        metrics["train/tokens_per_second"] = tokens / self.seconds["steps"]
+        metrics["train/tokens_per_second"] = (
+            tokens * (1 - done / len(log.steps)) / self.seconds["steps"]
+        )
         metrics.update({f"train/seconds_{name}": value for name, value in self.seconds.items()})
         return UpdateOutcome(
             num_examples=len(self.examples),
@@ -281,22 +346,6 @@ def trainer_classes(loss: Loss) -> tuple[Any, Any]:
     if isinstance(loss, UnpairedLoss):
         return type("UnpairedTrainer", (UnpairedSteps, KTOTrainer), {}), KTOConfig
     return type("SupervisedTrainer", (SupervisedSteps, SFTTrainer), {}), SFTConfig
-
-
-def loss_arguments(loss: Loss, class_weights: tuple[float, float]) -> dict[str, Any]:
-    """The objective in the terms of TRL's config for its kind of example."""
-    spelled = loss.trl()
-    arguments: dict[str, Any] = {"loss_type": spelled.loss_type, **spelled.arguments}
-    if isinstance(loss, ReferencedLoss):
-        arguments.update(
-            beta=loss.config.beta,
-            precompute_ref_log_probs=True,
-            # done on loading; TRL's switch would silence the adapter's dropout too
-            disable_dropout=False,
-        )
-    if isinstance(loss, UnpairedLoss):
-        arguments.update(desirable_weight=class_weights[0], undesirable_weight=class_weights[1])
-    return arguments
 
 
 def score_with_ours(model: Any, *, sum_squares: bool) -> None:

@@ -28,6 +28,7 @@ from pydantic import ConfigDict, Field, model_validator
 from policies.component import Component
 from policies.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
 from policies.records import Json
+from workers.alive import beat
 from workers.verify.judge import BackendContext, JudgeBackend, Question, Reply
 from workers.verify.judge_parse import cleaned
 
@@ -158,7 +159,7 @@ class OpenAIBackend(JudgeBackend):
         limits = httpx.Limits(max_connections=self.config.max_concurrency)
         local = is_loopback(self.config.base_url)
         # No time limit of httpx's own: `_Batch` bounds the whole request, not each read.
-        async with httpx.AsyncClient(timeout=None, limits=limits, trust_env=not local) as client:
+        async with httpx.AsyncClient(timeout=None, limits=limits, trust_env=not local) as client:  # nosec B113 # limits per request
             batch = _Batch(self, client, key)
             return list(await asyncio.gather(*(batch.reply(question) for question in questions)))
 
@@ -209,6 +210,7 @@ class _Batch:
                     attempt, started = await self._with_repeats(question)
             except PawlError as error:
                 attempt = _Attempt(error=str(error))
+        beat(replies=1)
         seconds = time.monotonic() - started
         if attempt.text is not None:
             return Reply(text=self._redacted(attempt.text), seconds=seconds)
@@ -241,7 +243,7 @@ class _Batch:
                 self._backend.hold(attempt.wait_seconds)
             return attempt.wait_seconds
         full = min(self._config.max_wait_seconds, self._config.retry_seconds * 2.0**repeat)
-        return full * random.uniform(0.5, 1.0)  # so that workers do not repeat together
+        return full * random.uniform(0.5, 1.0)  # so that workers do not repeat together  # nosec B311 # spreads waits
 
     async def _request(self, question: Question) -> _Attempt:
         import httpx

@@ -80,6 +80,12 @@ class CallableVerifier(Verifier):
         self._signature = self._detect(function)
         self._function = function
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        if self._function is None:
+            self.prepare()
+        assert self._function is not None
+        self._arguments(self._function, self._offered(prompt, None))
+
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return what the function says."""
         if not trajectory.completion.strip():
@@ -87,7 +93,7 @@ class CallableVerifier(Verifier):
         if self._function is None:
             self.prepare()
         assert self._function is not None
-        positional, named = self._arguments(self._function, prompt, trajectory)
+        positional, named = self._arguments(self._function, self._offered(prompt, trajectory))
         result = self._function(*positional, **named)
         if inspect.iscoroutine(result):
             result = asyncio.run(result)
@@ -104,10 +110,9 @@ class CallableVerifier(Verifier):
         return "pawl"
 
     def _arguments(
-        self, function: Callable[..., Any], prompt: Prompt, trajectory: Trajectory
+        self, function: Callable[..., Any], offered: dict[str, Any]
     ) -> tuple[list[Any], dict[str, Any]]:
         parameters = inspect.signature(function).parameters
-        offered = self._offered(prompt, trajectory)
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         required = [
             name
@@ -134,12 +139,15 @@ class CallableVerifier(Verifier):
             )
         )
 
-    def _offered(self, prompt: Prompt, trajectory: Trajectory) -> dict[str, Any]:
-        question, completion = last_user_message(prompt), trajectory.completion
+    def _offered(self, prompt: Prompt, trajectory: Trajectory | None) -> dict[str, Any]:
+        """What the function may ask for; without a trajectory, to see whether its parameters can be filled."""
+        turns = () if trajectory is None else trajectory.turns
+        question = last_user_message(prompt)
+        completion = "" if trajectory is None else trajectory.completion
         if self._signature == "trl":
             columns: dict[str, Any] = {name: [value] for name, value in prompt.metadata.items()}
             columns[self.config.answer_column] = [prompt.answer]
-            ids = [i for turn in trajectory.turns if turn.role == "policy" for i in turn.token_ids]
+            ids = [i for turn in turns if turn.role == "policy" for i in turn.token_ids]
             columns |= {"prompts": [question], "completions": [completion], "completion_ids": [ids]}
             if self.config.conversational:
                 columns["prompts"] = [[message.model_dump() for message in prompt.messages]]

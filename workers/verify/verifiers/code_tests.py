@@ -95,6 +95,9 @@ class CodeTests(Verifier):
         hide_memory()
         self._sandbox.prepare()
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        self._tests(prompt)
+
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return 1.0, 0.0, or the share of tests passed."""
         tests = self._tests(prompt)
@@ -165,7 +168,8 @@ class CodeTests(Verifier):
             tests = _TESTS.validate_python(given)
         except ValidationError as error:
             problem = "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3]
+                ": ".join([*(".".join(map(str, e["loc"])),) * bool(e["loc"]), e["msg"]])
+                for e in error.errors()[:3]
             )
         else:
             problem = "" if tests else "there are none"

@@ -6,6 +6,7 @@ import string
 import unicodedata
 from typing import Literal
 
+from policies.errors import VerificationError, explain
 from policies.records import Prompt, Trajectory, Verdict
 from workers.verify.answers import require_answer, scalar_text
 from workers.verify.verifier import Verifier
@@ -32,19 +33,36 @@ class ExactMatch(Verifier):
 
     config: Config
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        self._accepted(prompt)
+
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return 1.0 or 0.0."""
-        source = self.config.source
-        answer = require_answer(prompt, source)
-        options = answer if isinstance(answer, list) else [answer]
-        accepted = {self._normalise(scalar_text(option, prompt, source)) for option in options}
-        accepted.discard("")
+        accepted = self._accepted(prompt)
         found = self._normalise(self._part(trajectory.completion))
         if self.config.where == "contains":
             correct = any(option in found for option in accepted)
         else:
             correct = found in accepted
         return self.scored(trajectory, float(correct), f"read {found[:80]!r}")
+
+    def _accepted(self, prompt: Prompt) -> set[str]:
+        """The texts that are right. An answer of which nothing is left would make every attempt wrong."""
+        source = self.config.source
+        answer = require_answer(prompt, source)
+        options = answer if isinstance(answer, list) else [answer]
+        accepted = {self._normalise(scalar_text(option, prompt, source)) for option in options}
+        accepted.discard("")
+        if not accepted:
+            raise VerificationError(
+                explain(
+                    f"verifier {source!r} finds nothing to compare with in the answer of prompt {prompt.id!r}",
+                    value=answer,
+                    where="the answer column of the prompt source (columns.answer)",
+                    fix="give an answer that is not blank once it is normalised",
+                )
+            )
+        return accepted
 
     def _part(self, completion: str) -> str:
         if self.config.where == "last_line":

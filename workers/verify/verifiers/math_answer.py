@@ -40,6 +40,9 @@ class MathAnswer(Verifier):
         assert math_verify.parse
         logging.getLogger("math_verify").setLevel(logging.ERROR)
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        answer_text(prompt, self.config.source)
+
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return 1.0 or 0.0; a completion without an answer that can be read is a 0."""
         gold = self._gold(answer_text(prompt, self.config.source), prompt)

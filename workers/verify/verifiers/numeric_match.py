@@ -59,6 +59,9 @@ class NumericMatch(Verifier):
 
     config: Config
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        self._answer(prompt)
+
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return 1.0 or 0.0."""
         answer = self._answer(prompt)

@@ -46,6 +46,10 @@ class RegexMatch(Verifier):
 
     config: Config
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        if "answer" in self._pattern(prompt).groupindex:
+            answer_text(prompt, self.config.source)
+
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return 1.0 or 0.0."""
         text = trajectory.completion

@@ -1,0 +1,96 @@
+"""Room on the disk: what the rest of a run will write, by what it has written so far, against what is free."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from orchestrator.plan_sizes import memory_text
+from orchestrator.run import Run
+from orchestrator.run_folder import RunFolder
+from policies.errors import StorageError, explain
+from policies.store import PolicyStore
+
+_GB = 10**9
+_RECENT = 3
+
+
+def check_room(run: Run) -> None:
+    """Refuse to begin a round that will not fit.
+
+    Raises:
+        StorageError: less is free than the round will write, besides `limits.min_free_gb`.
+    """
+    index = run.journal.next_round()
+    free = shutil.disk_usage(run.folder.path).free
+    spare = round(run.config.limits.min_free_gb * _GB)
+    per_round = bytes_of_a_round(run.folder, index)
+    if free < per_round + spare:
+        raise StorageError(
+            explain(
+                f"round {index} will write about {memory_text(per_round)} and "
+                f"{memory_text(spare)} are to stay free, but {run.folder.path} has {memory_text(free)} left",
+                value=memory_text(free),
+                where="the place of the run folder, and limits.min_free_gb",
+                fix="make room, then `pawl resume`; a new run with `retention` keeps less",
+            )
+        )
+
+
+def warn_about_room(run: Run) -> None:
+    """Say beforehand that the rest of the run will not fit, as far as that can be known."""
+    index = run.journal.next_round()
+    rest = bytes_of_a_round(run.folder, index) * _rounds_that_stay(run, index)
+    free = shutil.disk_usage(run.folder.path).free
+    if free < rest + round(run.config.limits.min_free_gb * _GB):
+        run.events.warn(
+            f"the rest of the run will write about {memory_text(rest)}, and {memory_text(free)} are free; it stops "
+            "cleanly when they are used up. Fix: make room meanwhile",
+            round_index=index,
+        )
+
+
+def bytes_of_a_round(folder: RunFolder, index: int) -> int:
+    """About what a round leaves on the disk: the weights that serve, and the samples of the rounds before.
+
+    Without a round before only the weights are counted; `pawl plan` estimates the samples.
+    """
+    samples = max(
+        (folder_bytes(folder.round(i).path) for i in range(max(0, index - _RECENT), index)),
+        default=0,
+    )
+    if index == 0:
+        return samples
+    return samples + weights_bytes(folder)
+
+
+def weights_bytes(folder: RunFolder) -> int:
+    """Size of the newest published policy, or of the model that the run started from."""
+    published = sorted(int(p.name) for p in folder.policies.glob("[0-9]*"))
+    if not published:
+        return 0
+    newest = published[-1]
+    path = folder.policies / f"{newest:04d}"
+    if newest == 0:
+        path = Path(PolicyStore(folder.policies).get(0).path)
+    return sum(p.stat().st_size for p in path.glob("*.safetensors"))
+
+
+def folder_bytes(path: Path) -> int:
+    """Bytes of all files below a folder; what vanishes meanwhile counts nothing."""
+    total = 0
+    for inner in path.rglob("*"):
+        try:
+            total += inner.stat().st_size if inner.is_file() else 0
+        except OSError:  # it was removed or renamed while we looked
+            continue
+    return total
+
+
+def _rounds_that_stay(run: Run, index: int) -> int:
+    """Rounds to come whose files will lie on the disk together, as retention has it."""
+    left = run.config.rounds - index + 1
+    kept = [run.config.retention.policies, run.config.retention.trajectories]
+    if "all" in kept:
+        return left
+    return min(left, max(n if isinstance(n, int) else 1 for n in kept))

@@ -1,0 +1,40 @@
+"""What a driver that died leaves lying: uncommitted attempts and temporary files. Nothing of it counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.run_folder import RoundFolder, RunFolder
+from policies import files
+
+
+def remove_attempts(folder: RoundFolder) -> None:
+    """Remove what workers wrote for a round and nobody committed, a late worker's files included."""
+    files.remove_tree(folder.attempts)
+    files.remove_tree(folder.evaluation.attempts)
+
+
+def remove_leftovers(folder: RunFolder, next_round: int) -> None:
+    """Tidy up after an earlier driver. Call it when the run has been claimed, before anything is read.
+
+    Attempts are looked for in every round (a late worker may have written into a finished one), temporaries where a
+    driver may have died: the rounds around `next_round` and the folders beside them.
+    """
+    for index in folder.rounds():
+        remove_attempts(folder.round(index))
+    for top in (folder.path, folder.policies, folder.quarantine, folder.tracking):
+        if top.is_dir():
+            files.remove_temporaries(top)
+    recent = [folder.round(i).path for i in (next_round - 1, next_round) if i >= 0]
+    recent += [p for p in sorted(folder.policies.glob("[0-9]*")) if p.is_dir()]
+    for path in recent:
+        _remove_temporaries_below(path)
+
+
+def _remove_temporaries_below(path: Path) -> None:
+    if not path.is_dir():
+        return
+    files.remove_temporaries(path)
+    for inner in sorted(path.iterdir()):
+        if inner.is_dir() and not inner.is_symlink():
+            _remove_temporaries_below(inner)

@@ -1,0 +1,62 @@
+"""Where damaged files and deadly items go: out of the way, kept, with the reason beside them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from orchestrator.run_folder import RunFolder
+from policies import files
+from policies.shards import marker_path
+
+
+class Quarantine:
+    """`<run>/quarantine/`: the run's own folders inside, and beside each file `<file>.reason.json`."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def set_aside(self, path: Path, why: str) -> Path:
+        """Move a damaged file (or folder) of the run, and its marker, out of the way; returns where it is now.
+
+        The reason is written first and the marker goes before the file: a crash in between leaves an unfinished
+        file, which is made again.
+        """
+        target = self._free(path)
+        self._write_reason(target, {"file": self._name(path), "why": why})
+        marker = marker_path(path)
+        if marker.exists():
+            files.move(marker, marker_path(target))
+            files.fsync_directory(marker.parent)
+        if path.exists():
+            files.move(path, target)
+            files.fsync_directory(path.parent)
+        return target
+
+    def note(self, name: str, facts: dict[str, object]) -> Path:
+        """Record an item that is left out from now on, e.g. a prompt that kills its worker."""
+        path = self.folder.quarantine / name
+        self._write_reason(path, facts)
+        return path
+
+    def _name(self, path: Path) -> str:
+        try:
+            return str(path.relative_to(self.folder.path))
+        except ValueError:
+            return str(path)
+
+    def _free(self, path: Path) -> Path:
+        try:
+            inside = path.relative_to(self.folder.path)
+        except ValueError:
+            inside = Path(path.name)
+        target = self.folder.quarantine / inside
+        number = 1
+        while target.exists() or marker_path(target).exists():
+            number += 1
+            target = self.folder.quarantine / inside.with_name(f"{inside.name}.{number}")
+        return target
+
+    def _write_reason(self, target: Path, facts: dict[str, object]) -> None:
+        reason = target.with_name(target.name + ".reason.json")
+        files.write_json(reason, {**facts, "at": datetime.now(UTC).isoformat()})

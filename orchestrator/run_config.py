@@ -1,0 +1,58 @@
+"""The resolved config of a run as it lies in the run folder: without secrets, read back with them.
+
+A value that came from a secret by `${NAME}` is written as `${NAME}` and filled in from the environment again, so a
+run folder can be copied and shown. The digest is over what is written: another key, the same run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from orchestrator.config import RunConfig
+from orchestrator.config_errors import Problem, configuration_error
+from orchestrator.config_files import expand_variables
+from orchestrator.run_folder import RunFolder
+from policies.errors import CorruptStateError
+from policies.redaction import seal
+
+
+def sealed(config: RunConfig) -> dict[str, Any]:
+    """The config as plain values that may be written."""
+    tree: dict[str, Any] = seal(config.model_dump(mode="json"))
+    return tree
+
+
+def config_digest(config: RunConfig) -> str:
+    """sha256 of the resolved config, as it is written."""
+    return hashlib.sha256(json.dumps(sealed(config), sort_keys=True).encode()).hexdigest()
+
+
+def read_config(folder: RunFolder) -> RunConfig:
+    """The resolved config of a run.
+
+    Raises:
+        CorruptStateError: it is missing or damaged, or was written by a Pawl with other settings.
+        ConfigurationError: it needs an environment variable that is not set.
+    """
+    try:
+        tree = json.loads(folder.config.read_text(encoding="utf-8"))
+        if not isinstance(tree, dict):
+            raise ValueError(f"it holds a {type(tree).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptStateError(
+            f"{folder.config} cannot be read: {error}. Fix: restore it from a copy of the run"
+        ) from error
+    problems: list[Problem] = []
+    expanded = expand_variables(tree, problems)
+    if problems:
+        raise configuration_error(problems, {p.path: f"Set in {folder.config}" for p in problems})
+    try:
+        return RunConfig.model_validate(expanded)
+    except ValueError as error:
+        first = str(error).partition("\n")[2].partition("\n  For further")[0] or str(error)
+        raise CorruptStateError(
+            f"{folder.config} does not fit this version of Pawl: {first.strip()[:300]}. Fix: resume the run with "
+            "the version that began it (run.json names it)"
+        ) from error

@@ -1,0 +1,96 @@
+"""A prompt that kills its worker each time: found, left out, recorded; the round goes on with the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import RunConfig
+from orchestrator.launch import run_experiment
+from orchestrator.run_folder import RunFolder
+from policies.errors import LimitExceededError
+from policies.fake_model import write_fake_model
+from policies.records import Feedback, Trajectory, TrajectoryStatus
+from policies.shards import read_records
+
+ENGINES = Path(__file__).parents[1] / "deadly_engine.py"
+
+
+def config(tmp_path: Path, engine: str, **changes: Any) -> RunConfig:
+    write_fake_model(tmp_path / "model", skill=0.3)
+    arithmetic = {"type": "arithmetic", "low": 2, "high": 5, "held_out": 3}
+    tree = {
+        "rounds": 1,
+        "seed": 3,
+        "policy": {"model": str(tmp_path / "model")},
+        "prompts": {
+            "train": arithmetic | {"split": "train"},
+            "held_out": arithmetic | {"split": "held_out"},
+            "per_round": 13,
+        },
+        "rollout": {
+            "engine": {"type": f"{ENGINES}:{engine}"},
+            "samples_per_prompt": 3,
+            "prompts_per_shard": 5,
+        },
+        "verifiers": [{"type": "numeric_match"}],
+        "preferences": {"type": "right_vs_wrong"},
+        "training": {"engine": {"type": "fake"}},
+        "limits": {"max_failed_trajectories": 0.4},
+        "cluster": {"backend": "inline"},
+        "tracking": {"enabled": False},
+    }
+    return RunConfig.model_validate(tree | changes)
+
+
+def trajectories(folder: RunFolder) -> list[Trajectory]:
+    return [t for p in folder.round(1).shards("trajectories") for t in read_records(p, Trajectory)]
+
+
+def test_a_poison_prompt_is_left_out_recorded_and_counted_and_the_round_goes_on(
+    tmp_path: Path,
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    result = run_experiment(config(tmp_path, "Lost"), folder, source="").results[1]
+    rows = trajectories(folder)
+    assert len(rows) == 39, "13 prompts x 3 samples, the failed ones included"
+    assert len({t.id for t in rows}) == 39
+    failed = [t for t in rows if t.status is TrajectoryStatus.ERROR]
+    assert {t.prompt_id for t in failed} == {"2x3"}
+    assert len(failed) == 3
+    assert "killed its worker" in (failed[0].error or "")
+    assert _counts(folder)["rollout/errors"] == 3
+    assert result.metrics["rollout/quarantined"] == 1
+    feedback = [f for p in folder.round(1).shards("feedback") for f in read_records(p, Feedback)]
+    assert {f.trajectory_id for f in feedback} == {t.id for t in rows}
+    notes = [json.loads(p.read_text()) for p in folder.quarantine.glob("*.reason.json")]
+    assert [(n["item"], n["stage"]) for n in notes] == [("2x3", "rollout")]
+
+
+def _counts(folder: RunFolder) -> dict[str, float]:
+    entries = [json.loads(line) for line in folder.journal.read_text().splitlines()]
+    counts: dict[str, float] = next(
+        e["result"]["counts"] for e in entries if e["phase"] == "collect"
+    )
+    return counts
+
+
+def test_the_limit_of_failed_trajectories_still_holds(tmp_path: Path) -> None:
+    settings = config(tmp_path, "Lost", limits={"max_failed_trajectories": 0.05})
+    with pytest.raises(LimitExceededError, match="3 of 39 trajectories ended in a rollout error"):
+        run_experiment(settings, RunFolder(tmp_path / "run"), source="")
+
+
+def test_log_probs_that_are_not_finite_make_a_failed_trajectory_never_an_example(
+    tmp_path: Path,
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    run_experiment(config(tmp_path, "NotFinite"), folder, source="")
+    failed = [t for t in trajectories(folder) if t.status is TrajectoryStatus.ERROR]
+    assert {(t.prompt_id, t.error) for t in failed} == {
+        ("2x3", "the engine gave a log-prob that is not finite")
+    }
+    assert _counts(folder)["rollout/errors"] == 3
