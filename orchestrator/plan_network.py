@@ -8,7 +8,10 @@ from orchestrator.config import RunConfig
 from orchestrator.plan_lines import Plan
 from orchestrator.tracking_uri import redact
 
-_RAY_PORTS = "control plane, raylet, object manager, agents (metrics, runtime environments) and one port for each worker"
+_RAY_PORTS = (
+    "control plane, raylet, object manager, agents (metrics, runtime environments) and "
+    "one port for each worker"
+)
 
 
 def plan_network(config: RunConfig, plan: Plan) -> None:
