@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
@@ -61,6 +62,12 @@ def tracked_run(
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that decide what a run does."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """They do not change while this process lives."""
     found = {}
     for package in PACKAGES:
         try:

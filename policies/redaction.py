@@ -6,6 +6,7 @@ into a config by `${NAME}`. What a model wrote is not searched: it never saw the
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
@@ -64,7 +65,13 @@ def remember(value: str, variable: str = "") -> None:
 def secret_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Environment variables that hold secrets, by name."""
     given = os.environ if environment is None else environment
-    return {n: v for n, v in given.items() if _VARIABLES.search(n) and len(v) >= MIN_LENGTH}
+    return {n: v for n, v in given.items() if _is_secret_variable(n) and len(v) >= MIN_LENGTH}
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_secret_variable(name: str) -> bool:
+    """Asked for every variable at every event, and the names hardly ever change."""
+    return _VARIABLES.search(name) is not None
 
 
 def redact_secrets(text: str) -> str:
