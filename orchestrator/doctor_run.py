@@ -22,7 +22,7 @@ from orchestrator.launch import read_identity
 from orchestrator.lease import MISSED_BEATS, Claim, latest_claim
 from orchestrator.plan_sizes import memory_text
 from orchestrator.ray_logs import tails_of
-from orchestrator.run_config import config_digest
+from orchestrator.run_config import written_digest
 from orchestrator.run_config import read_config as load_run_config
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking_spool import Spool
@@ -72,12 +72,13 @@ def _state_of_files(folder: RunFolder) -> Iterator[Finding]:
     try:
         read_journal(folder)
         identity = read_identity(folder)
-        if config_digest(load_run_config(folder)) != identity.config_digest:
+        load_run_config(folder)
+        if written_digest(folder) != identity.config_digest:
             yield Finding(
                 "problem",
-                "the config of the run was edited, or written by another version of Pawl",
+                "the config of the run was edited",
                 f"{folder.config} does not have the digest that {folder.identity.name} names",
-                "undo the edit, or go on with the version that began the run",
+                "undo the edit, or start a new run",
             )
     except (PawlError, ValueError, OSError) as error:
         yield Finding(

@@ -21,7 +21,13 @@ from orchestrator.private import check_confined, private_files
 from orchestrator.recording import record_what_was_missed
 from orchestrator.remote_code import trusted_code
 from orchestrator.run import Run
-from orchestrator.run_config import config_digest, read_config, sealed
+from orchestrator.run_config import (
+    config_digest,
+    read_config,
+    sealed,
+    settings_since,
+    written_digest,
+)
 from orchestrator.run_folder import RunFolder
 from orchestrator.stopping import StopRequest, listening
 from orchestrator.tracker import Tracker
@@ -119,14 +125,19 @@ def resume_experiment(folder: RunFolder, observers: Sequence[Observer] = ()) -> 
             "the Python code of the model is not the code that the run began with. Set by: policy.model and "
             "trust_remote_code. Fix: restore it, or read it and start a new run"
         )
-    if config_digest(config) != identity.config_digest:
+    if written_digest(folder) != identity.config_digest:
         raise ResumeError(
             f"{folder.config} was edited since the run began: its digest is not that "
             "of run.json. Fix: undo the edit, or start a new run"
         )
-    takeovers: list[str] = []
-    with claim(folder, on_takeover=takeovers.append) as lease:
-        return _drive(config, folder, observers, lease, takeovers, resumed=True)
+    warnings: list[str] = []
+    if since := settings_since(folder, config):
+        warnings.append(
+            f"the run was begun by an older version (pawl-lm {identity.versions.get('pawl-lm', '?')}) without "
+            f"{len(since)} of today's settings; their defaults hold from here on: {', '.join(since)}"
+        )
+    with claim(folder, on_takeover=warnings.append) as lease:
+        return _drive(config, folder, observers, lease, warnings, resumed=True)
 
 
 def read_identity(folder: RunFolder) -> RunIdentity:
@@ -161,7 +172,7 @@ def _drive(
     folder: RunFolder,
     observers: Sequence[Observer],
     lease: Lease,
-    takeovers: Sequence[str] = (),
+    warnings: Sequence[str] = (),
     *,
     resumed: bool,
 ) -> RunSummary:
@@ -174,7 +185,7 @@ def _drive(
         name=folder.path.name,
         epoch=lease.claim.epoch,
     )
-    for message in takeovers:
+    for message in warnings:
         events.warn(message)
     tracker = make_tracker(config.tracking, folder, on_warning=events.warn)
     try:

@@ -29,13 +29,34 @@ def config_digest(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(sealed(config), sort_keys=True).encode()).hexdigest()
 
 
-def read_config(folder: RunFolder) -> RunConfig:
-    """The resolved config of a run.
+def written_digest(folder: RunFolder) -> str:
+    """sha256 of the config that lies in the run folder: of its values, whatever settings this version has more.
 
     Raises:
-        CorruptStateError: it is missing or damaged, or was written by a Pawl with other settings.
-        ConfigurationError: it needs an environment variable that is not set.
+        CorruptStateError: it is missing or damaged.
     """
+    return hashlib.sha256(json.dumps(_written(folder), sort_keys=True).encode()).hexdigest()
+
+
+def settings_since(folder: RunFolder, config: RunConfig) -> list[str]:
+    """Settings that the version that began the run did not have: their defaults hold. Example: `limits.max_deaths`."""
+    return _lacking(_written(folder), sealed(config))
+
+
+def _lacking(written: Any, now: Any, at: str = "") -> list[str]:
+    if isinstance(written, list) and isinstance(now, list):
+        pairs = zip(written, now, strict=False)
+        return [key for i, (a, b) in enumerate(pairs) for key in _lacking(a, b, f"{at}[{i}]")]
+    if not isinstance(written, dict) or not isinstance(now, dict):
+        return []
+    found = []
+    for key, value in now.items():
+        path = f"{at}.{key}" if at else str(key)
+        found += _lacking(written[key], value, path) if key in written else [path]
+    return found
+
+
+def _written(folder: RunFolder) -> dict[str, Any]:
     try:
         tree = json.loads(folder.config.read_text(encoding="utf-8"))
         if not isinstance(tree, dict):
@@ -44,6 +65,26 @@ def read_config(folder: RunFolder) -> RunConfig:
         raise CorruptStateError(
             f"{folder.config} cannot be read: {error}. Fix: restore it from a copy of the run"
         ) from error
+    return tree
+
+
+def _began_with(folder: RunFolder) -> str:
+    """The version that began the run, for a message: never a reason to fail."""
+    try:
+        version = json.loads(folder.identity.read_text(encoding="utf-8"))["versions"]["pawl-lm"]
+    except (OSError, ValueError, KeyError, TypeError):  # then run.json has a message of its own
+        return "the version that run.json names"
+    return f"pawl-lm {version}"
+
+
+def read_config(folder: RunFolder) -> RunConfig:
+    """The resolved config of a run.
+
+    Raises:
+        CorruptStateError: it is missing or damaged, or was written by a Pawl with other settings.
+        ConfigurationError: it needs an environment variable that is not set.
+    """
+    tree = _written(folder)
     problems: list[Problem] = []
     expanded = expand_variables(tree, problems)
     if problems:
@@ -54,5 +95,5 @@ def read_config(folder: RunFolder) -> RunConfig:
         first = str(error).partition("\n")[2].partition("\n  For further")[0] or str(error)
         raise CorruptStateError(
             f"{folder.config} does not fit this version of Pawl: {first.strip()[:300]}. Fix: resume the run with "
-            "the version that began it (run.json names it)"
+            f"the version that began it: {_began_with(folder)}"
         ) from error

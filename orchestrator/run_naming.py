@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FIRST_FILES = re.compile(r"config\.json|config\.source\.yaml|driver\.json|epochs|.*\.tmp.*")
-"""What a start leaves that was cut off before `run.json`: no run yet, and the name is free."""
+"""What a start leaves that was cut off before `run.json`, nothing at all included: no run yet, and the name is free."""
 _NUM_SHOWN = 5
 
 
@@ -88,7 +88,6 @@ def _is_cut_off_start(path: Path) -> bool:
     return (
         path.is_dir()
         and not path.is_symlink()
-        and any(path.iterdir())
         and all(_FIRST_FILES.fullmatch(p.name) for p in path.iterdir())
     )
 

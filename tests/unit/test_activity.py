@@ -167,8 +167,8 @@ def test_a_worker_that_samples_and_makes_no_token_is_ended_and_its_work_is_free_
     folder: RunFolder,
 ) -> None:
     cluster, group, said = watched(folder, HangingCluster(), silence_seconds=0.3)
-    call = group.submit("sample", label="shard-0003")
     started = time.monotonic()
+    call = group.submit("sample", label="shard-0003")
     assert look(cluster, call, 20) == [call]
     assert 0.3 <= time.monotonic() - started < 5
     with pytest.raises(WorkerLostError, match="no sign of life"):

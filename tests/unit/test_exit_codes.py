@@ -97,6 +97,8 @@ def test_a_start_that_was_cut_off_before_the_run_began_does_not_keep_its_name(
     (tmp_path / "a/config.json").write_text("{}")
     arguments = ("run", "fake-smoke", "rounds=1", "--runs-dir", tmp_path, "--name", "a")
     assert invoke(*arguments)[0] == 0
+    (tmp_path / "empty").mkdir()  # killed right after it made the folder, before its first claim
+    assert invoke(*arguments[:-1], "empty")[0] == 0
     (tmp_path / "b").mkdir()
     (tmp_path / "b/thesis.tex").write_text("")
     assert invoke(*arguments[:-1], "b")[0] == 2
