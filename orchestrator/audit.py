@@ -27,7 +27,7 @@ from orchestrator.phases import (
     Synced,
     Trained,
 )
-from orchestrator.removal_notes import removed
+from orchestrator.removal_notes import left_in_bucket, removed
 from orchestrator.run_config import read_config
 from orchestrator.run_folder import RunFolder
 from policies.errors import PawlError
@@ -68,7 +68,9 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     report = Report()
     config = _check_identity(folder, report["identity"])
     entries = _check_journal(folder, report["journal"])
-    manifests = check_lineage(folder, entries, report)
+    left = left_in_bucket(folder)
+    absent = frozenset(left.names if left else ())
+    manifests = check_lineage(folder, entries, report, absent)
     check_references(config, entries, report["reference"])
     results = [RoundResult.model_validate(e.result) for e in entries if e.phase is Phase.ACCEPT]
     served = {result.round: result.after for result in results}
@@ -86,12 +88,19 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
             report,
             held_out=held_out,
             was_removed=index in gone,
+            absent=absent,
             deep=deep,
         )
         here.run(served)
-        check_training(folder.round(index), of_round, report["training"])
-    for index in sorted(served.keys() - set(folder.rounds())):
+        check_training(folder, index, of_round, report["training"], absent)
+    elsewhere = {int(name.split("/")[1]) for name in absent if name.startswith("rounds/")}
+    for index in sorted(served.keys() - set(folder.rounds()) - elsewhere):
         report["complete"].fail(f"round {index} is in the journal, its folder is gone")
+    report["complete"].notes += [note.sentence() for note in gone.values()]
+    if absent:
+        report["complete"].notes.append(
+            f"{len(absent)} files were not fetched and are not checked: they are in {left.address if left else ''}"
+        )
     _check_epochs(folder, report["epochs"])
     _check_quarantine(folder, report["quarantine"])
     return report

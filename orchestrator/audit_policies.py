@@ -13,7 +13,7 @@ from orchestrator.config import RunConfig
 from orchestrator.journal import JournalEntry
 from orchestrator.phases import Collected, Phase, Published, Trained
 from orchestrator.removal_notes import removed
-from orchestrator.run_folder import RoundFolder, RunFolder
+from orchestrator.run_folder import RunFolder
 from policies.component import create
 from policies.records import RoundResult, RoundStatus
 from policies.shards import file_sha256
@@ -24,15 +24,26 @@ CLOSE = 1e-9
 
 
 def check_lineage(
-    folder: RunFolder, entries: Sequence[JournalEntry], report: Report
+    folder: RunFolder,
+    entries: Sequence[JournalEntry],
+    report: Report,
+    absent: frozenset[str] = frozenset(),
 ) -> dict[int, Manifest]:
-    """Manifests by version, after checking them, their files and the chain of the journal."""
-    manifests = _manifests(folder, report)
+    """Manifests by version, after checking them, their files and the chain of the journal.
+
+    Args:
+        folder: the run.
+        entries: its journal.
+        report: takes what is found.
+        absent: files that were left in a bucket, relative to the run folder.
+    """
+    manifests = _manifests(folder, report, absent)
     check = report["lineage"]
     for number, manifest in sorted(manifests.items()):
         _check_parent(number, manifest, manifests, check)
     published = {e.round: Published.model_validate(e.result) for e in _of(entries, Phase.PUBLISH)}
     gone = removed(folder, "policy")
+    check.notes += [note.sentence() for note in gone.values()]
     for index, version in published.items():
         known = manifests.get(version.version)
         if known is None:
@@ -57,7 +68,7 @@ def check_lineage(
     return manifests
 
 
-def _manifests(folder: RunFolder, report: Report) -> dict[int, Manifest]:
+def _manifests(folder: RunFolder, report: Report, absent: frozenset[str]) -> dict[int, Manifest]:
     found: dict[int, Manifest] = {}
     store = PolicyStore(folder.policies)
     for path in sorted(folder.policies.glob("[0-9]*")):
@@ -73,17 +84,23 @@ def _manifests(folder: RunFolder, report: Report) -> dict[int, Manifest]:
         number = int(path.name)
         found[number] = manifest
         report["lineage"].expect(manifest.number == number, f"{text} is of {manifest.number}")
-        _check_weights(store, number, manifest, report["files"])
+        left = {name for name in manifest.files if f"policies/{path.name}/{name}" in absent}
+        _check_weights(store, number, manifest, report["files"], left)
     return found
 
 
-def _check_weights(store: PolicyStore, number: int, manifest: Manifest, check: Check) -> None:
+def _check_weights(
+    store: PolicyStore, number: int, manifest: Manifest, check: Check, absent: set[str]
+) -> None:
     where = Path(manifest.path) if number == 0 else store.directory(number)
     if number == 0 and not where.is_dir():
         check.notes.append(f"the starting model is not at {where}: its files are not checked")
         return
     for name, digest in sorted(manifest.files.items()):
         path = where / name
+        if name in absent and not path.exists():
+            check.notes.append(f"{path} was not fetched (version {number})")
+            continue
         if not check.expect(path.is_file(), f"{path} is missing (version {number})"):
             continue
         check.expect(
@@ -169,9 +186,13 @@ def check_references(
 
 
 def check_training(
-    folder: RoundFolder, of_round: Mapping[Phase, JournalEntry], check: Check
+    run: RunFolder,
+    index: int,
+    of_round: Mapping[Phase, JournalEntry],
+    check: Check,
+    absent: frozenset[str] = frozenset(),
 ) -> None:
-    """What an update says it saw, against the round's examples and the step log."""
+    """What the update of round `index` says it saw, against the round's examples and the step log."""
     if Phase.TRAIN not in of_round or Phase.COLLECT not in of_round:
         return
     outcome = Trained.model_validate(of_round[Phase.TRAIN].result).outcome
@@ -184,18 +205,21 @@ def check_training(
         f"round {of_round[Phase.TRAIN].round}: the update took {outcome.num_examples} examples and dropped "
         f"{sum(outcome.dropped.values())}, the round has {num_examples}",
     )
+    log = run.round(index).train_log
+    if log.relative_to(run.path).as_posix() in absent and not log.exists():
+        return
     try:
-        steps = [_step(line) for line in folder.train_log.read_text(encoding="utf-8").splitlines()]
+        steps = [_step(line) for line in log.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
-        check.expect(False, f"{folder.train_log} cannot be read: {error}")
+        check.expect(False, f"{log} cannot be read: {error}")
         return
     check.expect(
         steps == sorted(set(steps)),
-        f"{folder.train_log} has steps twice or out of order: {_repeated(steps)}",
+        f"{log} has steps twice or out of order: {_repeated(steps)}",
     )
     check.expect(
         len(set(steps)) == outcome.num_steps,
-        f"{folder.train_log} has {len(set(steps))} steps, the update made {outcome.num_steps}",
+        f"{log} has {len(set(steps))} steps, the update made {outcome.num_steps}",
     )
 
 

@@ -35,13 +35,23 @@ class RoundAudit:
         *,
         held_out: str | None,
         was_removed: bool,
+        absent: frozenset[str],
         deep: bool,
     ) -> None:
-        """Take a round, the digest of the held-out prompts that round 0 recorded, and whether retention removed it."""
+        """Take a round, the digest of the held-out prompts that round 0 recorded, whether retention removed it, and the
+        files of the run that were left in a bucket.
+        """
         self.folder, self.index, self.config = folder, index, config
         self.manifests, self.report, self.deep = manifests, report, deep
         self.of_round = of_round
-        self.held_out, self.was_removed = held_out, was_removed
+        self.held_out = held_out
+        here = f"rounds/{folder.path.name}/"
+        self.absent = {
+            name.removeprefix(here)
+            for name in absent
+            if name.startswith(here) and not (folder.path / name.removeprefix(here)).exists()
+        }
+        self.was_removed = was_removed or any(n.endswith(".parquet") for n in self.absent)
 
     def run(self, served: Mapping[int, int]) -> None:
         """Check everything that the round has written so far.
@@ -103,7 +113,7 @@ class RoundAudit:
 
     def _check_draw(self, folder: RoundFolder, totals: Totals) -> None:
         drawn = self._result(Phase.DRAW, Drawn)
-        if drawn is None:
+        if drawn is None or folder.prompts.relative_to(self.folder.path).as_posix() in self.absent:
             return
         whole = read_checked_marker(folder.prompts, self.report, deep=self.deep)
         if not self.report["complete"].expect(

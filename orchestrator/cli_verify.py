@@ -10,6 +10,9 @@ from orchestrator.cli_inspect import JsonOption, RunArgument
 from orchestrator.cli_output import guarded, say, say_json
 from policies.errors import CORRUPT
 
+_NUM_NOTES = 5
+"""Notes of one check that are printed."""
+
 
 @guarded
 def verify(
@@ -36,8 +39,10 @@ def verify(
                 say(f"           {one_line(problem, 400)}")
             if check.num_problems > len(check.problems):
                 say(f"           and {check.num_problems - len(check.problems)} more")
-            for note in check.notes[:5]:
+            for note in check.notes[:_NUM_NOTES]:
                 say(f"           note: {one_line(note, 400)}")
+            if len(check.notes) > _NUM_NOTES:
+                say(f"           and {len(check.notes) - _NUM_NOTES} more notes (--json has them)")
         verdict = "is whole" if whole else f"has {report.num_problems} problems"
         say(f"{folder.path.name} {verdict}")
     if not whole:

@@ -22,8 +22,8 @@ from orchestrator.launch import read_identity
 from orchestrator.lease import MISSED_BEATS, Claim, latest_claim
 from orchestrator.plan_sizes import memory_text
 from orchestrator.ray_logs import tails_of
-from orchestrator.run_config import written_digest
 from orchestrator.run_config import read_config as load_run_config
+from orchestrator.run_config import written_digest
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking_spool import Spool
 from policies.errors import PawlError

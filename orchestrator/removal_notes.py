@@ -1,4 +1,7 @@
-"""Notes on what retention removed of a run: written before anything goes, read by whoever misses it."""
+"""Notes on what a run folder lacks for a reason: written before anything goes missing, read by whoever misses it.
+
+Retention removes what is old; a run that was fetched from a bucket leaves there what its next round does not need.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import Literal
 from orchestrator.run_folder import RunFolder
 from policies.records import Record
 
+FETCHED = "fetched.json"
+"""Says what was left in the bucket; stays on the machine that fetched."""
 Kind = Literal["policy", "round", "optimizer"]
 
 
@@ -54,3 +59,20 @@ def why_gone(folder: RunFolder, kind: Kind, number: int) -> str | None:
     except FileNotFoundError:
         return None
     return Removed.model_validate_json(text).sentence()
+
+
+class LeftInBucket(Record):
+    """What a fetch did not bring along. Example: `LeftInBucket(address="s3://b/runs/a", names=("rounds/..",))`."""
+
+    address: str
+    names: tuple[str, ...]
+    """Files, relative to the run folder."""
+
+
+def left_in_bucket(folder: RunFolder) -> LeftInBucket | None:
+    """What was not fetched of the run; None for a run that never left its machine."""
+    try:
+        text = (folder.path / FETCHED).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return LeftInBucket.model_validate_json(text)

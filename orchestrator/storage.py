@@ -25,6 +25,7 @@ from pathlib import Path
 
 from orchestrator.config_sections import StorageSettings
 from orchestrator.phases import Phase
+from orchestrator.removal_notes import FETCHED
 from orchestrator.run_folder import RunFolder
 from orchestrator.storage_bucket import Bucket, Location
 from policies.errors import ArtifactError, LeaseError, PawlError, StorageError, explain
@@ -35,7 +36,9 @@ logger = logging.getLogger(__name__)
 
 SEGMENTS = "mirror"
 JOURNAL = "journal.jsonl"
-LEFT_OUT = frozenset({"attempts", "checkpoints", "candidate", "activity", "quarantine", "lock"})
+LEFT_OUT = frozenset(
+    {"attempts", "checkpoints", "candidate", "activity", "quarantine", "lock", FETCHED}
+)
 """Drafts, what only helps on the same machine, and what is about to be published."""
 MOVING = frozenset({"activity.json", "driver.json", JOURNAL})
 """Rewritten all the time, or (the journal) written last on its own."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.journal import Journal
+from orchestrator.removal_notes import FETCHED, LeftInBucket
 from orchestrator.run_folder import RunFolder
 from orchestrator.storage import JOURNAL, SEGMENTS
 from orchestrator.storage_bucket import Bucket, Location
@@ -68,6 +69,8 @@ def fetch_run(
     journal = Journal(folder.journal)
     needed = _Needed(journal)
     names = [name for name, facts in index.items() if needed(name, int(str(facts["bytes"])))]
+    left = LeftInBucket(address=str(location), names=tuple(sorted(index.keys() - set(names))))
+    files.write_json(folder.path / FETCHED, left.model_dump(mode="json"))
     for name in sorted(names, key=lambda n: (n == IDENTITY, n)):
         _fetch(bucket, folder.path, name, str(index[name]["sha256"]))
     size = sum(int(str(index[n]["bytes"])) for n in names)

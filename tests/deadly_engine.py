@@ -46,3 +46,57 @@ class NotFinite(FakeEngine):
                     stop_reason=found[place].stop_reason,
                 )
         return found
+
+
+class Unsound(FakeEngine):
+    """Gives on one question what no engine should; a subclass says what."""
+
+    def spoil(self, request: GenerationRequest, sound: Generation) -> Generation:
+        raise RuntimeError("the engine was told to fail")
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        return [
+            self.spoil(request, sound)
+            if QUESTION in self.chat.decode(request.prompt_token_ids)
+            else sound
+            for request, sound in zip(requests, super().generate(requests), strict=True)
+        ]
+
+
+class Empty(Unsound):
+    """Gives not a single token."""
+
+    def spoil(self, request: GenerationRequest, sound: Generation) -> Generation:
+        return Generation(token_ids=(), logprobs=(), text="", stop_reason=sound.stop_reason)
+
+
+class TooLong(Unsound):
+    """Gives more tokens than it was asked for."""
+
+    def spoil(self, request: GenerationRequest, sound: Generation) -> Generation:
+        times = request.sampling.max_tokens // len(sound.token_ids) + 1
+        return Generation(
+            token_ids=sound.token_ids * times,
+            logprobs=sound.logprobs * times,
+            text=sound.text * times,
+            stop_reason=sound.stop_reason,
+        )
+
+
+class Unaligned(Unsound):
+    """Gives fewer log-probs than tokens."""
+
+    def spoil(self, request: GenerationRequest, sound: Generation) -> Generation:
+        return Generation(
+            token_ids=sound.token_ids,
+            logprobs=sound.logprobs[1:],
+            text=sound.text,
+            stop_reason=sound.stop_reason,
+        )
+
+
+class Fewer(FakeEngine):
+    """Answers one request less than it was asked."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        return super().generate(requests)[1:]

@@ -30,7 +30,7 @@ def killed_at_an_operation(scene: Scene, phase: str) -> None:
 
 def killed_before_it_began(scene: Scene, phase: str) -> None:
     """SIGKILL while the run folder itself is made; `pawl run` is simply typed again."""
-    scene.kill_at(Moment("operation", nth=scene.random.randint(5, 20)))
+    scene.kill_at(Moment("operation", nth=scene.random.randint(1, 20)))
 
 
 def stopped_by(name: str, code: int, *, twice: bool = False) -> Callable[[Scene, str], None]:
@@ -114,6 +114,15 @@ def pid_used_again(scene: Scene, phase: str) -> None:
     for path in (scene.folder.driver, max(scene.folder.epochs.glob("*.json"))):
         held = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(held | {"pid": os.getpid()}), encoding="utf-8")
+
+
+def died_elsewhere(scene: Scene, phase: str) -> None:
+    """The driver died on another host, whose processes nobody here can see: its heartbeat stands still."""
+    scene.kill_at(scene.moment_in(phase))
+    for path in (scene.folder.driver, max(scene.folder.epochs.glob("*.json"))):
+        held = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(held | {"host": "node-of-old"}), encoding="utf-8")
+    assert "node-of-old" in scene.finish().text
 
 
 def killed_under_a_supervisor(scene: Scene, phase: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from policies.fake_model import write_fake_model
 from tests.faults.fault import Fault
-from tests.faults.inject_workers import PLUGINS, counts
+from tests.faults.inject_workers import counts
 from tests.faults.scene import Moment, Scene
 
 
@@ -119,11 +119,10 @@ def stalled_worker(scene: Scene, phase: str) -> None:
 def deadly_prompt(scene: Scene, phase: str) -> None:
     """Some prompts kill their rollout worker each time: they are set aside, the round goes on without them."""
     scene.model = write_fake_model(scene.home / "model", skill=0.3)
-    for name in (
-        "config.json",
-        "tokenizer.json",
-    ):  # what a plan asks for with an engine that it does not know
-        (scene.model / name).write_text("{}", encoding="utf-8")
+    asked_for = {"config.json": '{"model_type": "scripted"}', "tokenizer.json": "{}"}
+    asked_for["chat_template.jinja"] = "{{ messages }}"
+    for name, text in asked_for.items():  # what a plan wants with an engine that it does not know
+        (scene.model / name).write_text(text, encoding="utf-8")
     join(scene)
     scene.finish()
     reasons = list(scene.folder.quarantine.rglob("*.reason.json"))
@@ -133,7 +132,11 @@ def deadly_prompt(scene: Scene, phase: str) -> None:
 
 
 def killed_control_plane(scene: Scene, phase: str) -> None:
-    """The cluster's control plane (GCS) of a local cluster is killed: exit 75 within a minute, nothing left behind."""
+    """The cluster's control plane (GCS) of a local cluster is killed: exit 75, nothing left behind.
+
+    A short run may be done before it needs the control plane again; `tests/integration/test_cluster_loss.py` has one
+    that is not.
+    """
     own = {"backend": "ray", "num_cpus": 2, "lost_after_seconds": 10.0}
     scene.write_config({**scene.changes, "cluster": own})
     driver = scene.drive(Moment("phase_started", 1, phase, action="note"))
@@ -143,7 +146,7 @@ def killed_control_plane(scene: Scene, phase: str) -> None:
     os.kill(victims[0], signal.SIGKILL)
     scene.hit()
     code = driver.wait()
-    assert code == 75, f"exit code {code}:\n{driver.text[-3000:]}"
+    assert code in (0, 75), f"exit code {code}:\n{driver.text[-3000:]}"
 
 
 def _command_line(pid: int) -> bytes:
@@ -159,6 +162,13 @@ def killed_driver(scene: Scene, phase: str) -> None:
     scene.kill_at(Moment("phase_started", 1, phase, delay=scene.random.uniform(0, 0.1)))
 
 
+KILLING = Path(__file__).parents[1] / "deadly_engine.py"
+_TABLE = {"type": "arithmetic", "low": 2, "high": 5, "held_out": 3}
+_WITH_THE_DEADLY_ONE = {
+    "train": _TABLE | {"split": "train"},
+    "held_out": _TABLE | {"split": "held_out"},
+    "per_round": 13,
+}
 _SLOW = {"rollout": {"engine": {"type": "fake", "seconds_per_call": 0.15}}}
 ROWS = (
     Fault(
@@ -212,7 +222,9 @@ ROWS = (
         deadly_prompt,
         "set aside after n deaths, counted",
         {
-            "rollout": {"engine": {"type": f"{PLUGINS}:DeadlyEngine"}},
+            "rounds": 1,
+            "rollout": {"engine": {"type": f"{KILLING}:Killing"}, "prompts_per_shard": 5},
+            "prompts": _WITH_THE_DEADLY_ONE,
             "limits": {"max_failed_trajectories": 0.9},
             "cluster": {"max_attempts": 2, "max_restarts": 60},
         },
@@ -224,7 +236,7 @@ ROWS = (
         "control plane killed",
         ("collect",),
         killed_control_plane,
-        "exit 75, resumes on a new cluster",
+        "exit 75, resumes on a new cluster; or it is done without",
         _SLOW,
         needs="own ray",
         short=False,

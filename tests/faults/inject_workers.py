@@ -59,7 +59,7 @@ def verifier_killed(scene: Scene, phase: str) -> None:
     driver = scene.drive(Moment("phase_started", 1, phase, action="note"))
     driver.wait_until_fired()
     deadline = time.monotonic() + 30
-    while not (child := _verifier_of(driver.pid)) and time.monotonic() < deadline:
+    while not (child := children_of(driver.pid)) and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(scene.random.uniform(0.0, 0.2))
     os.kill(child[0], signal.SIGKILL)
@@ -71,14 +71,14 @@ def verifier_stopped(scene: Scene, phase: str) -> None:
     """The verifier's process is frozen (SIGSTOP): its timeout ends the wait and another process takes over."""
     driver = scene.drive(Moment("phase_started", 1, phase, action="note"))
     driver.wait_until_fired()
-    while not (child := _verifier_of(driver.pid)):
+    while not (child := children_of(driver.pid)):
         assert driver.poll(0.01) is None
     os.kill(child[0], signal.SIGSTOP)
     scene.hit()
     assert driver.wait() == 0, driver.text[-3000:]
 
 
-def _verifier_of(parent: int) -> list[int]:
+def children_of(parent: int) -> list[int]:
     """Child processes of a driver."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class Stage:
 
 def can_run(fault: Fault) -> bool:
     """Whether this machine lets the row happen."""
+    if fault.needs == "sandbox":
+        return shutil.which("bwrap") is not None
     return fault.needs != "mount" or os.geteuid() == 0
 
 

@@ -6,10 +6,11 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
 
-from workers.rollout.engine import Generation, GenerationRequest
-from workers.rollout.engines.fake import FakeEngine
+from policies.records import Prompt, Trajectory, Verdict
+from workers.sandbox.sandbox import Sandbox
+from workers.sandbox.settings import SandboxBackend, SandboxSettings
+from workers.verify.verifier import Verifier
 
 POISON = re.compile(r"[34] times")
 """The questions on which they misbehave."""
@@ -66,11 +67,30 @@ def slow(prompt: object, completion: str, answer: object) -> bool:
     return _right(completion, answer)
 
 
-class DeadlyEngine(FakeEngine):
-    """Sampling for one question ends the worker's process, each time: a poison prompt."""
+class RunsCode(Verifier):
+    """Computes the answer in the sandbox, and takes its time there."""
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """As the scripted engine, unless the question is among the requests."""
-        if any(_asked(self.chat.decode(r.prompt_token_ids)) for r in requests):
-            os._exit(9)
-        return super().generate(requests)
+    class Config(Verifier.Config):
+        """Settings of `RunsCode`."""
+
+        timeout_seconds: float = 60.0
+        backend: SandboxBackend | None = None
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        settings = SandboxSettings(wall_seconds=20, num_warm=1)
+        if config.backend is not None:
+            settings = settings.model_copy(update={"backend": config.backend})
+        self._sandbox = Sandbox(settings)
+
+    def prepare(self) -> None:
+        """Refuse where nothing can contain code."""
+        self._sandbox.prepare()
+
+    def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
+        """Right when the completion holds what the program prints."""
+        program = f"import time; time.sleep(0.1); print({prompt.answer})"
+        result = self._sandbox.run(program)
+        return self.scored(trajectory, float(result.stdout.strip() in trajectory.completion))

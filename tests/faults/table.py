@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 
+from tests.faults import inject_code as code
 from tests.faults import inject_driver as driver
 from tests.faults import inject_files as files
 from tests.faults import inject_ray as ray
@@ -104,6 +105,13 @@ DRIVER = [
         WORK,
         driver.pid_used_again,
         "the stale lease is taken over",
+        short=False,
+    ),
+    Fault(
+        "driver died on another host",
+        ("collect", "train"),
+        driver.died_elsewhere,
+        "taken over after three missed heartbeats",
         short=False,
     ),
     Fault(
@@ -351,4 +359,4 @@ WORKERS = [
     ),
 ]
 
-FAULTS: tuple[Fault, ...] = (*DRIVER, *FILES, *WORKERS, *around.ROWS, *ray.ROWS)
+FAULTS: tuple[Fault, ...] = (*DRIVER, *FILES, *WORKERS, *code.ROWS, *around.ROWS, *ray.ROWS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from tests.faults.fault import Fault
 from tests.faults.play import Stage, can_run, play
+from tests.faults.scene import ROOT
 from tests.faults.table import FAULTS
 
 SEED = int(os.environ.get("PAWL_FAULT_SEED", "0"))
@@ -66,3 +68,14 @@ def test_the_same_holds_in_every_phase_and_for_other_moments(
 def test_the_table_has_a_row_for_every_kind_of_fault() -> None:
     assert len(FAULTS) >= 30
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+def test_the_page_on_faults_names_every_row_and_nothing_else() -> None:
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    named = set(re.findall(r'"([^"]+)"', page))
+    assert named == {fault.name for fault in FAULTS}
+    in_ci = set(re.findall(r'"([^"]+)"\*', page))
+    assert in_ci == {fault.name for fault in FAULTS if fault.short}
+    files = set(re.findall(r"`((?:tests|scripts)/[^` ]+)", page))
+    assert len(files) > 15
+    assert [name for name in files if not (ROOT / name).exists()] == []

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from orchestrator.audit import audit
 from orchestrator.cli import app
 from orchestrator.config import RunConfig
 from orchestrator.config_sections import StorageSettings
@@ -124,15 +125,24 @@ def test_a_killed_run_goes_on_from_the_bucket_alone_with_the_same_journal(
     assert whole.startswith(before)
     assert before.count(b"\n") > 8, "round 1 at least must have reached the bucket"
     assert "fetched" in said[0]
+    proved(looked_at, address)
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
     runs = tmp_path / "other" / "runs"
     done = CliRunner().invoke(app, ["resume", address, "--runs-dir", str(runs)])
     assert done.exit_code == 0, done.output
     folder = RunFolder(runs / "moved")
     assert folder.journal.read_bytes() == whole
+    proved(folder, address)
     assert bucket(server, "moved").read("journal.jsonl") == whole
     epochs = bucket(server, "moved").names("epochs")
     assert sorted(epochs) == ["epochs/000001.json", "epochs/000002.json"]
+
+
+def proved(folder: RunFolder, address: str) -> None:
+    """`pawl verify` calls the run whole, and says what it has not looked at and where that is."""
+    report = audit(folder, deep=True)
+    assert [problem for check in report for problem in check.problems] == []
+    assert any("were not fetched" in n and address in n for n in report["complete"].notes)
 
 
 class Recorder(Bucket):

@@ -17,7 +17,7 @@ from orchestrator.audit_check import CLAIMS, Report
 from orchestrator.cli import app
 from orchestrator.config import RunConfig
 from orchestrator.launch import run_experiment
-from orchestrator.removal_notes import Removed, note_path
+from orchestrator.removal_notes import FETCHED, LeftInBucket, note_path
 from orchestrator.run_folder import RunFolder
 from policies.examples import PreferencePair
 from policies.fake_model import write_fake_model
@@ -28,10 +28,13 @@ from policies.shards import marker_path, read_records, write_json, write_records
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A finished run of two rounds, made by the real thing on the scripted engines."""
-    root = tmp_path_factory.mktemp("audit")
-    write_fake_model(root / "model", skill=0.3)
+    return finished(tmp_path_factory.mktemp("audit"))
+
+
+def settings(root: Path) -> dict[str, Any]:
+    """Two rounds of two shards."""
     arithmetic = {"type": "arithmetic", "low": 2, "high": 6, "held_out": 5}
-    tree = {
+    return {
         "rounds": 2,
         "policy": {"model": str(root / "model")},
         "prompts": {
@@ -46,9 +49,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         "cluster": {"backend": "inline"},
         "tracking": {"enabled": False},
     }
-    folder = RunFolder(root / "run")
-    run_experiment(RunConfig.model_validate(tree), folder, source="")
-    return folder
 
 
 @pytest.fixture
@@ -342,21 +342,55 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert done.exit_code not in (0, 1)
 
 
-def test_what_retention_removed_is_not_missed(run: RunFolder) -> None:
-    manifest = json.loads((run.policies / "0001/manifest.json").read_text(encoding="utf-8"))
-    was = {"digest": manifest["digest"], "parent": "0"}
-    write_json(
-        note_path(run, "policy", 1),
-        Removed(kind="policy", number=1, after_round=2, was=was).model_dump(mode="json"),
-    )
-    write_json(
-        note_path(run, "round", 1),
-        Removed(kind="round", number=1, after_round=2, was={}).model_dump(mode="json"),
-    )
-    shutil.rmtree(run.policies / "0001")
-    for folder in (run.round(1).path, run.round(1).evaluation.path):
-        for kind in ("trajectories", "verdicts", "feedback", "examples"):
-            shutil.rmtree(folder / kind, ignore_errors=True)
-    assert wrong(audit(run, deep=True)) == set()
+def finished(root: Path, **changes: Any) -> RunFolder:
+    """A finished run with other settings."""
+    write_fake_model(root / "model", skill=0.3)
+    folder = RunFolder(root / "run")
+    config = RunConfig.model_validate(settings(root) | changes)
+    run_experiment(config, folder, source="")
+    return folder
+
+
+def notes(report: Report) -> str:
+    return "\n".join(note for check in report for note in check.notes)
+
+
+def test_what_retention_removed_is_named_and_not_missed(tmp_path: Path) -> None:
+    run = finished(tmp_path, rounds=3, retention={"policies": 1, "trajectories": 1})
+    assert not (run.policies / "0001" / "manifest.json").exists(), "retention had its work"
+    assert not list((run.round(1).path / "trajectories").glob("*"))
+    report = audit(run, deep=True)
+    assert wrong(report) == set()
+    for sentence in (
+        "policy version 1 was removed after round",
+        "the samples of round 1 were removed after round",
+    ):
+        assert sentence in notes(report)
+    assert "policy version 3" not in notes(report)
+    done = CliRunner().invoke(app, ["verify", str(run.path)])
+    assert done.exit_code == 0
+    assert "note: policy version 1 was removed" in done.output
     note_path(run, "policy", 1).unlink()
     assert wrong(audit(run)) == {"lineage"}
+    note_path(run, "round", 1).unlink()
+    assert {"complete", "lineage"} <= wrong(audit(run)), "without its note a removal is a loss"
+
+
+def test_what_was_left_in_a_bucket_is_named_and_not_missed(run: RunFolder) -> None:
+    left = ["policies/0001/model.safetensors", "rounds/0001/train/steps.jsonl"]
+    left += [
+        path.relative_to(run.path).as_posix()
+        for path in sorted(run.round(1).path.rglob("*.parquet*"))
+    ]
+    for name in left:
+        (run.path / name).unlink()
+    assert {"complete", "files", "training"} <= wrong(audit(run)), "without a word it is a loss"
+    said = LeftInBucket(address="s3://models/pawl/run", names=tuple(left))
+    write_json(run.path / FETCHED, said.model_dump(mode="json"))
+    report = audit(run, deep=True)
+    assert wrong(report) == set()
+    assert f"{len(left)} files were not fetched" in notes(report)
+    assert "s3://models/pawl/run" in notes(report)
+    assert "model.safetensors was not fetched (version 1)" in notes(report)
+    shard(run, "verdicts", round_index=2).unlink()
+    assert "files" in wrong(audit(run)), "what was fetched has to be there"

@@ -266,6 +266,7 @@ def test_a_place_that_cannot_hold_runs_is_refused(place: str) -> None:
 
 def test_existing_folders_and_loops_are_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("")
     with pytest.raises(ConfigurationError, match="pawl resume"):
         new_run_folder(tmp_path, "taken", "demo")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

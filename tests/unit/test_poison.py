@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from orchestrator.config import RunConfig
-from orchestrator.launch import run_experiment
+from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
-from policies.errors import LimitExceededError
+from policies.errors import LimitExceededError, RolloutError, VerificationError
 from policies.fake_model import write_fake_model
 from policies.records import Feedback, Trajectory, TrajectoryStatus
 from policies.shards import read_records
@@ -84,13 +84,60 @@ def test_the_limit_of_failed_trajectories_still_holds(tmp_path: Path) -> None:
         run_experiment(settings, RunFolder(tmp_path / "run"), source="")
 
 
-def test_log_probs_that_are_not_finite_make_a_failed_trajectory_never_an_example(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("engine", "error"),
+    [
+        ("NotFinite", "the engine gave a log-prob that is not finite"),
+        ("Empty", "the engine gave a completion without a token"),
+        ("TooLong", "tokens where at most"),
+    ],
+)
+def test_what_no_engine_may_give_makes_a_failed_trajectory_never_an_example(
+    tmp_path: Path, engine: str, error: str
 ) -> None:
     folder = RunFolder(tmp_path / "run")
-    run_experiment(config(tmp_path, "NotFinite"), folder, source="")
+    run_experiment(config(tmp_path, engine), folder, source="")
     failed = [t for t in trajectories(folder) if t.status is TrajectoryStatus.ERROR]
-    assert {(t.prompt_id, t.error) for t in failed} == {
-        ("2x3", "the engine gave a log-prob that is not finite")
-    }
+    assert {t.prompt_id for t in failed} == {"2x3"}
+    assert all(error in (t.error or "") and not t.turns for t in failed)
     assert _counts(folder)["rollout/errors"] == 3
+
+
+@pytest.mark.parametrize(
+    ("engine", "error"),
+    [
+        ("Unsound", "RuntimeError: the engine was told to fail"),
+        ("Unaligned", "log-probs, expected"),
+        ("Fewer", "shorter than"),
+    ],
+)
+def test_an_engine_that_fails_each_time_ends_the_run_with_its_reason(
+    tmp_path: Path, engine: str, error: str
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(RolloutError, match=error):
+        run_experiment(config(tmp_path, engine), folder, source="")
+    assert not folder.round(1).shards("feedback")
+
+
+def test_a_verifier_that_cannot_start_judges_nothing_and_a_resume_with_one_that_can_goes_on(
+    tmp_path: Path,
+) -> None:
+    remedy = tmp_path / "remedy"
+    plugin = tmp_path / "needy.py"
+    plugin.write_text(
+        "from pathlib import Path\n"
+        f"assert Path({str(remedy)!r}).exists(), 'this machine lacks something'\n"
+        "def score(prompt, completion, answer):\n"
+        "    return str(answer) in completion\n",
+        encoding="utf-8",
+    )
+    folder = RunFolder(tmp_path / "run")
+    remedy.touch()
+    settings = config(tmp_path, "FakeEngine", verifiers=[{"type": f"{plugin}:score"}])
+    remedy.unlink()
+    with pytest.raises(VerificationError, match=r"does not start.*lacks something"):
+        run_experiment(settings, folder, source="")
+    assert not list(folder.path.rglob("verdicts/*.parquet")), "it says nothing about the samples"
+    remedy.touch()
+    assert len(resume_experiment(folder).results) == 2

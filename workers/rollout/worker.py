@@ -21,6 +21,7 @@ from policies.records import (
     Sampling,
     Trajectory,
     TrajectoryStatus,
+    Turn,
 )
 from policies.shards import Written, read_records, write_draft
 from workers.portion import WHOLE, Portion
@@ -119,7 +120,8 @@ class RolloutWorker:
             ) + _not_sampled(job, prompts)
         place = {prompt.id: index for index, prompt in enumerate(prompts)}
         trajectories.sort(key=lambda t: (place[t.prompt_id], t.sample_index))
-        trajectories = [_sound(t) for t in trajectories]
+        if self.strategies[job.strategy].samples_policy:
+            trajectories = [_sound(t) for t in trajectories]
         summary = summarize(trajectories)
         if job.portion.skip:
             summary["quarantined"] = len(job.portion.skip)
@@ -182,18 +184,33 @@ def _not_sampled(job: ShardJob, prompts: Sequence[Prompt]) -> list[Trajectory]:
 
 
 def _sound(trajectory: Trajectory) -> Trajectory:
-    """The trajectory, or a failed one in its place when the engine gave log-probs that are not finite."""
-    if all(math.isfinite(x) for turn in trajectory.turns for x in turn.logprobs):
+    """The trajectory, or a failed one in its place when the engine gave what no engine may give."""
+    error = next(filter(None, (_fault(turn, trajectory) for turn in trajectory.turns)), None)
+    if error is None:
         return trajectory
     update = {
         "turns": (),
         "status": TrajectoryStatus.ERROR,
-        "error": "the engine gave a log-prob that is not finite",
+        "error": error,
         "ending": Ending.FAILED,
         "outcome": None,
         "graded": None,
     }
     return trajectory.model_copy(update=update)
+
+
+def _fault(turn: Turn, trajectory: Trajectory) -> str | None:
+    """What is wrong with a sampled turn: to be wrong is the policy's affair, to be this is not."""
+    if turn.role != "policy":
+        return None
+    num_tokens, most = len(turn.token_ids), trajectory.sampling.max_tokens
+    if not num_tokens:
+        return "the engine gave a completion without a token"
+    if num_tokens > most:
+        return f"the engine gave {num_tokens} tokens where at most {most} were asked for"
+    if not all(math.isfinite(x) for x in turn.logprobs):
+        return "the engine gave a log-prob that is not finite"
+    return None
 
 
 def summarize(rows: Sequence[Trajectory]) -> dict[str, JsonValue]:

@@ -55,6 +55,11 @@ class IsolatedVerifier:
         """The verdict on one trajectory."""
         return self.submit([(prompt, trajectory)]).result()[0]
 
+    @property
+    def start_failure(self) -> str:
+        """Why the last start failed; empty when it did not."""
+        return self._start_failure if self._num_start_failures else ""
+
     def close(self) -> None:
         """Kill the process, whatever it is doing, and end the thread."""
         self._closed = True

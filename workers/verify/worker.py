@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from policies.component import create
-from policies.errors import ArtifactError, ConfigurationError, PawlError, boundary, explain
+from policies.errors import (
+    ArtifactError,
+    ConfigurationError,
+    PawlError,
+    VerificationError,
+    boundary,
+    explain,
+)
 from policies.examples import Example, PreferencePair, SupervisedExample, UnpairedExample
 from policies.preference import Built, PreferenceBuilder, merge_counts
 from policies.records import (
@@ -88,6 +95,9 @@ class VerifyWorker:
 
         Trajectories whose rollout failed have nothing to judge and get no verdict; those that `portion` skips get
         errors. Verdicts come by trajectory, then by verifier, then by step.
+
+        Raises:
+            VerificationError: a verifier does not start here; nothing is written, for it says nothing about the shard.
         """
         groups = self._groups(trajectories_path, prompts_path)
         items = [
@@ -97,6 +107,9 @@ class VerifyWorker:
             if trajectory.status is not TrajectoryStatus.ERROR
         ]
         by_verifier = self._ask([item for item in items if portion.takes(item[1].id)])
+        for verifier in self._verifiers:
+            if verifier.start_failure:
+                raise VerificationError(verifier.start_failure)
         skipped = [t for _, t in items if t.id in portion.skip]
         for verifier, of_one in zip(self._verifiers, by_verifier, strict=True):
             of_one += [_not_judged(verifier.config.source, t) for t in skipped]
