@@ -19,6 +19,7 @@ from policies.fake_model import write_fake_model
 from tests.faults.fault import Fault
 from tests.faults.inject_workers import counts
 from tests.faults.scene import Moment, Scene
+from tests.ray_head import end
 
 
 def free_port() -> int:
@@ -62,12 +63,7 @@ def shared_cluster(home: Path) -> Iterator[dict[str, str]]:
             time.sleep(0.1)
         yield env | {"PAWL_FAULT_ADDRESS": f"127.0.0.1:{port}"}
     finally:
-        head.send_signal(signal.SIGTERM)  # `ray start --block` stops what it started
-        try:
-            head.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.wait(30)
+        end(head)
         shutil.rmtree(short, ignore_errors=True)
 
 

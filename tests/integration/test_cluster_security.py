@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from policies.errors import ClusterLostError, ConfigurationError
+from tests.ray_head import end
 from workers.pool import RayCluster
 from workers.ray_session import answers_without_token, check_exposure
 
@@ -78,12 +78,7 @@ def open_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         assert time.monotonic() < deadline, "the head node did not come up"
         time.sleep(0.2)
     yield port
-    head.send_signal(signal.SIGTERM)
-    try:
-        head.wait(30)
-    finally:
-        if head.poll() is None:
-            os.killpg(head.pid, signal.SIGKILL)
+    end(head)
 
 
 def test_a_cluster_that_asks_for_no_token_and_can_be_reached_from_elsewhere_is_not_joined(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.ray_head import end
 
 
 def free_port() -> int:
@@ -55,12 +56,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
         assert time.monotonic() < deadline, "the head node did not come up"
         time.sleep(0.2)
     yield f"127.0.0.1:{port}", env
-    head.send_signal(signal.SIGTERM)  # `ray start --block` stops what it started
-    try:
-        head.wait(30)
-    finally:
-        if head.poll() is None:
-            os.killpg(head.pid, signal.SIGKILL)
+    end(head)
 
 
 def pawl(folder: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
