@@ -379,8 +379,8 @@ class _Streams:
         except BlockingIOError:
             self._poll.register(pipe.fileno(), select.POLLOUT)
             return
-        except BrokenPipeError:  # the code does not read
-            pass
+        except BrokenPipeError:
+            self._stdin = self._stdin[:0]  # the code does not read: what is left is never asked for
         with contextlib.suppress(KeyError):
             self._poll.unregister(pipe.fileno())
         pipe.close()
