@@ -1,6 +1,6 @@
 """Tokens per second of the collect phase with 1, 2 and 4 rollout workers on a local Ray cluster.
 
-    python benchmarks/workers.py [--workers 1 2 4] [--repeats 3] [--shards 48] [--seconds-per-token 0.05]
+    python benchmarks/rollout_workers.py [--workers 1 2 4] [--repeats 3] [--shards 48] [--seconds-per-token 0.05]
 
 The engine is the shipped fake, which sleeps for each token: it stands for a device that decodes a batch, so what is
 measured is whether the pipeline (Ray, verification, writing, committing) keeps more of them busy, on any number of
