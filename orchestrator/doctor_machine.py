@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from orchestrator.config import RunConfig
-from orchestrator.doctor import Diagnosis, Finding
+from orchestrator.diagnosis import Diagnosis, Finding
 from orchestrator.plan_machine import existing_parent
 from orchestrator.plan_sizes import memory_text
 from orchestrator.tracking_uri import redact, sqlite_file

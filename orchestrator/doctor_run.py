@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.activity_view import STALE_SECONDS, activity_lines, read_activity
+from orchestrator.diagnosis import Diagnosis, Finding
 from orchestrator.disk import bytes_of_a_round
 from orchestrator.display import duration, one_line
-from orchestrator.doctor import Diagnosis, Finding
 from orchestrator.events import Event, EventKind
 from orchestrator.inspect_run import read_config, read_journal, read_run_events, run_state
 from orchestrator.launch import read_identity

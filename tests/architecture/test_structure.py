@@ -75,6 +75,33 @@ def test_imports_follow_the_arrow_orchestrator_workers_policies(package: str) ->
     assert wrong == []
 
 
+def _imports_at_run_time(node: ast.AST) -> Iterator[str]:
+    """Modules that are imported, also inside functions, but not for the type checker alone."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        return
+    if isinstance(node, ast.ImportFrom) and node.module:
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    for child in ast.iter_child_nodes(node):
+        yield from _imports_at_run_time(child)
+
+
+def test_no_module_imports_what_imports_it() -> None:
+    module_of = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in _sources(*PACKAGES)
+    }
+    left = {
+        name: {m for m in _imports_at_run_time(_tree(path)) if m in module_of and m != name}
+        for name, path in module_of.items()
+    }
+    while free := {name for name, needs in left.items() if not needs & left.keys()}:
+        left = {name: needs for name, needs in left.items() if name not in free}
+    assert left == {}, f"in a circle, or above one: {sorted(left)}"
+
+
 @pytest.mark.parametrize(("library", "homes"), WALLS.items())
 def test_each_third_party_stands_behind_one_module(library: str, homes: set[str]) -> None:
     found = {

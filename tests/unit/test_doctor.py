@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.config_files import load_config
-from orchestrator.doctor import Diagnosis, diagnose
+from orchestrator.diagnosis import Diagnosis
+from orchestrator.doctor import diagnose
 from orchestrator.doctor_run import examine_run
 from orchestrator.events import Event, EventKind, EventLog
 from orchestrator.launch import resume_experiment, run_experiment
