@@ -2,7 +2,7 @@
 
 KubeRay's own schema (the CRD) is on no package index. `RAY_JOB` below was written by hand from the field reference of
 `ray.io/v1` (KubeRay 1.6, docs.ray.io "KubeRay CRD API reference") and the Go types behind it: every field that the
-manifest uses, with its type. No KubeRay operator has run the manifest.
+manifest uses, with its type, and what those types require. No KubeRay operator has run the manifest.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ CLUSTER = closed(
     ["headGroupSpec"],
     rayVersion={"type": "string"},
     headGroupSpec=closed(
-        ["template"],
+        ["template", "rayStartParams"],
         serviceType={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
         rayStartParams=TEXTS,
         template=POD,
     ),
     workerGroupSpecs={
         "type": "array",
-        "items": closed(["groupName", "template", "minReplicas", "maxReplicas"], **GROUP),
+        "items": closed([name for name in GROUP if name != "replicas"], **GROUP),
     },
 )
 RAY_JOB = closed(
