@@ -12,7 +12,7 @@ from policies.loss import LOSSES
 from policies.records import Sampling
 from policies.reference import REFERENCES, ReferenceSchedule
 from workers.cluster import Placement
-from workers.rollout.engine import ENGINES
+from workers.rollout.engine import ENGINES, NumberFormat
 from workers.rollout.strategy import STRATEGIES
 from workers.training.engine import TRAINING_ENGINES, AdapterSettings, TrainingOptions
 from workers.verify.verifier import VERIFIERS, Verifier
@@ -41,8 +41,8 @@ class PolicySettings(Settings):
     (the cached demo model)."""
     revision: str | None = None
     """Commit or tag of a hub model; null takes the newest."""
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Number format of the sampler's weights. Training keeps fp32 weights."""
+    dtype: NumberFormat = "bfloat16"
+    """Number format of the sampler's weights; float16 is for GPUs only. Training keeps fp32 weights."""
     adapter: AdapterSettings | None = None
     """LoRA settings; null trains all weights."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from orchestrator.config import RunConfig
 from orchestrator.floors import below_floor
 from orchestrator.plan_answers import plan_answers
+from orchestrator.plan_dtype import plan_dtype
 from orchestrator.plan_inputs import plan_context, plan_model, plan_prompts
 from orchestrator.plan_lines import Plan
 from orchestrator.plan_machine import Machine, existing_parent, free_disk, this_machine
@@ -49,12 +50,12 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     train, held_out = plan_prompts(config, plan, elsewhere=elsewhere)
     plan_answers(config, plan, train, held_out)
     _workers(config, plan, machine, elsewhere=elsewhere or config.cluster.address is not None)
+    here = None if elsewhere or config.cluster.address else machine
+    plan_dtype(config, plan, here)
     counts = TokenCounts.of(config, model, train, held_out)
     if model is not None:
         plan_context(config, plan, model, counts)
-        _memory(
-            config, plan, model, counts, None if elsewhere or config.cluster.address else machine
-        )
+        _memory(config, plan, model, counts, here)
     _cost(config, plan, counts)
     _writes(config, plan, run_folder, disk_of_run(config, model, counts), elsewhere=elsewhere)
     plan_network(config, plan)
