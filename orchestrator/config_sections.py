@@ -173,6 +173,9 @@ class LimitSettings(Settings):
     """Largest share of a round's trajectories that may end in a rollout error."""
     max_verdict_errors: float = Field(default=0.5, ge=0, le=1)
     """Largest share of a round's verdicts, per verifier or judge, that may be errors."""
+    solution_seconds: float = Field(default=60.0, ge=0)
+    """Before a run, longest time for judging the reference solutions that prompts bring (`code_tests` reads them from
+    the prompt's metadata); solutions that fail count like errors. 0 judges none."""
     max_skipped_rounds: int = Field(default=2, ge=1)
     """Rounds in a row without enough examples after which the run ends with the reason."""
     min_free_gb: float = Field(default=0.0, ge=0)

@@ -1,4 +1,5 @@
-"""The preflight: what a config would run where, whether it fits, what it would cost and write. Starts nothing.
+"""The preflight: what a config would run where, whether it fits, what it would cost and write. Starts nothing, but for the
+processes in which verifiers judge solutions that prompts bring.
 
 Every line is `ok`, `warning` or `problem`; a run with a problem is refused before anything is written.
 """
@@ -19,6 +20,7 @@ from orchestrator.plan_machine import Machine, existing_parent, free_disk, this_
 from orchestrator.plan_model import ModelFacts
 from orchestrator.plan_network import plan_network
 from orchestrator.plan_sizes import TokenCounts, disk_of_run, memory_of_run, memory_text
+from orchestrator.plan_solutions import plan_solutions
 from orchestrator.tracking_uri import sqlite_file
 
 
@@ -33,7 +35,7 @@ class Group:
 
 
 def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -> Plan:
-    """Look at everything that can be looked at without starting anything.
+    """Look at everything that can be looked at without starting the run.
 
     Args:
         config: what would run.
@@ -49,6 +51,9 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     model = plan_model(config, plan, elsewhere=elsewhere)
     train, held_out = plan_prompts(config, plan, elsewhere=elsewhere)
     plan_answers(config, plan, train, held_out)
+    plan_solutions(
+        config, plan, train, held_out, elsewhere=elsewhere or config.cluster.address is not None
+    )
     _workers(config, plan, machine, elsewhere=elsewhere or config.cluster.address is not None)
     here = None if elsewhere or config.cluster.address else machine
     plan_dtype(config, plan, here)

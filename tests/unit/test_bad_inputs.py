@@ -128,6 +128,42 @@ def test_a_few_prompts_that_cannot_be_judged_are_a_warning_with_their_ids(here: 
     assert "has none" in done.stderr
 
 
+def test_a_few_solutions_that_fail_their_tests_are_a_warning_with_their_ids(here: Path) -> None:
+    right, wrong = "def add(a, b):\n    return a + b", "def add(a, b):\n    return 3.0"
+    tests = [{"call": "add", "arguments": [1, 2], "expected": 3}]
+    rows = [
+        {"prompt": f"q{i}", "answer": tests, "n": f"p{i}", "solution": solution}
+        for i, solution in enumerate([right, wrong, right + "\n# ``` and ````", None])
+    ]
+    overrides = ["verifiers=[code_tests]", "evaluation.verifiers=[numeric_match]"]
+    overrides += ["prompts.train.columns={metadata: [solution], id: n}"]
+    Row(
+        51, "some", ("", "", "", ""), files={"train.jsonl": "\n".join(map(json.dumps, rows))}
+    ).spoil(here)
+
+    def said(*more: str) -> list[str]:
+        done = CliRunner().invoke(app, ["plan", "c.yaml", "--json", *overrides, *more])
+        lines = json.loads(done.stdout)["lines"]
+        return [
+            f"{x['verdict']}: {x['found']}" for x in lines if "reference solutions" in x["found"]
+        ]
+
+    (line,) = said()
+    assert line.startswith(
+        "warning: 1 of 3 reference solutions are not scored 1 by code_tests (got p1)"
+    )
+    assert "p1: test 1: add returned 3.0" in line
+    assert said("limits.solution_seconds=0") == [
+        "ok: 3 reference solutions, not judged: limits.solution_seconds is 0"
+    ]
+    short = said("limits.solution_seconds=0.001")
+    assert short[0] == "ok: 1 reference solutions are scored 1 by code_tests"
+    assert short[1].startswith(
+        "warning: 2 of 3 reference solutions were not judged by code_tests within"
+    )
+    assert said("--elsewhere") == ["ok: 3 reference solutions, not judged: another machine"]
+
+
 def test_a_finished_run_has_nothing_to_resume(here: Path) -> None:
     Row(64, "finished", ("", "", "", "")).spoil(here)
     assert invoke(["run", "c.yaml", "--name", "done"])[0] == 0

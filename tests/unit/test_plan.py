@@ -237,7 +237,7 @@ def test_float16_is_refused_on_a_cpu_wherever_the_run_is_for(model: Path, tmp_pa
 def test_what_the_driver_says_about_gpus_is_read_even_from_one_that_knows_no_capabilities(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knows: bool
 ) -> None:
-    old = '' if knows else 'case "$1" in *compute_cap*) echo "not a valid field"; exit 2;; esac\n'
+    old = "" if knows else 'case "$1" in *compute_cap*) echo "not a valid field"; exit 2;; esac\n'
     row = '*compute_cap*) echo "81559, 9.0"; echo "16384, 7.0";; *) echo 81559; echo 16384;;'
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f'#!/bin/sh\n{old}case "$1" in {row} esac\n')
