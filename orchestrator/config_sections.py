@@ -85,7 +85,7 @@ class RolloutSettings(Settings):
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
     """What each rollout actor asks for."""
     samples_per_prompt: int = Field(default=8, ge=1)
-    """Attempts at each prompt (K)."""
+    """Attempts at each prompt (K). A round of `demonstrations` makes one: the others would be the same text."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -102,11 +102,6 @@ class RolloutSettings(Settings):
     """What a step is, for step-level verifiers and losses: a policy turn, or the lines or sentences in it."""
     mixture: tuple[MixtureSettings, ...] = ()
     """Samples of earlier policies, besides the `samples_per_prompt` of the serving one."""
-
-    @property
-    def total_samples(self) -> int:
-        """Attempts at each prompt, earlier policies' included."""
-        return self.samples_per_prompt + sum(m.samples for m in self.mixture)
 
     @property
     def sampling(self) -> Sampling:

@@ -151,6 +151,14 @@ def _memory(
 
 
 def _cost(config: RunConfig, plan: Plan, counts: TokenCounts) -> None:
+    usual = config.rollout.samples_per_prompt + sum(m.samples for m in config.rollout.mixture)
+    for stage in config.resolved_stages:
+        if config.total_samples_of(stage.first_round) < usual:
+            plan.add(
+                "a round",
+                f"stage {stage.name}: 1 attempt at each prompt and not {usual}, because all attempts of "
+                f"{stage.strategy.type} are the same text",
+            )
     plan.add(
         "a round",
         f"{counts.samples} samples, up to {counts.sampled_tokens} tokens; update on up to "

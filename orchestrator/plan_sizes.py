@@ -48,7 +48,8 @@ class TokenCounts:
     ) -> TokenCounts:
         """Count for a config and its prompts."""
         prompts = min(config.prompts.per_round, len(train)) if train else config.prompts.per_round
-        samples = prompts * config.rollout.total_samples
+        stages = config.resolved_stages
+        samples = prompts * max(config.total_samples_of(s.first_round) for s in stages)
         measured = len(held_out) * config.evaluation.samples_per_prompt
         every = [*train, *held_out]
         longest, exact = longest_prompt(every, model, by_bytes=config.rollout.engine.type == "fake")

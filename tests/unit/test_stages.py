@@ -9,11 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from orchestrator.audit import audit
 from orchestrator.config import RunConfig
 from orchestrator.launch import run_experiment
+from orchestrator.plan import make_plan
 from orchestrator.run_folder import RunFolder
 from policies.fake_model import write_fake_model
-from policies.records import RoundStatus
+from policies.records import RoundStatus, Trajectory
+from policies.shards import read_records
 
 ARITHMETIC = {"type": "arithmetic", "low": 2, "high": 6, "held_out": 5}
 UNPAIRED = {
@@ -140,9 +143,6 @@ def test_the_initial_reference_of_a_stage_is_the_policy_that_the_stage_began_wit
 
 
 def test_earlier_policies_give_their_share_of_the_samples(tmp_path: Path) -> None:
-    from policies.records import Trajectory
-    from policies.shards import read_records
-
     rollout = {
         "engine": {"type": "fake"},
         "samples_per_prompt": 4,
@@ -160,3 +160,52 @@ def test_earlier_policies_give_their_share_of_the_samples(tmp_path: Path) -> Non
     by_sample = {(t.sample_index, t.policy_version) for t in rows}
     assert by_sample == {(0, 2), (1, 2), (2, 2), (3, 2), (4, 1), (5, 1)}
     assert len({t.id for t in rows}) == len(rows) == 18
+
+
+def test_a_stage_of_demonstrations_makes_one_attempt_whatever_the_rounds_after_it_make(
+    tmp_path: Path,
+) -> None:
+    tools = {"type": "tool_arithmetic", "count": 8, "held_out": 4}
+    warm_up = {
+        "name": "warm_up",
+        "rounds": 1,
+        "strategy": {"type": "demonstrations"},
+        "preferences": {"type": "imitate"},
+        "training": {"loss": {"type": "sft"}},
+    }
+    settings = config(
+        tmp_path / "model",
+        rounds=2,
+        prompts={
+            "train": tools | {"demonstrations": True},
+            "held_out": tools | {"split": "held_out"},
+            "per_round": 6,
+        },
+        rollout={
+            "engine": {"type": "fake"},
+            "samples_per_prompt": 4,
+            "mixture": [{"rounds_ago": 1, "samples": 2}],
+        },
+        stages=[warm_up, "preference"],
+    )
+    folder = RunFolder(tmp_path / "run")
+    run_experiment(settings, folder, source="", observers=())
+    shards = [folder.round(r).shard(0) for r in (1, 2)]
+    taken = [
+        sorted(t.sample_index for t in read_records(shard.of("trajectories"), Trajectory))
+        for shard in shards
+    ]
+    assert taken == [[0] * 6, sorted([0, 1, 2, 3, 4, 5] * 6)]
+    examples = pq.read_table(shards[0].of("examples")).num_rows
+    assert examples == 6, "each demonstration is one example and not four"
+    assert audit(folder).num_problems == 0
+    plan = make_plan(settings, run_folder=tmp_path / "another")
+    said = [line.found for line in plan.lines if line.what == "a round"]
+    assert "stage warm_up: 1 attempt at each prompt and not 6" in said[0]
+
+
+def test_demonstrations_cannot_be_what_held_out_prompts_are_attempted_with(tmp_path: Path) -> None:
+    rollout = {"engine": {"type": "fake"}, "strategy": {"type": "demonstrations"}}
+    sft = {"engine": {"type": "fake"}, "loss": {"type": "sft"}}
+    with pytest.raises(ValidationError, match="nothing of the policy would be measured"):
+        config(tmp_path / "model", rollout=rollout, preferences={"type": "imitate"}, training=sft)
