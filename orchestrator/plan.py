@@ -1,5 +1,6 @@
-"""The preflight: what a config would run where, whether it fits, what it would cost and write. Starts nothing, but for the
-processes in which verifiers judge solutions that prompts bring.
+"""The preflight: what a config would run where, whether it fits, what it would cost and write.
+
+Starts nothing, but for the processes in which verifiers judge solutions that prompts bring.
 
 Every line is `ok`, `warning` or `problem`; a run with a problem is refused before anything is written.
 """
@@ -19,7 +20,13 @@ from orchestrator.plan_lines import Plan
 from orchestrator.plan_machine import Machine, existing_parent, free_disk, this_machine
 from orchestrator.plan_model import ModelFacts
 from orchestrator.plan_network import plan_network
-from orchestrator.plan_sizes import TokenCounts, disk_of_run, memory_of_run, memory_text
+from orchestrator.plan_sizes import (
+    TokenCounts,
+    checkpoints_of_run,
+    disk_of_run,
+    memory_of_run,
+    memory_text,
+)
 from orchestrator.plan_solutions import plan_solutions
 from orchestrator.tracking_uri import sqlite_file
 
@@ -62,7 +69,8 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
         plan_context(config, plan, model, counts)
         _memory(config, plan, model, counts, here)
     _cost(config, plan, counts)
-    _writes(config, plan, run_folder, disk_of_run(config, model, counts), elsewhere=elsewhere)
+    _writes(config, plan, run_folder)
+    _disk(config, plan, run_folder, model, counts, elsewhere=elsewhere)
     plan_network(config, plan)
     return plan
 
@@ -171,9 +179,7 @@ def _cost(config: RunConfig, plan: Plan, counts: TokenCounts) -> None:
     )
 
 
-def _writes(
-    config: RunConfig, plan: Plan, run_folder: Path, disk: tuple[int, int], *, elsewhere: bool
-) -> None:
+def _writes(config: RunConfig, plan: Plan, run_folder: Path) -> None:
     parent = existing_parent(run_folder)
     plan.add("writes", f"{run_folder.absolute()} (policies, samples, examples, journal)")
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
@@ -193,19 +199,35 @@ def _writes(
             else f"{folder} cannot be written to. Set by: tracking.uri. Fix: another place",
             "ok" if writable else "problem",
         )
-    per_round, total = disk
+
+
+def _disk(
+    config: RunConfig,
+    plan: Plan,
+    run_folder: Path,
+    model: ModelFacts | None,
+    counts: TokenCounts,
+    *,
+    elsewhere: bool,
+) -> None:
+    per_round, total = disk_of_run(config, model, counts)
+    checkpoints, sure = checkpoints_of_run(config, model, counts)
     text = f"about {memory_text(per_round)} a round, {memory_text(total)} in all"
+    if checkpoints:
+        when = "" if sure else " if an update takes longer than training.checkpoint_seconds"
+        text += f", and up to {memory_text(checkpoints)} for checkpoints meanwhile{when}"
     if elsewhere:
         plan.add("disk", f"{text}; not compared")
         return
     free = free_disk(run_folder)
+    needed = total + (checkpoints if sure else 0)
+    fix = "" if total + checkpoints <= free else ". Set by: --runs-dir. Fix: make room, "
+    if fix:
+        fix += "or give another --runs-dir"
+    if fix and total <= free:
+        fix += ", or turn training.checkpoint_steps and training.checkpoint_seconds off"
     plan.add(
         "disk",
-        f"{text}; {memory_text(free)} free"
-        + (
-            ""
-            if total <= free
-            else ". Set by: --runs-dir. Fix: make room, or give another --runs-dir"
-        ),
-        "ok" if total <= free else "problem",
+        f"{text}; {memory_text(free)} free{fix}",
+        "problem" if needed > free else "warning" if fix else "ok",
     )

@@ -260,6 +260,42 @@ def test_too_little_memory_or_disk_is_a_problem(
     assert planned(model, tmp_path, elsewhere=True).fits
 
 
+@pytest.mark.parametrize(
+    ("options", "size", "verdict"),
+    [
+        (["training.checkpoint_seconds=null"], None, "ok"),
+        # 1,000,000 parameters x 4 bytes x (weights and two moments) x (the newest and the one being written)
+        ([], "24 MB", "warning"),
+        (["training.checkpoint_seconds=null", "training.checkpoint_steps=1"], "24 MB", "problem"),
+        # 8 prompts x 8 samples = 64 examples: 8 steps of 8, so 7 steps lie behind the only one
+        (["training.checkpoint_seconds=null", "training.checkpoint_steps=7"], "12 MB", "problem"),
+        (["training.checkpoint_seconds=null", "training.checkpoint_steps=8"], None, "ok"),
+        (["policy.adapter={rank: 16}"], "2 MB", "warning"),  # 16 / 256 of 24 MB
+    ],
+)
+def test_checkpoints_inside_an_update_count_at_their_peak(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    size: str | None,
+    verdict: str,
+) -> None:
+    write_safetensors(model / "model.safetensors", {"a": [1000, 1000]})
+    rest = ["rounds=1", "rollout.samples_per_prompt=8", "training.batch_size=8"]
+    (line,) = (x for x in planned(model, tmp_path, *rest, *options).lines if x.what == "disk")
+    assert ("for checkpoints meanwhile" in line.found) is (size is not None)
+    if size is not None:
+        assert f"and up to {size} for checkpoints" in line.found
+    assert line.verdict == "ok"
+    assert "5 MB in all" in line.found
+    enough = 5_800_000  # for all but the checkpoints
+    monkeypatch.setattr("orchestrator.plan.free_disk", lambda path: enough)
+    (line,) = (x for x in planned(model, tmp_path, *rest, *options).lines if x.what == "disk")
+    assert line.verdict == verdict, line.found
+    assert ("Fix: make room, or give another --runs-dir" in line.found) is (verdict != "ok")
+
+
 def test_a_place_that_cannot_be_written_to_is_a_problem(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     plan = make_plan(config(model), run_folder=tmp_path / "file" / "runs" / "x-1")
