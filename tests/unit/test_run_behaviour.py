@@ -13,7 +13,7 @@ import pytest
 from orchestrator.config import RunConfig
 from orchestrator.events import Event, EventKind, Observer, read_events
 from orchestrator.launch import RunSummary, resume_experiment, run_experiment
-from orchestrator.lease import claim, process_start
+from orchestrator.lease import claim
 from orchestrator.run_folder import RunFolder
 from policies.errors import (
     ConfigurationError,
@@ -23,6 +23,7 @@ from policies.errors import (
     RolloutError,
 )
 from policies.fake_model import write_fake_model
+from policies.processes import process_start
 from policies.records import RoundStatus
 
 ARITHMETIC = {"type": "arithmetic", "low": 2, "high": 6, "held_out": 5}
