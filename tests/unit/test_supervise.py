@@ -15,34 +15,15 @@ import pytest
 from orchestrator.inspect_run import read_run_events, results_of
 from orchestrator.run_folder import RunFolder
 from orchestrator.supervise import Supervisor
-from policies.fake_model import write_fake_model
+from tests.fake_runs import fake_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("supervised_driver.py")
-ARITHMETIC = {"type": "arithmetic", "low": 2, "high": 6, "held_out": 5}
 
 
 def config(tmp_path: Path, **engine: float) -> Path:
-    write_fake_model(tmp_path / "model", skill=0.3)
-    tree = {
-        "rounds": 2,
-        "policy": {"model": str(tmp_path / "model")},
-        "prompts": {
-            "train": ARITHMETIC | {"split": "train"},
-            "held_out": ARITHMETIC | {"split": "held_out"},
-            "per_round": 6,
-        },
-        "rollout": {
-            "engine": {"type": "fake", **engine},
-            "samples_per_prompt": 4,
-            "prompts_per_shard": 3,
-        },
-        "verifiers": [{"type": "numeric_match"}],
-        "preferences": {"type": "right_vs_wrong"},
-        "training": {"engine": {"type": "fake"}},
-        "cluster": {"backend": "inline"},
-        "tracking": {"enabled": False},
-    }
+    tree = fake_tree(tmp_path)
+    tree["rollout"]["engine"] |= engine
     path = tmp_path / "config.json"
     path.write_text(json.dumps(tree))
     return path
