@@ -46,6 +46,10 @@ def plant(request: pytest.FixtureRequest, tmp_path: Path) -> Plant:
     return at
 
 
+def put(path: Path) -> None:
+    path.write_bytes(b"x")
+
+
 def prompt() -> Prompt:
     return Prompt(id="p", messages=(Message(role="user", content="x"),))
 
@@ -54,8 +58,8 @@ def prompt() -> Prompt:
     "write",
     [
         lambda path: files.write_json(path, {"a": 1}),
-        lambda path: files.write_once(path, lambda p: p.write_bytes(b"x")),
-        lambda path: files.current().fill(path, lambda p: p.write_bytes(b"x")),
+        lambda path: files.write_once(path, put),
+        lambda path: files.current().fill(path, put),
         lambda path: write_draft(path, Prompt, [prompt()]),
         lambda path: write_unsynced(path, {"a": 1}),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from orchestrator.inspect_run import read_run_events, results_of
 from orchestrator.run_folder import RunFolder
 from orchestrator.supervise import Supervisor
 from tests.fake_runs import fake_tree
+from tests.heavy_imports import loaded_by
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("supervised_driver.py")
@@ -168,17 +168,5 @@ def test_a_config_that_is_refused_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_the_supervisor_stays_small() -> None:
-    code = (
-        "import sys, orchestrator.cli, orchestrator.supervise\n"
-        "print([m for m in ('ray', 'torch', 'pyarrow', 'numpy', 'mlflow', 'transformers') if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout.strip() == "[]", done.stderr
+    heavy = ("ray", "torch", "pyarrow", "numpy", "mlflow", "transformers")
+    assert loaded_by("import orchestrator.cli, orchestrator.supervise", heavy) == []
