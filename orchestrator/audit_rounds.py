@@ -65,7 +65,7 @@ class RoundAudit:
             evaluated = self._result(Phase.EVALUATE, Evaluated)
         config = self.config
         if self.index > 0:
-            samples = config.rollout.total_samples if config else None
+            samples = config.total_samples_of(self.index) if config else None
             totals = self._shards(self.folder, samples, collected.digests if collected else {})
             self._check_draw(self.folder, totals)
             if collected is not None:

@@ -94,7 +94,7 @@ def _stages(scope: RoundScope) -> list[Stage]:
         rollout_stage(
             run,
             scope.policy,
-            samples=config.rollout.samples_per_prompt,
+            samples=config.samples_of(scope.index),
             sampling=config.rollout.sampling,
             prefix=f"r{scope.index}",
             strategy=strategy_index(config, scope.index),
@@ -122,7 +122,7 @@ def _earlier(scope: RoundScope) -> tuple[EarlierSamples, ...]:
             policy=run.store.get(served[max(0, len(served) - 1 - share.rounds_ago)]),
             samples=share.samples,
         )
-        for share in run.config.rollout.mixture
+        for share in run.config.mixture_of(scope.index)
     )
 
 

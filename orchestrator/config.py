@@ -17,6 +17,7 @@ from orchestrator.config_sections import (
     ClusterSettings,
     EvaluationSettings,
     LimitSettings,
+    MixtureSettings,
     PolicySettings,
     PromptSettings,
     RetentionSettings,
@@ -108,6 +109,19 @@ class RunConfig(Settings):
         """The stage that a round belongs to; round 0, which only measures, counts to the first."""
         reached = [s for s in self.resolved_stages if s.first_round <= round_index]
         return (reached or list(self.resolved_stages[:1]))[-1]
+
+    def samples_of(self, round_index: int) -> int:
+        """Attempts of the serving policy at each prompt of a round; 1 where all would be the same text."""
+        repeats = self.stage_of(round_index).repeats_itself
+        return 1 if repeats else self.rollout.samples_per_prompt
+
+    def mixture_of(self, round_index: int) -> tuple[MixtureSettings, ...]:
+        """Samples of earlier policies in a round; none where they would be the same text again."""
+        return () if self.stage_of(round_index).repeats_itself else self.rollout.mixture
+
+    def total_samples_of(self, round_index: int) -> int:
+        """Attempts at each prompt of a round, earlier policies' included."""
+        return self.samples_of(round_index) + sum(m.samples for m in self.mixture_of(round_index))
 
     def example_kind(self, round_index: int) -> ExampleKind:
         """Kind of example that a round's preference builder makes: pair, unpaired or supervised."""

@@ -64,7 +64,7 @@ def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
             f"{at}training.loss {training.loss.type!r} or preferences {stage.preferences.type!r} learns from judged "
             "steps, and nothing judges steps. Fix: give a verifier or a judge `level: step`"
         )
-    if builder.kind == "pair" and config.rollout.total_samples < 2:
+    if builder.kind == "pair" and config.total_samples_of(stage.first_round) < 2:
         yield (
             f"rollout.samples_per_prompt is {config.rollout.samples_per_prompt}: a pair needs at least 2 attempts. "
             "Fix: raise it, or use a thresholded builder with loss kto"
@@ -90,6 +90,13 @@ def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
 
 
 def _sampling(config: RunConfig) -> Iterator[str]:
+    strategy = cast("type[RolloutStrategy]", type(config.rollout.strategy).component)
+    if not strategy.samples_policy:
+        yield (
+            f"rollout.strategy is {config.rollout.strategy.type!r}, which does not sample the policy: held-out prompts "
+            "are attempted with rollout.strategy, and nothing of the policy would be measured. Fix: give it to a stage "
+            "(stages: [{name: warm_up, strategy: ...}]) and let rollout.strategy sample"
+        )
     if config.rollout.temperature == 0 and config.rollout.samples_per_prompt > 1:
         yield (
             "rollout.temperature is 0: all samples of a prompt would be equal. Fix: "

@@ -12,7 +12,7 @@ from policies.loss import LOSSES
 from policies.records import Sampling
 from policies.reference import REFERENCES, ReferenceSchedule
 from workers.cluster import Placement
-from workers.rollout.engine import ENGINES
+from workers.rollout.engine import ENGINES, NumberFormat
 from workers.rollout.strategy import STRATEGIES
 from workers.training.engine import TRAINING_ENGINES, AdapterSettings, TrainingOptions
 from workers.verify.verifier import VERIFIERS, Verifier
@@ -41,8 +41,8 @@ class PolicySettings(Settings):
     (the cached demo model)."""
     revision: str | None = None
     """Commit or tag of a hub model; null takes the newest."""
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Number format of the sampler's weights. Training keeps fp32 weights."""
+    dtype: NumberFormat = "bfloat16"
+    """Number format of the sampler's weights; float16 is for GPUs only. Training keeps fp32 weights."""
     adapter: AdapterSettings | None = None
     """LoRA settings; null trains all weights."""
 
@@ -85,7 +85,7 @@ class RolloutSettings(Settings):
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
     """What each rollout actor asks for."""
     samples_per_prompt: int = Field(default=8, ge=1)
-    """Attempts at each prompt (K)."""
+    """Attempts at each prompt (K). A round of `demonstrations` makes one: the others would be the same text."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -102,11 +102,6 @@ class RolloutSettings(Settings):
     """What a step is, for step-level verifiers and losses: a policy turn, or the lines or sentences in it."""
     mixture: tuple[MixtureSettings, ...] = ()
     """Samples of earlier policies, besides the `samples_per_prompt` of the serving one."""
-
-    @property
-    def total_samples(self) -> int:
-        """Attempts at each prompt, earlier policies' included."""
-        return self.samples_per_prompt + sum(m.samples for m in self.mixture)
 
     @property
     def sampling(self) -> Sampling:
@@ -173,6 +168,9 @@ class LimitSettings(Settings):
     """Largest share of a round's trajectories that may end in a rollout error."""
     max_verdict_errors: float = Field(default=0.5, ge=0, le=1)
     """Largest share of a round's verdicts, per verifier or judge, that may be errors."""
+    solution_seconds: float = Field(default=60.0, ge=0)
+    """Before a run, longest time for judging the reference solutions that prompts bring (`code_tests` reads them from
+    the prompt's metadata); solutions that fail count like errors. 0 judges none."""
     max_skipped_rounds: int = Field(default=2, ge=1)
     """Rounds in a row without enough examples after which the run ends with the reason."""
     min_free_gb: float = Field(default=0.0, ge=0)

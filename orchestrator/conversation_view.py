@@ -39,14 +39,17 @@ def is_conversation(trajectory: Trajectory) -> bool:
     """Whether more than one policy turn has to be told."""
     return (
         len(trajectory.turns) > 1
+        or bool(trajectory.opening)
         or trajectory.outcome is not None
         or trajectory.ending in (Ending.ENVIRONMENT, Ending.TURN_LIMIT)
     )
 
 
 def parts_of(trajectory: Trajectory) -> tuple[Part, ...]:
-    """The turns in order, policy turns numbered from 1, and the ending."""
+    """What the partner began with, the turns in order, policy turns numbered from 1, and the ending."""
     parts: list[Part] = []
+    if trajectory.opening:
+        parts.append(Part("observation", "opening", opening_text(trajectory)))
     num_policy_turns = 0
     for index, turn in enumerate(trajectory.turns):
         if turn.role == "policy":
@@ -60,6 +63,16 @@ def parts_of(trajectory: Trajectory) -> tuple[Part, ...]:
                 Part("observation", "observation", turn.text, tuple(_calls(turn.calls)), bad)
             )
     return (*parts, Part("end", "ended", ending_text(trajectory), is_bad=bool(trajectory.error)))
+
+
+def headings_of(trajectory: Trajectory) -> list[str]:
+    """One heading for each of `Trajectory.turns`, in order."""
+    return [p.heading for p in parts_of(trajectory)[bool(trajectory.opening) : -1]]
+
+
+def opening_text(trajectory: Trajectory) -> str:
+    """What the partner said before the first policy turn; empty where the policy was first."""
+    return "\n".join(message.content for message in trajectory.opening)
 
 
 def _graded_mark(trajectory: Trajectory, index: int) -> list[str]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from orchestrator.plan_sizes import memory_text
+from orchestrator.config import RunConfig
+from orchestrator.events import EventLog
+from orchestrator.journal import Journal
+from orchestrator.phases import Phase, Trained
+from orchestrator.plan_sizes import checkpoint_bytes, memory_text
 from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
 from policies.errors import StorageError, explain
@@ -24,11 +28,13 @@ def check_room(run: Run) -> None:
     index = run.journal.next_round()
     free = shutil.disk_usage(run.folder.path).free
     spare = round(run.config.limits.min_free_gb * _GB)
-    per_round = bytes_of_a_round(run.folder, index)
-    if free < per_round + spare:
+    checkpoints = _checkpoints(run, index)
+    needed = bytes_of_a_round(run.folder, index) + checkpoints
+    if free < needed + spare:
+        some = f" (of which checkpoints inside its update {memory_text(checkpoints)})"
         raise StorageError(
             explain(
-                f"round {index} will write about {memory_text(per_round)} and "
+                f"round {index} will write about {memory_text(needed)}{some if checkpoints else ''} and "
                 f"{memory_text(spare)} are to stay free, but {run.folder.path} has {memory_text(free)} left",
                 value=memory_text(free),
                 where="the place of the run folder, and limits.min_free_gb",
@@ -41,6 +47,7 @@ def warn_about_room(run: Run) -> None:
     """Say beforehand that the rest of the run will not fit, as far as that can be known."""
     index = run.journal.next_round()
     rest = bytes_of_a_round(run.folder, index) * _rounds_that_stay(run, index)
+    rest += _checkpoints(run, index)
     free = shutil.disk_usage(run.folder.path).free
     if free < rest + round(run.config.limits.min_free_gb * _GB):
         run.events.warn(
@@ -62,6 +69,35 @@ def bytes_of_a_round(folder: RunFolder, index: int) -> int:
     if index == 0:
         return samples
     return samples + weights_bytes(folder)
+
+
+def _checkpoints(run: Run, index: int) -> int:
+    return bytes_of_checkpoints(run.config, run.folder, run.journal, run.events, index)
+
+
+def bytes_of_checkpoints(
+    config: RunConfig, folder: RunFolder, journal: Journal, events: EventLog, index: int
+) -> int:
+    """Most bytes that checkpoints inside the round's update will take, by the steps and seconds of those before.
+
+    Without an update before nothing is known, and nothing counted; `pawl plan` names the upper bound.
+    """
+    options = config.stage_of(index).training
+    number = 0
+    for before in range(max(1, index - _RECENT), index):
+        trained = journal.find(before, Phase.TRAIN, Trained)
+        if trained is None or trained.outcome is None:
+            continue
+        if options.checkpoint_steps is not None:
+            number = max(number, (trained.outcome.num_steps - 1) // options.checkpoint_steps)
+        if options.checkpoint_seconds is not None:
+            seconds = events.phase_seconds(before).get(Phase.TRAIN, 0.0)
+            number = max(number, int(seconds // options.checkpoint_seconds))
+    if not number:
+        return 0
+    # Two at a time: the one before is removed when the new one is whole. One may be there already, after a resume.
+    most = min(2, number) * checkpoint_bytes(config, weights_bytes(folder))
+    return max(0, most - folder_bytes(folder.round(index).checkpoints))
 
 
 def weights_bytes(folder: RunFolder) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
+from policies.files import open_to_append, open_to_change, storage
 from policies.records import Json, Record
 from policies.redaction import redact_secrets, redact_values
 
@@ -104,8 +105,8 @@ class EventLog:
 
     def _write(self, event: Event) -> None:
         try:
-            with self.path.open("a", encoding="utf-8") as handle:
-                handle.write(event.model_dump_json() + "\n")
+            with open_to_append(self.path) as handle:
+                handle.write(event.model_dump_json().encode() + b"\n")
             self._writes = True
         except OSError as error:  # for people only: what decides is the journal, which does raise
             if self._writes:
@@ -139,7 +140,7 @@ class EventLog:
 def _end_torn_line(path: Path) -> None:
     """End a line that a driver died over, so that the next one does not run into it."""
     try:
-        with path.open("r+b") as handle:
+        with storage(path), open_to_change(path) as handle:
             if handle.seek(0, 2) and (handle.seek(-1, 2), handle.read(1))[1] != b"\n":
                 handle.write(b"\n")
     except FileNotFoundError:

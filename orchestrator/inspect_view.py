@@ -6,7 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from orchestrator.conversation_view import ending_text, is_conversation, parts_of, told
+from orchestrator.conversation_view import (
+    ending_text,
+    headings_of,
+    is_conversation,
+    opening_text,
+    told,
+)
 from orchestrator.display import duration, number, one_line, plain_text
 from orchestrator.inspect_run import (
     first_records,
@@ -50,8 +56,9 @@ def _trajectory(t: Trajectory, feedback: Feedback | None) -> dict[str, Any]:
 
 def _conversation(t: Trajectory) -> dict[str, Any]:
     """Turns with their headings, and how the attempt ended; single turns have no heading."""
-    headings = [part.heading for part in parts_of(t)[:-1]] if is_conversation(t) else [""]
+    headings = headings_of(t) if is_conversation(t) else [""]
     return {
+        "opening": opening_text(t),
         "turns": [
             {
                 "role": turn.role,
@@ -143,6 +150,8 @@ def trajectories_text(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{one_line(row['id'])}  {row['status']}  {score}  {row['tokens']} tokens  policy "
             f"version {row['policy_version']}"
         )
+        if row["opening"]:
+            parts += ["  opening:", block(row["opening"])]
         for turn in row["turns"]:
             if turn["heading"]:
                 parts.append(f"  {one_line(turn['heading'], 200)}:")
@@ -237,6 +246,8 @@ def _traced_trajectory(t: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]
         f"  tokens: {t['prompt_tokens']} prompt, {t['policy_tokens']} policy, "
         f"{t['observation_tokens']} observation; {t['scored_tokens']} in the loss{mean}",
     ]
+    if t["opening"]:
+        lines += ["  opening (in the prompt's tokens):", block(t["opening"])]
     for index, (turn, heading) in enumerate(zip(t["turns"], t["headings"], strict=False)):
         lines.append(
             f"  {one_line(heading, 200)}: {len(turn['token_ids'])} tokens, {turn['stop_reason']}"

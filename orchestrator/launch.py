@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import uuid
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from orchestrator.run import Run
 from orchestrator.run_config import (
     config_digest,
     read_config,
+    read_object,
     sealed,
     settings_since,
     written_digest,
@@ -146,14 +146,7 @@ def read_identity(folder: RunFolder) -> RunIdentity:
     Raises:
         ResumeError: it cannot be read, or was written by a newer Pawl.
     """
-    try:
-        found = json.loads(folder.identity.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise CorruptStateError(
-            f"{folder.identity} cannot be read: {error}. Fix: restore it from a copy of the run"
-        ) from error
+    found = read_object(folder.identity)
     if found.get("schema_version") != SCHEMA_VERSION:
         raise ResumeError(
             f"{folder.path} was written by another version of Pawl (schema {found.get('schema_version')}, "

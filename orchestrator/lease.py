@@ -22,6 +22,7 @@ from typing import Self
 from orchestrator.run_folder import RunFolder
 from policies import files
 from policies.errors import LeaseError, StorageError
+from policies.processes import process_start
 from policies.records import Record
 
 logger = logging.getLogger(__name__)
@@ -214,17 +215,6 @@ def latest_claim(folder: RunFolder) -> Claim | None:
     if seen is not None and seen.epoch >= epoch:
         return seen
     return claimed
-
-
-def process_start(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot, None when there is no such process (or no /proc)."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as handle:
-            fields = handle.read().rpartition(")")[2].split()
-        # A zombie has ended; only its parent has not taken notice.
-        return None if fields[0] in "ZX" else int(fields[19])
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 def _lives_here(found: Claim) -> bool:

@@ -1,4 +1,6 @@
-"""The preflight: what a config would run where, whether it fits, what it would cost and write. Starts nothing.
+"""The preflight: what a config would run where, whether it fits, what it would cost and write.
+
+Starts nothing, but for the processes in which verifiers judge solutions that prompts bring.
 
 Every line is `ok`, `warning` or `problem`; a run with a problem is refused before anything is written.
 """
@@ -12,12 +14,20 @@ from pathlib import Path
 from orchestrator.config import RunConfig
 from orchestrator.floors import below_floor
 from orchestrator.plan_answers import plan_answers
+from orchestrator.plan_dtype import plan_dtype
 from orchestrator.plan_inputs import plan_context, plan_model, plan_prompts
 from orchestrator.plan_lines import Plan
 from orchestrator.plan_machine import Machine, existing_parent, free_disk, this_machine
 from orchestrator.plan_model import ModelFacts
 from orchestrator.plan_network import plan_network
-from orchestrator.plan_sizes import TokenCounts, disk_of_run, memory_of_run, memory_text
+from orchestrator.plan_sizes import (
+    TokenCounts,
+    checkpoints_of_run,
+    disk_of_run,
+    memory_of_run,
+    memory_text,
+)
+from orchestrator.plan_solutions import plan_solutions
 from orchestrator.tracking_uri import sqlite_file
 
 
@@ -32,7 +42,7 @@ class Group:
 
 
 def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -> Plan:
-    """Look at everything that can be looked at without starting anything.
+    """Look at everything that can be looked at without starting the run.
 
     Args:
         config: what would run.
@@ -48,15 +58,19 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     model = plan_model(config, plan, elsewhere=elsewhere)
     train, held_out = plan_prompts(config, plan, elsewhere=elsewhere)
     plan_answers(config, plan, train, held_out)
+    plan_solutions(
+        config, plan, train, held_out, elsewhere=elsewhere or config.cluster.address is not None
+    )
     _workers(config, plan, machine, elsewhere=elsewhere or config.cluster.address is not None)
+    here = None if elsewhere or config.cluster.address else machine
+    plan_dtype(config, plan, here)
     counts = TokenCounts.of(config, model, train, held_out)
     if model is not None:
         plan_context(config, plan, model, counts)
-        _memory(
-            config, plan, model, counts, None if elsewhere or config.cluster.address else machine
-        )
+        _memory(config, plan, model, counts, here)
     _cost(config, plan, counts)
-    _writes(config, plan, run_folder, disk_of_run(config, model, counts), elsewhere=elsewhere)
+    _writes(config, plan, run_folder)
+    _disk(config, plan, run_folder, model, counts, elsewhere=elsewhere)
     plan_network(config, plan)
     return plan
 
@@ -145,6 +159,14 @@ def _memory(
 
 
 def _cost(config: RunConfig, plan: Plan, counts: TokenCounts) -> None:
+    usual = config.rollout.samples_per_prompt + sum(m.samples for m in config.rollout.mixture)
+    for stage in config.resolved_stages:
+        if config.total_samples_of(stage.first_round) < usual:
+            plan.add(
+                "a round",
+                f"stage {stage.name}: 1 attempt at each prompt and not {usual}, because all attempts of "
+                f"{stage.strategy.type} are the same text",
+            )
     plan.add(
         "a round",
         f"{counts.samples} samples, up to {counts.sampled_tokens} tokens; update on up to "
@@ -157,9 +179,7 @@ def _cost(config: RunConfig, plan: Plan, counts: TokenCounts) -> None:
     )
 
 
-def _writes(
-    config: RunConfig, plan: Plan, run_folder: Path, disk: tuple[int, int], *, elsewhere: bool
-) -> None:
+def _writes(config: RunConfig, plan: Plan, run_folder: Path) -> None:
     parent = existing_parent(run_folder)
     plan.add("writes", f"{run_folder.absolute()} (policies, samples, examples, journal)")
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
@@ -179,19 +199,35 @@ def _writes(
             else f"{folder} cannot be written to. Set by: tracking.uri. Fix: another place",
             "ok" if writable else "problem",
         )
-    per_round, total = disk
+
+
+def _disk(
+    config: RunConfig,
+    plan: Plan,
+    run_folder: Path,
+    model: ModelFacts | None,
+    counts: TokenCounts,
+    *,
+    elsewhere: bool,
+) -> None:
+    per_round, total = disk_of_run(config, model, counts)
+    checkpoints, sure = checkpoints_of_run(config, model, counts)
     text = f"about {memory_text(per_round)} a round, {memory_text(total)} in all"
+    if checkpoints:
+        when = "" if sure else " if an update takes longer than training.checkpoint_seconds"
+        text += f", and up to {memory_text(checkpoints)} for checkpoints meanwhile{when}"
     if elsewhere:
         plan.add("disk", f"{text}; not compared")
         return
     free = free_disk(run_folder)
+    needed = total + (checkpoints if sure else 0)
+    fix = "" if total + checkpoints <= free else ". Set by: --runs-dir. Fix: make room, "
+    if fix:
+        fix += "or give another --runs-dir"
+    if fix and total <= free:
+        fix += ", or turn training.checkpoint_steps and training.checkpoint_seconds off"
     plan.add(
         "disk",
-        f"{text}; {memory_text(free)} free"
-        + (
-            ""
-            if total <= free
-            else ". Set by: --runs-dir. Fix: make room, or give another --runs-dir"
-        ),
-        "ok" if total <= free else "problem",
+        f"{text}; {memory_text(free)} free{fix}",
+        "problem" if needed > free else "warning" if fix else "ok",
     )

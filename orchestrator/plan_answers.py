@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from orchestrator.config import RunConfig
 from orchestrator.plan_lines import Plan
 from policies.component import create
-from policies.errors import PawlError, VerificationError, boundary
+from policies.errors import PawlError, VerificationError, boundary, explain
 from policies.records import Prompt
 from workers.verify.verifier import Verifier
 
@@ -20,10 +20,11 @@ NUM_SHOWN = 3
 def plan_answers(
     config: RunConfig, plan: Plan, train: Sequence[Prompt], held_out: Sequence[Prompt]
 ) -> None:
-    """Add a line for every verifier that cannot judge some prompts.
+    """Add a line for every verifier that cannot judge some prompts, and for every judge that is the policy itself.
 
-    It is a problem when they are a larger share than `limits.max_verdict_errors` allows, else a warning.
+    The former is a problem when they are a larger share than `limits.max_verdict_errors` allows, else a warning.
     """
+    _own_judges(config, plan)
     allowed = config.limits.max_verdict_errors
     for name, verifiers, prompts in (
         ("prompts.train", config.verifiers, train),
@@ -40,6 +41,24 @@ def plan_answers(
                     + ("\n  ..." if len(reasons) > NUM_SHOWN else ""),
                     "problem" if len(reasons) > allowed * len(prompts) else "warning",
                 )
+
+
+def _own_judges(config: RunConfig, plan: Plan) -> None:
+    """Warn of judges that are versions of the policy: models tend to prefer text like their own."""
+    for index, judge in enumerate(config.judges):
+        backend = getattr(judge, "backend", None)
+        model = getattr(backend, "model", None) if hasattr(backend, "engine") else None
+        if model in ("policy", config.policy.model):
+            plan.add(
+                "judges",
+                explain(
+                    f"judge {judge.source!r} is the policy's own model: models tend to prefer text like their own",
+                    value=model,
+                    where=f"judges[{index}].backend.model",
+                    fix="give another model, or keep it and watch eval/pass@1, which verifiers alone decide",
+                ),
+                "warning",
+            )
 
 
 def _refused(config: Verifier.Config, prompts: Sequence[Prompt]) -> list[str]:

@@ -20,12 +20,21 @@ class Machine:
     available_bytes: int
     gpu_bytes: tuple[int, ...]
     """Memory of each GPU."""
+    gpu_capabilities: tuple[float, ...] = ()
+    """CUDA compute capability of each GPU, e.g. 8.0; empty where the driver does not say."""
 
 
 def this_machine() -> Machine:
     """Look at the machine that this process runs on, containers' limits included."""
     total, available = _memory()
-    return Machine(cpus=_cpus(), memory_bytes=total, available_bytes=available, gpu_bytes=_gpus())
+    gpus = _gpus()
+    return Machine(
+        cpus=_cpus(),
+        memory_bytes=total,
+        available_bytes=available,
+        gpu_bytes=tuple(size for size, _ in gpus),
+        gpu_capabilities=tuple(capability for _, capability in gpus if capability),
+    )
 
 
 def free_disk(path: Path) -> int:
@@ -73,16 +82,32 @@ def _first_line(path: Path) -> str:
         return ""
 
 
-def _gpus() -> tuple[int, ...]:
+def _gpus() -> list[tuple[int, float]]:
+    """Memory in bytes and compute capability (0.0: not known) of the GPUs that this process may use."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or shutil.which("nvidia-smi") is None:
-        return ()
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+        return []
+    lines = _ask_driver("memory.total,compute_cap") or _ask_driver("memory.total")
+    rows = [[field.strip() for field in line.split(",")] for line in lines]
+    found = [
+        (int(row[0]) << 20, float(row[1]) if len(row) > 1 and _is_number(row[1]) else 0.0)
+        for row in rows
+        if row[0].isdecimal()
+    ]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return found[: len(visible.split(","))] if visible else found
+
+
+def _ask_driver(fields: str) -> list[str]:
+    """One line per GPU; none when the driver fails, or is too old to know a field."""
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         found = subprocess.run(
             query, capture_output=True, text=True, timeout=_SMI_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return ()
-    sizes = tuple(int(line) << 20 for line in found.stdout.split() if line.isdecimal())
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return sizes[: len(visible.split(","))] if visible else sizes
+        return []
+    return found.stdout.splitlines()
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdecimal()

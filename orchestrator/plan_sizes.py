@@ -48,7 +48,8 @@ class TokenCounts:
     ) -> TokenCounts:
         """Count for a config and its prompts."""
         prompts = min(config.prompts.per_round, len(train)) if train else config.prompts.per_round
-        samples = prompts * config.rollout.total_samples
+        stages = config.resolved_stages
+        samples = prompts * max(config.total_samples_of(s.first_round) for s in stages)
         measured = len(held_out) * config.evaluation.samples_per_prompt
         every = [*train, *held_out]
         longest, exact = longest_prompt(every, model, by_bytes=config.rollout.engine.type == "fake")
@@ -122,14 +123,9 @@ def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> 
     if not config.rollout.resources.num_gpus:
         cache = max(cache, reserved)
     sampler = model.bytes_as(config.policy.dtype) + cache
-    adapter = config.policy.adapter
-    if adapter is None:
-        trainer = model.parameters * _ADAM_BYTES
-    else:  # frozen fp32 weights, and about `rank` rows and columns per adapted matrix
-        trainer = (
-            model.parameters * 4
-            + int(model.parameters * min(1.0, adapter.rank / 256)) * _ADAM_BYTES
-        )
+    trainer = int(model.parameters * _trained_share(config)) * _ADAM_BYTES
+    if config.policy.adapter is not None:
+        trainer += model.parameters * 4  # frozen fp32 weights
     stages = config.resolved_stages
     logits = max(_rows(config, stage) * min(length, stage.training.max_length) for stage in stages)
     logits *= (model.vocabulary or 0) * 4
@@ -172,6 +168,45 @@ def disk_of_run(
     total = weights * min(config.rounds, policies)
     total += (per_round - weights) * min(config.rounds, rounds) + measurement
     return per_round, total
+
+
+def checkpoint_bytes(config: RunConfig, weights: int) -> int:
+    """Size of one checkpoint inside an update: weights and both AdamW moments in fp32, of what is trained.
+
+    Args:
+        config: with its adapter, if any.
+        weights: bytes of all weights in fp32.
+    """
+    return round(3 * weights * _trained_share(config))
+
+
+def checkpoints_of_run(
+    config: RunConfig, model: ModelFacts | None, counts: TokenCounts
+) -> tuple[int, bool]:
+    """Most bytes that checkpoints inside an update take at one time, and whether the config is sure to write some.
+
+    An upper bound: how long an update takes is not known before one was made, and one that ends within
+    `checkpoint_seconds` writes none. By `checkpoint_steps` it is known, if every sample becomes an example. While
+    a checkpoint is written the one before is still there, so two count.
+    """
+    one = checkpoint_bytes(config, 0 if model is None else model.parameters * 4)
+    most, sure = 0, False
+    for stage in config.resolved_stages:
+        options = stage.training
+        steps = -(-counts.max_examples // options.batch_size) * options.epochs
+        by_steps = (
+            0 if options.checkpoint_steps is None else (steps - 1) // options.checkpoint_steps
+        )
+        sure = sure or by_steps > 0
+        by_time = 0 if options.checkpoint_seconds is None else steps - 1
+        most = max(most, min(2, max(by_steps, by_time)) * one)
+    return most, sure
+
+
+def _trained_share(config: RunConfig) -> float:
+    """Trained parameters as a share of the model's: about `rank` rows and columns per adapted matrix."""
+    adapter = config.policy.adapter
+    return 1.0 if adapter is None else min(1.0, adapter.rank / 256)
 
 
 def memory_text(size: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config import RunConfig
@@ -57,13 +58,22 @@ def _lacking(written: Any, now: Any, at: str = "") -> list[str]:
 
 
 def _written(folder: RunFolder) -> dict[str, Any]:
+    return read_object(folder.config)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that a run cannot do without.
+
+    Raises:
+        CorruptStateError: it is missing, cannot be read, or holds something else.
+    """
     try:
-        tree = json.loads(folder.config.read_text(encoding="utf-8"))
+        tree = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(tree, dict):
             raise ValueError(f"it holds a {type(tree).__name__}")
     except (OSError, ValueError, RecursionError) as error:
         raise CorruptStateError(
-            f"{folder.config} cannot be read: {error}. Fix: restore it from a copy of the run"
+            f"{path} cannot be read: {error}. Fix: restore it from a copy of the run"
         ) from error
     return tree
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field, JsonValue
 
 from orchestrator.config_sections import TrainingSettings
 from policies.component import Component, Settings
 from policies.preference import PREFERENCES, PreferenceBuilder
-from workers.rollout.strategy import STRATEGIES
+from workers.rollout.strategy import STRATEGIES, RolloutStrategy
 
 PRESETS: dict[str, dict[str, Any]] = {
     "sft": {
@@ -66,6 +66,11 @@ class Stage:
     preferences: PreferenceBuilder.Config
     strategy: Component.Config
     training: TrainingSettings
+
+    @property
+    def repeats_itself(self) -> bool:
+        """Whether its strategy gives one text per prompt, however often it is asked."""
+        return cast("type[RolloutStrategy]", type(self.strategy).component).repeats_itself
 
 
 def resolve(

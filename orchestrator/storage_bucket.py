@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.errors import ConfigurationError, StorageError, explain
+from policies.files import reserve
 
 BLOCK_BYTES = 8 * 2**20
 
@@ -108,6 +109,7 @@ class Bucket:
     def download(self, name: str, target: Path) -> str:
         """Write an object into a file; returns the sha256 of what came."""
         digest = hashlib.sha256()
+        reserve(target)
         with (
             self._telling(name),
             self._files.open_input_stream(self.path(name)) as stream,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.conversation_view import ending_text, parts_of
+from orchestrator.conversation_view import ending_text, headings_of, opening_text
 from orchestrator.inspect_run import read_config, results_of, stream, stream_examples
 from orchestrator.removal_notes import removed, why_gone
 from orchestrator.run_folder import RoundFolder, RunFolder
@@ -150,7 +150,8 @@ def _trajectory_facts(trajectory: Trajectory) -> dict[str, Any]:
         "scored_tokens": sum(mask),
         "mean_logprob": sum(scored) / sum(mask) if sum(mask) else None,
         "turns": [t.model_dump(mode="json", exclude={"logprobs"}) for t in trajectory.turns],
-        "headings": [part.heading for part in parts_of(trajectory)],
+        "opening": opening_text(trajectory),
+        "headings": headings_of(trajectory),
         "ending_text": ending_text(trajectory),
         "prompt_token_ids": list(trajectory.prompt_token_ids),
     }

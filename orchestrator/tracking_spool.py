@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from policies.errors import TrackingError
+from policies.files import open_to_append, open_to_change, storage
 from policies.records import PolicyVersion, Record, RoundResult
 from policies.shards import write_json
 
@@ -123,7 +124,7 @@ class Spool:
             OSError: it could not be written; nothing of it is left that would spoil the next one.
         """
         data = line.model_dump_json().encode() + b"\n"
-        with self._lock, self.path.open("ab", buffering=0) as handle:
+        with self._lock, open_to_append(self.path) as handle:
             before = handle.seek(0, os.SEEK_END)
             try:
                 if handle.write(data) != len(data):
@@ -177,7 +178,7 @@ class Spool:
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
-            with self.path.open("r+b") as handle:
+            with storage(self.path), open_to_change(self.path) as handle:
                 handle.truncate(whole)
                 os.fsync(handle.fileno())
 
@@ -193,7 +194,9 @@ class SendLock:
         """Take the lock, or say that another process has it."""
         if self._descriptor is not None:
             return True
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with storage(self._path):
+            descriptor = os.open(self._path, flags, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

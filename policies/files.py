@@ -2,8 +2,10 @@
 
 A `FileLayer` does single operations; the functions below put them together in the order that survives a
 crash after any of them. Tests swap the layer (`using`) for one that crashes, tears or forgets
-(`policies.faulty_files`). Not through here go: `events.jsonl` (for people, a torn line is skipped), the
+(`policies.faulty_files`). Not through the layer go: `events.jsonl` (for people, a torn line is skipped), the
 trainer's step log, the judge's cache, and what a library saves into a folder that is synced and renamed as a whole.
+All of them open what they create with `reserve`, `open_to_append` or `open_to_change`: a link that somebody planted at
+the name is never written through. Reading follows links: prompt files may be links.
 """
 
 from __future__ import annotations
@@ -12,14 +14,15 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-from policies.errors import StorageError
+from policies.errors import CorruptStateError, StorageError, explain
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -41,10 +44,20 @@ def storage(path: Path) -> Iterator[None]:
 
     Raises:
         StorageError: no room, no permission, a read-only or failing disk.
+        CorruptStateError: a link stands where a file of the run belongs.
     """
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise CorruptStateError(
+                explain(
+                    "a link stands where a file of the run belongs, and is not written through",
+                    value=str(path),
+                    where="whoever made the link",
+                    fix="look where it leads, remove it or put the file in its place, then `pawl resume`",
+                )
+            ) from error
         known = _REASONS.get(error.errno or 0)
         if known is None:
             raise
@@ -55,21 +68,47 @@ def storage(path: Path) -> Iterator[None]:
         ) from error
 
 
+def reserve(path: Path) -> None:
+    """Make an empty file of our own at `path`, in the place of a link or file there: what then opens it by name (a
+    library) follows no link.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # O_EXCL refuses links too
+    try:
+        os.close(os.open(path, flags, 0o600))
+    except FileExistsError:
+        path.unlink()
+        os.close(os.open(path, flags, 0o600))
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a file of ours at its end, unbuffered, and make it if need be. Raises OSError (ELOOP) for a link."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return cast(BinaryIO, os.fdopen(os.open(path, flags, 0o600), "ab", buffering=0))
+
+
+def open_to_change(path: Path) -> BinaryIO:
+    """Open a file of ours that exists, to read and write, unbuffered. Raises OSError (ELOOP) for a link."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    return cast(BinaryIO, os.fdopen(os.open(path, flags), "r+b", buffering=0))
+
+
 class FileLayer:
     """Single operations on files, each of which either happens or does not."""
 
     def fill(self, path: Path, write: Callable[[Path], None]) -> None:
         """Let `write` make the file at `path`; it is not durable yet."""
+        reserve(path)
         write(path)
 
     def append(self, path: Path, data: bytes) -> None:
         """Add to the end of a file; not durable yet."""
-        with path.open("ab", buffering=0) as handle:
+        with open_to_append(path) as handle:
             handle.write(data)
 
     def cut(self, path: Path, size: int) -> None:
         """Shorten a file; not durable yet."""
-        os.truncate(path, size)
+        with open_to_change(path) as handle:
+            handle.truncate(size)
 
     def create(self, path: Path, data: bytes) -> None:
         """Make a new file. Raises FileExistsError when there is one: of several makers one wins."""
@@ -106,9 +145,12 @@ class FileLayer:
         path.unlink(missing_ok=True)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a folder with what is in it; nothing happens when it is gone."""
+        """Remove a folder with what is in it, or a link as such; nothing happens when it is gone."""
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(path)
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path)
 
 
 _PLAIN = FileLayer()
@@ -138,7 +180,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     with storage(path):
         make_directory(path.parent)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+        own = f"{os.getpid()}-{secrets.token_hex(4)}"  # nobody can plant a link at a name to come
+        temporary = path.with_name(f".{path.name}.{own}{TEMPORARY_SUFFIX}")
         try:
             current().fill(temporary, write)
             current().sync(temporary)
@@ -248,7 +291,7 @@ def remove_file(path: Path) -> None:
 
 def remove_tree(path: Path) -> None:
     """Remove a folder with what is in it; a crash in the middle leaves a part, and doing it again completes it."""
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return
     with storage(path):
         current().remove_tree(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 Json = JsonValue
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -194,6 +194,14 @@ class Trajectory(Record):
     """What the environment says of the whole episode, e.g. 1.0 for a win; None where there is no environment."""
     graded: Span | None = None
     """What verifiers grade, when it is not the last policy turn: another turn, or one step."""
+    opening: tuple[Message, ...] = Field(default=(), exclude_if=lambda found: not found)
+    """What the partner said before the first policy turn; its tokens are the end of `prompt_token_ids`. Written only
+    where there is one, so that the digests of records without it stay what they were."""
+
+    @field_validator("opening", mode="before")
+    @classmethod
+    def _none_is_empty(cls, found: Any) -> Any:
+        return () if found is None else found  # a file without the column, or a row without one
 
     @property
     def completion(self) -> str:

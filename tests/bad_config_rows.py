@@ -72,6 +72,9 @@ VALUES: Sequence[Row] = (
     _value(14, "max-tokens-0", "rollout.max_tokens=0", "must be greater than or equal to 1", "(got 0)"),
     Row(16, "batch-sizes", ("is not a multiple", "batch_size 7", _OVER, "Fix: make it one, e.g. 6"),
         overrides=("training.batch_size=7", "training.micro_batch_size=2")),
+    _value(17, "fp16-training", "training.precision=fp16", "must be 'bf16' or 'fp32'", "(got 'fp16')", "choose one"),
+    _value(17, "unknown-format-of-a-judge", "judges=[{type: rubric, backend: {type: engine, dtype: half}}]",
+        "must be 'bfloat16', 'float16' or 'float32'", "(got 'half')", "choose one"),
     _value(19, "unknown-loss", "training.loss=dpoo", "unknown loss 'dpoo'", "did you mean 'dpo'"),
     _value(19, "unknown-verifier", "verifiers=[exact_mach]", "unknown verifier", "did you mean 'exact_match'"),
     _value(19, "unknown-judge", "judges=[rubrik]", "unknown judge", "did you mean 'rubric'"),
@@ -149,4 +152,16 @@ PLUGINS: Sequence[Row] = (
         commands=LATE),
 )  # fmt: skip
 
-ROWS = (*FILES, *VALUES, *PLUGINS)
+_JUDGE_16 = "judges=[{type: rubric, backend: {type: engine, engine: transformers, dtype: float16}}]"
+
+FORMATS: Sequence[Row] = (
+    Row(17, "float16-on-a-cpu", ("a CPU cannot be used with float16", "'float16 on a CPU'", "Set by: policy.dtype",
+        "Fix: use bfloat16"),
+        config=changed("dtype: float32", "dtype: float16"),
+        overrides=("cluster.backend=ray", "rollout.engine=transformers"), commands=LATE),
+    Row(17, "float16-judge-on-a-cpu", ("a CPU cannot be used with float16", "'float16 on a CPU'",
+        "Set by: judges[0].backend.dtype", "Fix: use bfloat16"),
+        overrides=("cluster.backend=ray", _JUDGE_16), commands=LATE),
+)  # fmt: skip
+
+ROWS = (*FILES, *VALUES, *PLUGINS, *FORMATS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.bad_rows import FAKE_MODEL, LATE, TRAIN, Row
+from tests.bad_rows import ALL, FAKE_MODEL, LATE, TRAIN, Row
 
 _FILE = "Set by: prompts.train"
 _ROWS_FIX = "Fix: correct these rows"
@@ -139,6 +139,32 @@ def _answers(number: int, name: str, answers: Sequence[object], verifier: str, v
 
 
 _CODE = "code_tests"
+_ADD = [{"call": "add", "arguments": [1, 2], "expected": 3}]
+
+
+def _solutions(
+    name: str, solutions: Sequence[object], *says: str, commands: tuple[str, ...] = LATE
+) -> Row:
+    """Two prompts with tests and solutions that do not go together."""
+    what, value, where, fix = says
+    rows = [
+        {"prompt": f"q{i}", "answer": _ADD, "n": f"p{i}", "solution": solution}
+        for i, solution in enumerate(solutions)
+    ]
+    return Row(
+        51,
+        name,
+        (what, value, where, fix),
+        files={"train.jsonl": "\n".join(map(json.dumps, rows))},
+        overrides=(
+            "verifiers=[code_tests]",
+            "evaluation.verifiers=[numeric_match]",
+            "prompts.train.columns.metadata=[solution]",
+            "prompts.train.columns.id=n",
+        ),
+        commands=commands,
+    )
+
 
 ANSWERS: Sequence[Row] = (
     _answers(46, "no-answer", [None, None], "exact_match", "has none (got None)"),
@@ -151,6 +177,13 @@ ANSWERS: Sequence[Row] = (
     _answers(49, "tests-misspelt", [[{"cal": "f"}]] * 2, _CODE, "Extra inputs are not permitted"),
     _answers(50, "test-without-expected-value", [[{"call": "f", "arguments": [1]}]] * 2, _CODE,
         "expected: Field required"),
+    _answers(50, "nothing-is-expected", [[{"call": "f", "expected": None}]] * 2, _CODE, "are vacuous"),
+    _answers(50, "no-output-is-expected", [[{"stdin": "1", "stdout": "\n"}]] * 2, _CODE, "are vacuous"),
+    _solutions("solutions-that-fail-their-tests", ["def add(a, b):\n    return a - b", "def add(a, b:"],
+        "2 of 2 reference solutions are not scored 1 by code_tests", "(got p0, p1)",
+        "Set by: the tests and the solutions of prompts.train", "Fix: correct the tests"),
+    _solutions("solution-that-is-no-text", [7, ["x"]], "the reference solution of prompt 'p0' is no source text",
+        "(got '7')", "Set by: metadata solution", "Fix: give the program as one string", commands=ALL),
     _answers(47, "no-pattern-in-prompt", [1, 2], "regex_match", "carries no pattern"),
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from policies.examples import (
     UnpairedExample,
 )
 from policies.fake_model import write_fake_model
-from policies.loss import LOSSES, Loss
+from policies.loss import LOSSES, Loss, PairLoss, UnpairedLoss
 from policies.records import PolicyVersion
 from policies.reference import ReferencePart, ReferencePlan
 from policies.seeds import derive_rng
@@ -37,6 +37,20 @@ VOCABULARY = 60
 def make_loss(name: str, **settings: Any) -> Loss:
     config: Any = LOSSES.parse({"type": name, **settings})
     loss: Loss = config.component(config)
+    return loss
+
+
+def pair_loss(name: str, **settings: Any) -> PairLoss:
+    """A loss of pairs, with beta 0.1 unless said otherwise."""
+    loss = make_loss(name, **{"beta": 0.1, **settings})
+    assert isinstance(loss, PairLoss)
+    return loss
+
+
+def unpaired_loss(name: str, **settings: Any) -> UnpairedLoss:
+    """A loss of unpaired examples, with beta 0.1 unless said otherwise."""
+    loss = make_loss(name, **{"beta": 0.1, **settings})
+    assert isinstance(loss, UnpairedLoss)
     return loss
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from policies.files import reserve
 from policies.records import Record
 
 WRITE_SECONDS = 1.0
@@ -95,5 +96,6 @@ def write_unsynced(path: Path, value: Any) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with contextlib.suppress(OSError):  # a full disk ends a run where it matters, not here
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        reserve(scratch)
         scratch.write_text(json.dumps(value), encoding="utf-8")
         scratch.replace(path)

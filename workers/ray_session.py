@@ -7,16 +7,11 @@ without a Python exception; a thread here notices earlier, so that the run ends 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import ipaddress
 import logging
 import os
-import secrets
-import shutil
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Collection
@@ -24,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.errors import ClusterLostError, ConfigurationError, PawlError, explain
+from workers.ray_token import ensure_token, remove_orphaned_tokens
 from workers.worker_environment import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -35,24 +31,6 @@ CONNECT_SECONDS = 10.0
 """How long a cluster's port may take to accept a connection."""
 CLOSE_SECONDS = 30.0
 """How long leaving a cluster may take."""
-
-
-@functools.cache
-def ensure_token() -> None:
-    """Turn token authentication on, with a token of our own that only we can read, unless the user has set it up.
-
-    One token per process: Ray reads it once and keeps it, so a second cluster in the process must use the first's.
-    """
-    if "RAY_AUTH_MODE" in os.environ:
-        return
-    folder = Path(tempfile.mkdtemp(prefix="pawl-ray-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / "token"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as handle:
-        handle.write(secrets.token_hex(32))
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
 
 
 class RaySession:
@@ -75,6 +53,7 @@ class RaySession:
                 token, or it lets everybody in.
             ClusterLostError: nobody answers, and the run had begun before (`was_running`): worth another try.
         """
+        remove_orphaned_tokens()
         self.started_here = address is None
         self.lost_after_seconds = lost_after_seconds
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -19,7 +19,8 @@ class DMPO(PairLoss):
 
     Δ_j is the log-ratio of turn j, summed over its tokens; phi comes from each trajectory's own number of turns,
     which is what makes the partition function cancel between sides of unequal length. One turn on each side is DPO.
-    The released script leaves a trajectory's first turn out of its index list; here every turn of the policy counts.
+    The released script leaves a trajectory's first turn out of its index list; here every turn of the policy counts,
+    from the first in which the two sides differ.
     """
 
     class Config(PairLoss.Config):
@@ -39,16 +40,30 @@ class DMPO(PairLoss):
         return True
 
     def token_weights(self, sequence: TokenSequence, other: TokenSequence) -> Sequence[float]:
-        """Weight phi(j) on each scored token of the j-th turn that has scored tokens.
+        """Weight phi(j) on each scored token of the j-th turn from the first one that differs from the other side's.
 
-        Turns without any, because the two sides share them, are part of the state that the pair starts from. A scored
-        observation (`training.loss_mask: completion`) counts as its turn does.
+        What the two sides share is the state that the pair starts from: its turns weigh 0 and do not count, whether
+        the builder left them unscored (`step_pairs`) or not, so that one pair has one loss whoever made it. They
+        would otherwise not cancel: turn j of 3 weighs more than turn j of 2. The turn in which the sides part
+        counts whole. A scored observation (`training.loss_mask: completion`) counts as its turn does.
         """
         scored = [i for i, m in enumerate(sequence.loss_mask) if m]
-        starts = [t.start for t in sequence.turns if any(sequence.loss_mask[t.start : t.end])]
+        if not sequence.turns:
+            return [1.0] * len(scored)
+        fork = _fork(sequence.token_ids, other.token_ids)
+        starts = [
+            t.start
+            for t in sequence.turns
+            if t.end > fork and any(sequence.loss_mask[t.start : t.end])
+        ]
         weights = turn_weights(max(1, len(starts)), self.config.gamma)
-        place = [max(0, sum(start <= i for start in starts) - 1) for i in scored]
-        return [weights[j] for j in place]
+        first = min(starts, default=len(sequence.token_ids))
+        return [
+            0.0
+            if i < min(first, fork)
+            else weights[max(0, sum(start <= i for start in starts) - 1)]
+            for i in scored
+        ]
 
     def per_pair(self, pairs: PairTensors) -> Tensor:
         from torch.nn.functional import logsigmoid
@@ -57,6 +72,16 @@ class DMPO(PairLoss):
 
     def trl(self) -> TrlLoss:
         return TrlLoss("sigmoid")
+
+
+def _fork(one: Sequence[int], other: Sequence[int]) -> int:
+    """Number of tokens that both begin with; 0 for equal ones, which part nowhere."""
+    shared = 0
+    for left, right in zip(one, other, strict=False):  # one may end first
+        if left != right:
+            break
+        shared += 1
+    return 0 if shared == len(one) == len(other) else shared
 
 
 def turn_weights(num_turns: int, gamma: float) -> list[float]:

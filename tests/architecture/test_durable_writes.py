@@ -22,6 +22,8 @@ WRITERS = {
 }
 METHODS = {"write_text", "write_bytes", "unlink", "rename", "rmdir", "mkdir", "symlink_to", "touch"}
 """Methods of paths. `replace` is left out: strings have it too."""
+OPENERS = {"open_to_append", "open_to_change"}
+"""Of `policies.files`, for those who have a reason to write by themselves."""
 
 ELSEWHERE = {
     "policies/files.py": "the module itself",
@@ -31,6 +33,7 @@ ELSEWHERE = {
     "workers/child_process.py": "settings of its own process under /proc",
     "workers/verify/judge_cache.py": "a cache: it saves time, a torn line is asked again",
     "workers/training/": "a draft of the update, in an attempt folder that is synced and moved as a whole",
+    "workers/ray_token.py": "a folder among the temporary files, never of a run",
     "orchestrator/events.py": "for people; never read for decisions, a torn line is skipped",
     "orchestrator/activity.py": "signs of life for people: lost without harm",
     "workers/alive.py": "signs of life for people: lost without harm",
@@ -58,8 +61,10 @@ def writes(path: Path) -> list[str]:
                 name = f"{owner}.{function.attr}"
             elif function.attr == "open" and _writes(node, 0 if owner != "os" else 1):
                 name = f"{owner}.open"
-        elif isinstance(function, ast.Name) and function.id == "open" and _writes(node, 1):
-            name = "open"
+        elif isinstance(function, ast.Name) and (
+            function.id in OPENERS or (function.id == "open" and _writes(node, 1))
+        ):
+            name = function.id
         if name:
             found.append(f"{node.lineno}: {name}")
     return found
@@ -95,3 +100,24 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
         "path.open('ab')\nopen('x', mode='r+')\nopen('x')\npath.open()\nfiles.remove_tree(path)\n"
     )
     assert [line.split(":")[0] for line in sorted(writes(source))] == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_what_exists_is_opened_for_writing_where_links_are_not_followed() -> None:
+    found: dict[str, list[str]] = {}
+    for package in ("policies", "workers", "orchestrator"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = str(path.relative_to(ROOT))
+            if name not in ("policies/files.py", "policies/faulty_files.py") and (
+                by_name := [
+                    f"{node.lineno}"
+                    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                    if isinstance(node, ast.Call)
+                    and isinstance(node.func, ast.Attribute)
+                    and node.func.attr == "open"
+                    and node.args
+                    and isinstance(node.args[0], ast.Constant)
+                    and set(str(node.args[0].value)) & set("a+")
+                ]
+            ):
+                found[name] = by_name
+    assert found == {}, "use policies.files.open_to_append or open_to_change"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,13 +14,10 @@ from policies.records import (
     Message,
     PolicyVersion,
     Prompt,
-    Sampling,
-    StopReason,
-    Trajectory,
-    TrajectoryStatus,
-    Turn,
 )
 from policies.shards import canonical_json
+from tests.attempts import attempt
+from tests.heavy_imports import loaded_by
 from workers.verify.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement
 
 JUDGE_TYPES = list(JUDGES.members())
@@ -53,26 +48,7 @@ def config_of(kind: str, rule: str = "longer") -> Judge.Config:
 def judged(config: Judge.Config, texts: Sequence[str], task: str = "Do it {first}.") -> Judgement:
     """Judge attempts whose id is their text."""
     trajectories = tuple(
-        Trajectory(
-            id=text,
-            prompt_id="p",
-            sample_index=index,
-            policy_version=0,
-            policy_digest="d",
-            prompt_token_ids=(1,),
-            turns=(
-                Turn(
-                    role="policy",
-                    token_ids=(7,),
-                    text=text,
-                    logprobs=(-1.0,),
-                    stop_reason=StopReason.STOP,
-                ),
-            ),
-            status=TrajectoryStatus.COMPLETE,
-            sampling=Sampling(),
-        )
-        for index, text in enumerate(texts)
+        attempt(text, name=text, sample_index=index) for index, text in enumerate(texts)
     )
     prompt = Prompt(id="p", messages=(Message(role="user", content=task),), answer={"n": 4})
     backend = create(config.backend, context=CONTEXT)
@@ -156,6 +132,4 @@ def test_importing_judges_and_backends_imports_nothing_heavy() -> None:
         "workers.verify.judge_worker",
     ]
     heavy = ("httpx", "torch", "vllm", "ray", "transformers", "pyarrow", "mlflow", "trl")
-    code = f"import sys, {', '.join(modules)}; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert loaded_by(f"import {', '.join(modules)}", heavy) == []

@@ -7,9 +7,6 @@ is tried with its defaults.
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,17 +17,14 @@ from policies.records import (
     Json,
     Message,
     Prompt,
-    Sampling,
-    StopReason,
     Trajectory,
-    TrajectoryStatus,
-    Turn,
     VerdictStatus,
 )
+from tests import attempts
+from tests.heavy_imports import loaded_by
 from workers.verify.isolation import IsolatedVerifier
 from workers.verify.verifier import VERIFIERS, Verifier
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = list(VERIFIERS.members())
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -89,21 +83,8 @@ def prompt_for(name: str) -> Prompt:
 
 
 def attempt(text: str) -> Trajectory:
-    turn = Turn(
-        role="policy", token_ids=(7,), text=text, logprobs=(-0.5,), stop_reason=StopReason.STOP
-    )
-    return Trajectory(
-        id="r1.7x8.0",
-        prompt_id="7x8",
-        sample_index=0,
-        policy_version=0,
-        policy_digest="d",
-        prompt_token_ids=(1,),
-        turns=(turn,),
-        status=TrajectoryStatus.COMPLETE,
-        sampling=Sampling(),
-        outcome=0.0,  # an episode that was lost, for the verifier that reads it
-    )
+    """Of a game that was lost, for the verifier that reads the outcome."""
+    return attempts.attempt(text, name="r1.7x8.0", prompt_id="7x8", outcome=0.0)
 
 
 def test_there_are_verifiers_to_test() -> None:
@@ -170,19 +151,8 @@ def test_an_unknown_setting_is_refused(name: str) -> None:
 
 def test_importing_and_configuring_verifiers_loads_nothing_heavy() -> None:
     code = (
-        "import sys\n"
         "from workers.verify.verifier import VERIFIERS\n"
         "import workers.verify.worker\n"
-        "for name in VERIFIERS.members(): VERIFIERS.resolve(name)\n"
-        f"heavy = [name for name in {HEAVY} if name in sys.modules]\n"
-        "assert not heavy, heavy\n"
+        "for name in VERIFIERS.members(): VERIFIERS.resolve(name)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    assert loaded_by(code, HEAVY) == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from policies.loss import LOSSES, PairLoss, UnpairedLoss, UnpairedTensors
+from policies.loss import LOSSES, UnpairedLoss, UnpairedTensors
 from tests.parity.trl_stub import NumbersModel, inputs_for, trl_loss
 from tests.parity.vectors import (
     F1,
@@ -23,7 +23,7 @@ from tests.parity.vectors import (
     grid,
     weights_for,
 )
-from tests.training_cases import make_loss
+from tests.training_cases import make_loss, pair_loss, unpaired_loss
 from workers.training.steps import pair_tensors
 
 SHIPPED = sorted(name for name, where in LOSSES.members().items() if where.startswith("policies."))
@@ -31,18 +31,6 @@ TRL_PAIR_TYPES = {
     *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
     *("aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
 }
-
-
-def pair_loss(name: str, **settings: Any) -> PairLoss:
-    loss = make_loss(name, **{"beta": 0.1, **settings})
-    assert isinstance(loss, PairLoss)
-    return loss
-
-
-def unpaired_loss(name: str, **settings: Any) -> UnpairedLoss:
-    loss = make_loss(name, **{"beta": 0.1, **settings})
-    assert isinstance(loss, UnpairedLoss)
-    return loss
 
 
 def f1_inputs() -> dict[str, Any]:

@@ -15,40 +15,19 @@ from typer.testing import CliRunner
 from orchestrator.audit import audit
 from orchestrator.audit_check import CLAIMS, Report
 from orchestrator.cli import app
-from orchestrator.config import RunConfig
 from orchestrator.launch import run_experiment
 from orchestrator.removal_notes import FETCHED, LeftInBucket, note_path
 from orchestrator.run_folder import RunFolder
 from policies.examples import PreferencePair
-from policies.fake_model import write_fake_model
 from policies.records import Feedback, Record, Trajectory, Verdict
 from policies.shards import marker_path, read_records, write_json, write_records
+from tests.fake_runs import fake_config
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A finished run of two rounds, made by the real thing on the scripted engines."""
     return finished(tmp_path_factory.mktemp("audit"))
-
-
-def settings(root: Path) -> dict[str, Any]:
-    """Two rounds of two shards."""
-    arithmetic = {"type": "arithmetic", "low": 2, "high": 6, "held_out": 5}
-    return {
-        "rounds": 2,
-        "policy": {"model": str(root / "model")},
-        "prompts": {
-            "train": arithmetic | {"split": "train"},
-            "held_out": arithmetic | {"split": "held_out"},
-            "per_round": 6,
-        },
-        "rollout": {"engine": {"type": "fake"}, "samples_per_prompt": 4, "prompts_per_shard": 3},
-        "verifiers": [{"type": "numeric_match"}],
-        "preferences": {"type": "right_vs_wrong"},
-        "training": {"engine": {"type": "fake"}},
-        "cluster": {"backend": "inline"},
-        "tracking": {"enabled": False},
-    }
 
 
 @pytest.fixture
@@ -344,9 +323,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def finished(root: Path, **changes: Any) -> RunFolder:
     """A finished run with other settings."""
-    write_fake_model(root / "model", skill=0.3)
     folder = RunFolder(root / "run")
-    config = RunConfig.model_validate(settings(root) | changes)
+    config = fake_config(root, **changes)
     run_experiment(config, folder, source="")
     return folder
 

@@ -3,7 +3,7 @@
 Rows that are about what happens while a run goes on are recorded outcomes and proved where they happen:
 53 to 55 (what a verifier returns, raises, prints, never finishes) in `test_verifiers.py` and `test_isolation.py`;
 47 (a pattern that never ends) in `test_isolation.py`; 48 and 49 also in `test_verifiers.py` and `test_code_tests.py`;
-58 (a judge that is the policy) and 59 (its answers) in `test_judge_engine_backend.py` and `test_judge_parse.py`;
+59 (answers of judges) in `test_judge_parse.py`; 60 (nothing contains code) in `tests/integration/test_sandbox.py`;
 63 (metric names and values) in `test_tracking_names.py`; 26 (weights that are not finite) where weights are read.
 """
 
@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from tests import bad_config_rows, bad_file_rows
-from tests.bad_rows import CONFIG, HELD_OUT, TRAIN, Row
+from tests.bad_rows import CONFIG, FAKE_MODEL, HELD_OUT, TRAIN, Row
 
 ROWS = (*bad_config_rows.ROWS, *bad_file_rows.ROWS)
 HEAVY = frozenset({"ray", "torch", "vllm", "mlflow", "trl", "transformers", "datasets"})
@@ -126,6 +126,73 @@ def test_a_few_prompts_that_cannot_be_judged_are_a_warning_with_their_ids(here: 
     assert done.exit_code == 0
     assert "1 of 4 prompts cannot be judged by numeric_match" in done.stderr
     assert "has none" in done.stderr
+
+
+def test_a_few_prompts_that_are_too_long_are_a_warning_with_their_number(here: Path) -> None:
+    train = TRAIN + b'{"prompt": "' + b"x " * 4000 + b'", "answer": 1}\n'
+    Row(45, "some", ("", "", "", ""), files={"train.jsonl": train}).spoil(here)
+    done = CliRunner().invoke(app, ["plan", "c.yaml", "--json"])
+    warned = [x["found"] for x in json.loads(done.stdout)["lines"] if x["verdict"] == "warning"]
+    assert done.exit_code == 0
+    assert any(
+        "about 1 of 3 prompts are longer than training.max_length (got 2048" in x for x in warned
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "warned"),
+    [
+        ("{type: engine, engine: fake}", True),
+        (f"{{type: engine, engine: fake, model: {FAKE_MODEL}}}", True),
+        ("{type: engine, engine: fake, model: org/another}", False),
+        ("{type: fake}", False),
+    ],
+)
+def test_a_judge_that_is_the_policy_is_warned_of_before_the_run(
+    here: Path, backend: str, warned: bool
+) -> None:
+    more = f"judges: [{{type: rubric, backend: {backend}}}]\n"
+    Row(58, "own-judge", ("", "", "", ""), more=more).spoil(here)
+    done = CliRunner().invoke(app, ["validate", "c.yaml"])
+    assert done.exit_code == 0
+    said = "judge 'rubric' is the policy's own model: models tend to prefer text like their own"
+    assert (said in done.stderr) is warned
+
+
+def test_a_few_solutions_that_fail_their_tests_are_a_warning_with_their_ids(here: Path) -> None:
+    right, wrong = "def add(a, b):\n    return a + b", "def add(a, b):\n    return 3.0"
+    tests = [{"call": "add", "arguments": [1, 2], "expected": 3}]
+    rows = [
+        {"prompt": f"q{i}", "answer": tests, "n": f"p{i}", "solution": solution}
+        for i, solution in enumerate([right, wrong, right + "\n# ``` and ````", None])
+    ]
+    overrides = ["verifiers=[code_tests]", "evaluation.verifiers=[numeric_match]"]
+    overrides += ["prompts.train.columns={metadata: [solution], id: n}"]
+    Row(
+        51, "some", ("", "", "", ""), files={"train.jsonl": "\n".join(map(json.dumps, rows))}
+    ).spoil(here)
+
+    def said(*more: str) -> list[str]:
+        done = CliRunner().invoke(app, ["plan", "c.yaml", "--json", *overrides, *more])
+        lines = json.loads(done.stdout)["lines"]
+        return [
+            f"{x['verdict']}: {x['found']}" for x in lines if "reference solutions" in x["found"]
+        ]
+
+    (line,) = said()
+    assert line.startswith(
+        "warning: 1 of 3 reference solutions are not scored 1 by code_tests (got p1)"
+    )
+    assert "p1: test 1: add returned 3.0" in line
+    assert said("limits.solution_seconds=0") == [
+        "ok: 3 reference solutions, not judged: limits.solution_seconds is 0"
+    ]
+    short = said("limits.solution_seconds=0.001")
+    assert short[0] == "ok: 1 reference solutions are scored 1 by code_tests"
+    assert short[1].startswith(
+        "warning: 2 of 3 reference solutions were not judged by code_tests within"
+    )
+    assert said("--elsewhere") == ["ok: 3 reference solutions, not judged: another machine"]
 
 
 def test_a_finished_run_has_nothing_to_resume(here: Path) -> None:

@@ -88,11 +88,13 @@ def test_an_opening_belongs_to_the_prompt_and_one_that_fails_is_an_error() -> No
     strategy.opening = lambda: (Message(role="user", content="7 stones"),)
     (trajectory,) = run(strategy)
     assert FakeChat().decode(trajectory.prompt_token_ids).endswith("7 stones</user><assistant>")
+    assert trajectory.opening == (Message(role="user", content="7 stones"),), "kept for people"
     for wrong in (lambda: 1 // 0, lambda: None, lambda: ("7 stones",)):
         strategy.opening = wrong
         (failed,) = run(strategy)
         assert failed.status is TrajectoryStatus.ERROR
         assert failed.turns == ()
+        assert failed.opening == ()
 
 
 def test_a_partner_that_hangs_is_given_up_and_closed_while_it_hangs() -> None:

@@ -13,13 +13,22 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.config_files import load_config
-from orchestrator.disk import bytes_of_a_round, folder_bytes, weights_bytes
-from orchestrator.events import Event, EventKind
+from orchestrator.disk import (
+    bytes_of_a_round,
+    bytes_of_checkpoints,
+    folder_bytes,
+    weights_bytes,
+)
+from orchestrator.events import Event, EventKind, EventLog
 from orchestrator.inspect_run import read_run_events, results_of
+from orchestrator.journal import Journal
 from orchestrator.launch import resume_experiment, run_experiment
+from orchestrator.phases import Phase, Trained
 from orchestrator.run_folder import RunFolder
 from policies.errors import StorageError
+from policies.reference import ReferencePart, ReferencePlan
 from tests.run_folders import make_run
+from workers.training.engine import UpdateOutcome
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +48,37 @@ def test_a_round_is_expected_to_write_what_the_rounds_before_did_and_weights(
     assert bytes_of_a_round(folder, 3) == size + weights_bytes(folder)
     assert weights_bytes(folder) == len(b"weights of version 2")
     assert bytes_of_a_round(RunFolder(tmp_path / "none"), 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [
+        ("checkpoint_seconds=600", 0),  # the updates before took 3.5 seconds
+        ("checkpoint_seconds=3", 1),
+        ("checkpoint_seconds=1", 2),  # two lie there while the second takes the place of the first
+        ("checkpoint_seconds=0.1", 2),
+        ("checkpoint_seconds=null", 0),
+        ("checkpoint_steps=7", 0),  # 7 steps: none is written after the last
+        ("checkpoint_steps=6", 1),
+        ("checkpoint_steps=2", 2),
+    ],
+)
+def test_checkpoints_are_counted_when_the_updates_before_were_long_enough(
+    tmp_path: Path, options: str, number: int
+) -> None:
+    folder = make_run(tmp_path / "run", rounds=2)
+    journal, events = Journal(folder.journal), EventLog(folder.events)
+    outcome = UpdateOutcome(num_examples=7, num_steps=7, num_tokens=70)
+    plan = ReferencePlan(parts=(ReferencePart(version=0, weight=1.0),))
+    journal.append(2, Phase.TRAIN, Trained(reference=plan, logprobs="rollout", outcome=outcome))
+    config = load_config("fake-smoke", [f"training.{options}", "rounds=9"]).config
+    one = 3 * weights_bytes(folder)
+    needed = bytes_of_checkpoints(config, folder, journal, events, 3)
+    assert needed == number * one
+    folder.round(3).checkpoints.mkdir(parents=True)
+    (folder.round(3).checkpoints / "there-already").write_bytes(b"x" * 10)
+    assert bytes_of_checkpoints(config, folder, journal, events, 3) == max(0, needed - 10)
+    assert bytes_of_checkpoints(config, folder, journal, events, 1) == 0, "nothing is known yet"
 
 
 def test_a_round_that_would_use_the_room_to_keep_free_is_not_begun_and_begun_after_all(

@@ -22,9 +22,9 @@ from orchestrator.doctor import diagnose
 from orchestrator.doctor_run import examine_run
 from orchestrator.events import Event, EventKind, EventLog
 from orchestrator.launch import resume_experiment, run_experiment
-from orchestrator.lease import process_start
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking_spool import FinishLine, Spool
+from policies.processes import process_start
 from policies.shards import write_json
 
 

@@ -9,11 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.report import write_report
 from orchestrator.run_folder import RunFolder
+from orchestrator.tracking_tables import sample_rows
 from policies.examples import SupervisedExample, TokenSequence
 from policies.records import (
     Branch,
     Feedback,
+    Message,
     Span,
     Step,
     StepScore,
@@ -21,7 +24,7 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.shards import read_records, write_records
+from policies.shards import canonical_json, read_records, write_records
 from tests.run_folders import make_run
 
 FORGED = "\npolicy 9 (graded):\x1b[2J"
@@ -124,3 +127,51 @@ def test_a_trace_shows_steps_with_their_scores_and_where_a_branch_left_its_trunk
     assert "branched from r1.2x3.1 at token 3" in out
     shown = invoke("show", folder.path, "--round", 1, "--feedback")
     assert "steps: 0 of 1 right" in shown
+
+
+@pytest.fixture(params=[False, True], ids=["one-turn", "conversation"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
+    """A run in which the partner spoke first, e.g. the environment of an episode."""
+    folder = make_run(tmp_path / "q-2", rounds=1, tool_use=request.param)
+    opening = (Message(role="user", content=f"Seven stones lie here.{FORGED}"),)
+    path = folder.round(1).shard(0).of("trajectories")
+    trajectories = [
+        t.model_copy(update={"opening": opening}) for t in read_records(path, Trajectory)
+    ]
+    write_records(path, Trajectory, trajectories)
+    return folder
+
+
+def test_every_view_shows_what_the_partner_began_with(opened: RunFolder) -> None:
+    shown = invoke("show", opened.path, "--round", 1, "--trajectories", "--limit", 1)
+    assert labels(shown, "  ")[:2] == ["opening:", "policy 1:"]
+    pairs = invoke("show", opened.path, "--round", 1, "--pairs", "--limit", 1)
+    traced = invoke("trace", opened.path, "r1.2x3.0")
+    assert "  opening (in the prompt's tokens):" in traced
+    html, markdown = (path.read_text() for path in write_report(opened))
+    (row, *_) = sample_rows(opened.round(1), 1)
+    plain = (shown, pairs, traced, str(row["completion"]))
+    for view in (*plain, html, markdown):
+        assert "Seven stones lie here." in view
+        assert "\x1b" not in view
+    for view in plain:
+        assert "\npolicy 9 (graded):" not in view, "a text cannot pass for a label"
+    assert '<span class="who">opening</span>' in html
+    assert "**opening** Seven stones" in markdown
+    assert str(row["completion"]).startswith("opening:\n  Seven stones")
+    (facts,) = json.loads(
+        invoke("show", opened.path, "--round", 1, "--trajectories", "--limit", 1, "--json")
+    )
+    assert facts["opening"].startswith("Seven stones")
+    assert facts["turns"][0]["heading"].startswith("policy 1"), "headings stay with their turns"
+
+
+def test_a_run_without_openings_is_written_and_shown_as_before(folder: RunFolder) -> None:
+    path = folder.round(1).shard(0).of("trajectories")
+    first = read_records(path, Trajectory)[0]
+    assert first.opening == ()
+    assert "opening" not in first.model_dump(mode="json")
+    assert "opening" not in canonical_json(first), "its digest is that of older versions"
+    older = Trajectory.model_validate(first.model_dump(mode="json") | {"opening": None})
+    assert older == first, "a file of an older version has no such column"
+    assert "opening:" not in invoke("show", folder.path, "--round", 1, "--trajectories")

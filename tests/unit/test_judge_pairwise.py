@@ -10,13 +10,9 @@ from policies.component import create
 from policies.records import (
     Message,
     Prompt,
-    Sampling,
-    StopReason,
-    Trajectory,
-    TrajectoryStatus,
-    Turn,
     VerdictStatus,
 )
+from tests.attempts import attempt
 from workers.verify.judge import JUDGES, JudgeBackend, JudgeJob, Judgement, Question, Reply
 from workers.verify.judges.pairwise import choose_pairs
 
@@ -42,26 +38,11 @@ class Scripted(JudgeBackend):
         return "scripted"
 
 
-def attempt(index: int, text: str) -> Trajectory:
-    turn = Turn(
-        role="policy", token_ids=(7,), text=text, logprobs=(-1.0,), stop_reason=StopReason.STOP
-    )
-    return Trajectory(
-        id=f"t{index}",
-        prompt_id="p",
-        sample_index=index,
-        policy_version=0,
-        policy_digest="d",
-        prompt_token_ids=(1,),
-        turns=(turn,),
-        status=TrajectoryStatus.COMPLETE,
-        sampling=Sampling(),
-    )
-
-
 def judged(backend: JudgeBackend, texts: Sequence[str], **settings: object) -> Judgement:
     config = JUDGES.parse({"type": "pairwise", "backend": "fake", **settings})
-    trajectories = tuple(attempt(i, text) for i, text in enumerate(texts))
+    trajectories = tuple(
+        attempt(text, name=f"t{i}", sample_index=i) for i, text in enumerate(texts)
+    )
     job = JudgeJob(prompt=PROMPT, trajectories=trajectories, seed=5)
     judgement: Judgement = create(config, backend=backend).judge([job])[0]
     return judgement

@@ -117,6 +117,8 @@ def test_a_judge_sees_the_last_completion_or_the_labelled_transcript() -> None:
         viewed_text(trajectory, "transcript")
         == "[policy]\nask\n[observation]\n4\n[policy]\nit is 4"
     )
+    begun = trajectory.model_copy(update={"opening": (Message(role="user", content="Play."),)})
+    assert viewed_text(begun, "transcript").startswith("[opening]\nPlay.\n[policy]\nask\n")
     silent = trajectory.model_copy(update={"turns": (trajectory.turns[1],)})
     assert viewed_text(silent, "transcript") == ""
 

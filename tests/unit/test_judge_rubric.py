@@ -10,13 +10,9 @@ from policies.component import create
 from policies.records import (
     Message,
     Prompt,
-    Sampling,
-    StopReason,
-    Trajectory,
-    TrajectoryStatus,
-    Turn,
     VerdictStatus,
 )
+from tests.attempts import attempt
 from workers.verify.judge import JUDGES, JudgeBackend, JudgeJob, Judgement, Question, Reply
 
 
@@ -37,26 +33,7 @@ class Queue(JudgeBackend):
 
 def rated(backend: Queue, completions: Sequence[str], **settings: object) -> Judgement:
     trajectories = tuple(
-        Trajectory(
-            id=f"t{i}",
-            prompt_id="p",
-            sample_index=i,
-            policy_version=0,
-            policy_digest="d",
-            prompt_token_ids=(1,),
-            turns=(
-                Turn(
-                    role="policy",
-                    token_ids=(7,),
-                    text=text,
-                    logprobs=(-1.0,),
-                    stop_reason=StopReason.STOP,
-                ),
-            ),
-            status=TrajectoryStatus.COMPLETE,
-            sampling=Sampling(),
-        )
-        for i, text in enumerate(completions)
+        attempt(text, name=f"t{i}", sample_index=i) for i, text in enumerate(completions)
     )
     prompt = Prompt(id="p", messages=(Message(role="user", content="2+2?"),), answer=4)
     config = JUDGES.parse({"type": "rubric", "backend": "fake", **settings})

@@ -15,15 +15,13 @@ from policies.records import (
     Message,
     PolicyVersion,
     Prompt,
-    Sampling,
-    StopReason,
     Trajectory,
     TrajectoryStatus,
-    Turn,
     Verdict,
     VerdictStatus,
 )
 from policies.shards import read_marker, read_records, write_records
+from tests import attempts
 from tests.committing import committed
 from workers.portion import WHOLE, Portion
 from workers.verify.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement
@@ -88,20 +86,14 @@ class Shard(NamedTuple):
 
 
 def attempt(prompt: str, index: int, text: str, status: str = "complete") -> Trajectory:
-    turn = Turn(
-        role="policy", token_ids=(7,), text=text, logprobs=(-1.0,), stop_reason=StopReason.STOP
-    )
-    return Trajectory(
-        id=f"{prompt}.{index}",
-        prompt_id=prompt,
+    changes = {"turns": (), "error": "engine"} if status == "error" else {}
+    return attempts.attempt(
+        text,
+        name=f"{prompt}.{index}",
         sample_index=index,
-        policy_version=0,
-        policy_digest="d",
-        prompt_token_ids=(1,),
-        turns=(turn,) if status != "error" else (),
+        prompt_id=prompt,
         status=TrajectoryStatus(status),
-        sampling=Sampling(),
-        error="engine" if status == "error" else None,
+        **changes,
     )
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.journal import Journal
-from orchestrator.lease import Claim, Fence, claim, is_alive, latest_claim, process_start
+from orchestrator.lease import Claim, Fence, claim, is_alive, latest_claim
 from orchestrator.phases import Drawn, Phase
 from orchestrator.run_folder import RunFolder
 from policies.errors import LeaseError
 from policies.files import write_json
+from policies.processes import process_start
 from policies.store import PolicyStore
 
 

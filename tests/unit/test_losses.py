@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from policies.loss import PairLoss, PairTensors, UnpairedLoss, UnpairedTensors
+from policies.loss import PairTensors, UnpairedTensors
 from tests.parity.vectors import masked_sequence, weights_for
-from tests.training_cases import make_loss
+from tests.training_cases import make_loss, pair_loss, unpaired_loss
 from workers.training.reference_pass import weighted_sum
 from workers.training.steps import pair_tensors
 
@@ -25,18 +25,6 @@ MARGIN_ONLY = [
     ("aot", {}),
 ]
 ABSOLUTE = ["nca_pair", "bco_pair", "apo_zero", "apo_down", "sppo_hard", "ipo", "sigmoid_norm"]
-
-
-def pair_loss(name: str, **settings: Any) -> PairLoss:
-    loss = make_loss(name, **{"beta": 0.1, **settings})
-    assert isinstance(loss, PairLoss)
-    return loss
-
-
-def unpaired_loss(name: str, **settings: Any) -> UnpairedLoss:
-    loss = make_loss(name, **{"beta": 0.1, **settings})
-    assert isinstance(loss, UnpairedLoss)
-    return loss
 
 
 def tensors(a: list[float], b: list[float], lengths: tuple[int, int] = (4, 3)) -> PairTensors:

@@ -35,8 +35,13 @@ def step_loss(name: str, **settings: Any) -> UnpairedLoss:
     return cast(UnpairedLoss, make_loss(name, **{"beta": 0.1, **settings}))
 
 
-def in_turns(lengths: list[int], gap: int = 2, scored_from: int = 0) -> TokenSequence:
-    """Three prompt tokens, then turns of these lengths with `gap` observed tokens after each but the last."""
+def in_turns(
+    lengths: list[int], gap: int = 2, scored_from: int = 0, differs_from: int | None = None
+) -> TokenSequence:
+    """Three prompt tokens, then turns of these lengths with `gap` observed tokens after each but the last.
+
+    Sequences have the same tokens up to position `differs_from` of one of them.
+    """
     mask, turns = [0, 0, 0], []
     for i, length in enumerate(lengths):
         turns.append(TokenSpan(start=len(mask), end=len(mask) + length))
@@ -45,7 +50,9 @@ def in_turns(lengths: list[int], gap: int = 2, scored_from: int = 0) -> TokenSeq
     return TokenSequence(
         trajectory_id="t",
         policy_version=0,
-        token_ids=tuple(range(len(mask))),
+        token_ids=tuple(
+            i if differs_from is None or i < differs_from else 1000 + i for i in range(len(mask))
+        ),
         loss_mask=tuple(mask),
         logprobs=(0.0,) * len(mask),
         turns=tuple(turns),
@@ -101,14 +108,14 @@ def test_dmpo_with_one_turn_is_dpo() -> None:
     loss = pair_loss("dmpo", gamma=0.7)
     pairs = dmpo_of(loss, ([1.4], [-0.3]), [5])
     torch.testing.assert_close(loss.per_pair(pairs), pair_loss("dpo").per_pair(pairs))
-    assert loss.token_weights(in_turns([5]), in_turns([2, 2])) == [1.0] * 5
+    assert loss.token_weights(in_turns([5]), in_turns([2, 2], differs_from=3)) == [1.0] * 5
     bare = in_turns([4]).model_copy(update={"turns": ()})
     assert loss.token_weights(bare, bare) == [1.0] * 4, "no record of turns: one turn"
 
 
 def test_each_side_is_weighed_by_its_own_number_of_turns() -> None:
     loss = pair_loss("dmpo", gamma=0.7)
-    two, three = in_turns([2, 1]), in_turns([1, 1, 2])
+    two, three = in_turns([2, 1]), in_turns([1, 1, 2], differs_from=3)
     assert loss.token_weights(two, three) == pytest.approx([1, 1, 0.411765], abs=1e-6)
     assert loss.token_weights(three, two) == pytest.approx(
         [1, 0.543379, 0.223744, 0.223744], abs=1e-6
@@ -120,6 +127,67 @@ def test_turns_that_both_sides_share_are_where_the_pair_starts_from() -> None:
     whole = in_turns([2, 3, 1])
     late = in_turns([2, 3, 1], scored_from=whole.turns[1].start)
     assert loss.token_weights(late, late) == pytest.approx([1, 1, 1, 0.411765], abs=1e-6)
+
+
+def sum_over_turns(
+    loss: PairLoss, own: TokenSequence, other: TokenSequence, *of_turns: float
+) -> float:
+    """Weighted sum of log-ratios that are spread evenly over the tokens of each turn."""
+    ratio = [0.0] * len(own.token_ids)
+    for turn, value in zip(own.turns, of_turns, strict=True):
+        for i in range(turn.start, turn.end):
+            ratio[i] = value / (turn.end - turn.start)
+    weights = loss.token_weights(own, other)
+    scored = [r for r, m in zip(ratio, own.loss_mask, strict=True) if m]
+    return sum(w * r for w, r in zip(weights, scored, strict=True))
+
+
+@pytest.mark.parametrize(
+    "masked", [False, True], ids=["whole-trajectories", "scored-from-the-fork"]
+)
+def test_weights_begin_at_the_turn_in_which_the_sides_part_whoever_made_the_pair(
+    masked: bool,
+) -> None:
+    # Chosen has 3 turns, rejected 2, and the first is the same on both sides. From the fork on they have 2 and 1:
+    # weights 1, 0.411765 and 1. Chosen: 0.2 + 0.411765 x 0.3 = 0.323529; rejected: 0.1; the shared 0.5 counts nowhere.
+    loss = pair_loss("dmpo", gamma=0.7)
+    fork = in_turns([2, 3, 1]).turns[1].start
+    start = fork if masked else 0
+    chosen = in_turns([2, 3, 1], scored_from=start, differs_from=fork)
+    rejected = in_turns([2, 4], scored_from=start)
+    first = [] if masked else [0.0, 0.0]
+    assert loss.token_weights(chosen, rejected) == pytest.approx(
+        [*first, 1, 1, 1, 0.411765], abs=1e-6
+    )
+    assert loss.token_weights(rejected, chosen) == pytest.approx([*first, 1, 1, 1, 1])
+    right = sum_over_turns(loss, chosen, rejected, 0.5, 0.2, 0.3)
+    wrong = sum_over_turns(loss, rejected, chosen, 0.5, 0.1)
+    assert right == pytest.approx(0.323529, abs=1e-6)
+    assert wrong == pytest.approx(0.1)
+    # beta 0.1: log(1 + exp(-0.0223529)) = 0.682033
+    assert math.log1p(math.exp(-0.1 * (right - wrong))) == pytest.approx(0.682033, abs=1e-6)
+
+
+def test_a_turn_in_which_the_sides_part_counts_whole_and_a_side_that_ends_at_the_fork_not_at_all() -> (
+    None
+):
+    loss = pair_loss("dmpo", gamma=0.7)
+    turn = in_turns([2, 3, 1]).turns[1]
+    chosen = in_turns([2, 3, 1], differs_from=turn.start + 1)
+    assert loss.token_weights(chosen, in_turns([2, 3, 1])) == pytest.approx(
+        [0, 0, 1, 1, 1, 0.411765], abs=1e-6
+    )
+    longer = in_turns([2, 3, 1])
+    shorter = longer.model_copy(
+        update={
+            "token_ids": longer.token_ids[: turn.end],
+            "loss_mask": longer.loss_mask[: turn.end],
+            "logprobs": longer.logprobs[: turn.end],
+            "turns": longer.turns[:2],
+        }
+    )
+    assert loss.token_weights(shorter, longer) == [0.0] * 5
+    assert loss.token_weights(longer, shorter) == [0.0] * 5 + [1.0]
 
 
 def test_an_observation_that_is_scored_counts_as_the_turn_before_it() -> None:

@@ -14,8 +14,8 @@ from orchestrator.events import Event, EventKind
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
 from policies.errors import CorruptPolicyError, CorruptStateError, ResumeError
-from policies.fake_model import write_fake_model
 from policies.shards import find_damage, marker_path
+from tests.fake_runs import fake_config
 
 
 class Stopped(BaseException):
@@ -23,24 +23,9 @@ class Stopped(BaseException):
 
 
 def config(tmp_path: Path, **changes: Any) -> RunConfig:
-    write_fake_model(tmp_path / "model", skill=0.3)
-    arithmetic = {"type": "arithmetic", "low": 2, "high": 4, "held_out": 2}
-    tree = {
-        "rounds": 1,
-        "policy": {"model": str(tmp_path / "model")},
-        "prompts": {
-            "train": arithmetic | {"split": "train"},
-            "held_out": arithmetic | {"split": "held_out"},
-            "per_round": 4,
-        },
-        "rollout": {"engine": {"type": "fake"}, "samples_per_prompt": 4, "prompts_per_shard": 2},
-        "verifiers": [{"type": "numeric_match"}],
-        "preferences": {"type": "right_vs_wrong"},
-        "training": {"engine": {"type": "fake"}},
-        "cluster": {"backend": "inline"},
-        "tracking": {"enabled": False},
-    }
-    return RunConfig.model_validate(tree | changes)
+    """A round of two shards of two prompts."""
+    sizes = {"rounds": 1, "high": 4, "held_out": 2, "per_round": 4, "per_shard": 2}
+    return fake_config(tmp_path, **(sizes | changes))
 
 
 def stop_before(phase: str) -> Callable[[Event], None]:

@@ -196,6 +196,59 @@ def test_a_gpu_config_is_refused_without_a_gpu_unless_it_is_for_elsewhere(
     ).fits
 
 
+@pytest.mark.parametrize(
+    ("capability", "refused"),
+    [
+        (7.0, {"policy.dtype", "training.precision"}),
+        (7.5, {"policy.dtype", "training.precision"}),
+        (8.0, set()),
+        (None, set()),
+    ],
+)
+def test_bfloat16_is_refused_on_a_gpu_that_does_not_compute_in_it_and_only_there(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: float | None,
+    refused: set[str],
+) -> None:
+    known = () if capability is None else (capability,)
+    machine = Machine(4, 8 << 30, 8 << 30, (8 << 30,), known)
+    monkeypatch.setattr("orchestrator.plan.this_machine", lambda: machine)
+    on_gpu = ["rollout.resources.num_gpus=0.5", "training.resources.num_gpus=0.5"]
+    said = found(planned(model, tmp_path, *on_gpu), "number format")
+    assert {w for w in ("policy.dtype", "training.precision") if f"Set by: {w}." in said} == refused
+    for line in said.splitlines():
+        assert f"its compute capability is {capability:g}" in line
+        assert "Fix: use f" in line  # float16 or float32, fp32
+    assert found(planned(model, tmp_path), "number format") == ""  # on the CPU it works
+    assert found(planned(model, tmp_path, *on_gpu, elsewhere=True), "number format") == ""
+    remedy = ["policy.dtype=float16", "training.precision=fp32"]
+    assert found(planned(model, tmp_path, *on_gpu, *remedy), "number format") == ""
+
+
+def test_float16_is_refused_on_a_cpu_wherever_the_run_is_for(model: Path, tmp_path: Path) -> None:
+    for elsewhere in (False, True):
+        plan = planned(model, tmp_path, "policy.dtype=float16", elsewhere=elsewhere)
+        assert "a CPU cannot be used with float16" in problems(plan)
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["new-driver", "old-driver"])
+def test_what_the_driver_says_about_gpus_is_read_even_from_one_that_knows_no_capabilities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knows: bool
+) -> None:
+    old = "" if knows else 'case "$1" in *compute_cap*) echo "not a valid field"; exit 2;; esac\n'
+    row = '*compute_cap*) echo "81559, 9.0"; echo "16384, 7.0";; *) echo 81559; echo 16384;;'
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f'#!/bin/sh\n{old}case "$1" in {row} esac\n')
+    tool.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    machine = this_machine()
+    assert machine.gpu_bytes == (81559 << 20, 16384 << 20)
+    assert machine.gpu_capabilities == ((9.0, 7.0) if knows else ())
+
+
 def test_too_little_memory_or_disk_is_a_problem(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +258,42 @@ def test_too_little_memory_or_disk_is_a_problem(
     assert "memory: about" in text
     assert "disk: about" in text
     assert planned(model, tmp_path, elsewhere=True).fits
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "verdict"),
+    [
+        (["training.checkpoint_seconds=null"], None, "ok"),
+        # 1,000,000 parameters x 4 bytes x (weights and two moments) x (the newest and the one being written)
+        ([], "24 MB", "warning"),
+        (["training.checkpoint_seconds=null", "training.checkpoint_steps=1"], "24 MB", "problem"),
+        # 8 prompts x 8 samples = 64 examples: 8 steps of 8, so 7 steps lie behind the only one
+        (["training.checkpoint_seconds=null", "training.checkpoint_steps=7"], "12 MB", "problem"),
+        (["training.checkpoint_seconds=null", "training.checkpoint_steps=8"], None, "ok"),
+        (["policy.adapter={rank: 16}"], "2 MB", "warning"),  # 16 / 256 of 24 MB
+    ],
+)
+def test_checkpoints_inside_an_update_count_at_their_peak(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    size: str | None,
+    verdict: str,
+) -> None:
+    write_safetensors(model / "model.safetensors", {"a": [1000, 1000]})
+    rest = ["rounds=1", "rollout.samples_per_prompt=8", "training.batch_size=8"]
+    (line,) = (x for x in planned(model, tmp_path, *rest, *options).lines if x.what == "disk")
+    assert ("for checkpoints meanwhile" in line.found) is (size is not None)
+    if size is not None:
+        assert f"and up to {size} for checkpoints" in line.found
+    assert line.verdict == "ok"
+    assert "5 MB in all" in line.found
+    enough = 5_800_000  # for all but the checkpoints
+    monkeypatch.setattr("orchestrator.plan.free_disk", lambda path: enough)
+    (line,) = (x for x in planned(model, tmp_path, *rest, *options).lines if x.what == "disk")
+    assert line.verdict == verdict, line.found
+    assert ("Fix: make room, or give another --runs-dir" in line.found) is (verdict != "ok")
 
 
 def test_a_place_that_cannot_be_written_to_is_a_problem(model: Path, tmp_path: Path) -> None:

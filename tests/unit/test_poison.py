@@ -12,38 +12,25 @@ from orchestrator.config import RunConfig
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
 from policies.errors import LimitExceededError, RolloutError, VerificationError
-from policies.fake_model import write_fake_model
 from policies.records import Feedback, Trajectory, TrajectoryStatus
 from policies.shards import read_records
+from tests.fake_runs import fake_config
 
 ENGINES = Path(__file__).parents[1] / "deadly_engine.py"
 
 
 def config(tmp_path: Path, engine: str, **changes: Any) -> RunConfig:
-    write_fake_model(tmp_path / "model", skill=0.3)
-    arithmetic = {"type": "arithmetic", "low": 2, "high": 5, "held_out": 3}
     tree = {
         "rounds": 1,
         "seed": 3,
-        "policy": {"model": str(tmp_path / "model")},
-        "prompts": {
-            "train": arithmetic | {"split": "train"},
-            "held_out": arithmetic | {"split": "held_out"},
-            "per_round": 13,
-        },
         "rollout": {
             "engine": {"type": f"{ENGINES}:{engine}"},
             "samples_per_prompt": 3,
             "prompts_per_shard": 5,
         },
-        "verifiers": [{"type": "numeric_match"}],
-        "preferences": {"type": "right_vs_wrong"},
-        "training": {"engine": {"type": "fake"}},
         "limits": {"max_failed_trajectories": 0.4},
-        "cluster": {"backend": "inline"},
-        "tracking": {"enabled": False},
     }
-    return RunConfig.model_validate(tree | changes)
+    return fake_config(tmp_path, high=5, held_out=3, per_round=13, **(tree | changes))
 
 
 def trajectories(folder: RunFolder) -> list[Trajectory]:

@@ -18,34 +18,17 @@ from orchestrator.removal_notes import removed, why_gone
 from orchestrator.retention import best_round, needed_policies
 from orchestrator.run_folder import RunFolder
 from policies.errors import InputError, PawlError
-from policies.fake_model import write_fake_model
 from policies.faulty_files import CountingFiles, CrashingFiles
 from policies.files import using
 from policies.records import RoundResult, RoundStatus
 from policies.shards import read_marker
-
-ARITHMETIC = {"type": "arithmetic", "low": 2, "high": 5, "held_out": 3}
+from tests.fake_runs import fake_config
 
 
 def config(tmp_path: Path, rounds: int = 4, **changes: Any) -> RunConfig:
-    if not (tmp_path / "model").exists():
-        write_fake_model(tmp_path / "model", skill=0.3)
-    tree: dict[str, Any] = {
-        "rounds": rounds,
-        "policy": {"model": str(tmp_path / "model")},
-        "prompts": {
-            "train": ARITHMETIC | {"split": "train"},
-            "held_out": ARITHMETIC | {"split": "held_out"},
-            "per_round": 3,
-        },
-        "rollout": {"engine": {"type": "fake"}, "samples_per_prompt": 6, "prompts_per_shard": 3},
-        "verifiers": [{"type": "numeric_match"}],
-        "preferences": {"type": "right_vs_wrong"},
-        "training": {"engine": {"type": "fake"}},
-        "cluster": {"backend": "inline"},
-        "tracking": {"enabled": False},
-    }
-    return RunConfig.model_validate(tree | changes)
+    """Rounds of one shard."""
+    sizes = {"rounds": rounds, "high": 5, "held_out": 3, "per_round": 3, "samples": 6}
+    return fake_config(tmp_path, **(sizes | changes))
 
 
 def run(tmp_path: Path, settings: RunConfig, name: str = "run") -> RunFolder:

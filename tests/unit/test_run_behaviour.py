@@ -6,14 +6,13 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from orchestrator.config import RunConfig
 from orchestrator.events import Event, EventKind, Observer, read_events
 from orchestrator.launch import RunSummary, resume_experiment, run_experiment
-from orchestrator.lease import claim, process_start
+from orchestrator.lease import claim
 from orchestrator.run_folder import RunFolder
 from policies.errors import (
     ConfigurationError,
@@ -22,32 +21,9 @@ from policies.errors import (
     ResumeError,
     RolloutError,
 )
-from policies.fake_model import write_fake_model
+from policies.processes import process_start
 from policies.records import RoundStatus
-
-ARITHMETIC = {"type": "arithmetic", "low": 2, "high": 6, "held_out": 5}
-
-
-def config(tmp_path: Path, skill: float = 0.3, **changes: Any) -> RunConfig:
-    model = tmp_path / "model"
-    if not model.exists():
-        write_fake_model(model, skill=skill)
-    tree: dict[str, Any] = {
-        "rounds": 2,
-        "policy": {"model": str(model)},
-        "prompts": {
-            "train": ARITHMETIC | {"split": "train"},
-            "held_out": ARITHMETIC | {"split": "held_out"},
-            "per_round": 6,
-        },
-        "rollout": {"engine": {"type": "fake"}, "samples_per_prompt": 4, "prompts_per_shard": 3},
-        "verifiers": [{"type": "numeric_match"}],
-        "preferences": {"type": "right_vs_wrong"},
-        "training": {"engine": {"type": "fake"}},
-        "cluster": {"backend": "inline"},
-        "tracking": {"enabled": False},
-    }
-    return RunConfig.model_validate(tree | changes)
+from tests.fake_runs import arithmetic, fake_config
 
 
 def run(tmp_path: Path, settings: RunConfig, observers: Sequence[Observer] = ()) -> RunSummary:
@@ -55,14 +31,14 @@ def run(tmp_path: Path, settings: RunConfig, observers: Sequence[Observer] = ())
 
 
 def test_round_zero_measures_the_untrained_policy(tmp_path: Path) -> None:
-    first = run(tmp_path, config(tmp_path)).results[0]
+    first = run(tmp_path, fake_config(tmp_path)).results[0]
     assert first.status is RoundStatus.UNTRAINED
     assert (first.before, first.after) == (0, 0)
     assert 0.0 <= first.metrics["eval/pass@1"] <= first.metrics["eval/pass@8"] <= 1.0
 
 
 def test_each_round_trains_on_its_own_version_and_publishes_the_next(tmp_path: Path) -> None:
-    results = run(tmp_path, config(tmp_path)).results
+    results = run(tmp_path, fake_config(tmp_path)).results
     assert [(r.before, r.after) for r in results] == [(0, 0), (0, 1), (1, 2)]
     assert [r.reference for r in results[1:]] == [
         "version 0 (log-probs: rollout)",
@@ -74,7 +50,7 @@ def test_each_round_trains_on_its_own_version_and_publishes_the_next(tmp_path: P
 
 def test_the_initial_reference_stays_the_starting_model(tmp_path: Path) -> None:
     training = {"engine": {"type": "fake"}, "reference": {"type": "initial"}}
-    results = run(tmp_path, config(tmp_path, training=training)).results
+    results = run(tmp_path, fake_config(tmp_path, training=training)).results
     assert results[1].reference == "version 0 (log-probs: rollout)", (
         "in round 1 the initial policy sampled"
     )
@@ -85,7 +61,7 @@ def test_a_worse_policy_is_rolled_back_and_the_next_round_starts_from_the_old_on
     tmp_path: Path,
 ) -> None:
     accept = {"type": "if_better", "margin": 0.9}
-    results = run(tmp_path, config(tmp_path, acceptance=accept)).results
+    results = run(tmp_path, fake_config(tmp_path, acceptance=accept)).results
     assert [r.status for r in results[1:]] == [RoundStatus.REJECTED, RoundStatus.REJECTED]
     assert [(r.before, r.after) for r in results[1:]] == [(0, 0), (0, 0)]
     assert "margin" in results[1].reason
@@ -94,7 +70,7 @@ def test_a_worse_policy_is_rolled_back_and_the_next_round_starts_from_the_old_on
 def test_a_round_without_pairs_is_skipped_with_its_reason_and_a_streak_ends_the_run(
     tmp_path: Path,
 ) -> None:
-    summary = run(tmp_path, config(tmp_path, skill=1.0, rounds=9))
+    summary = run(tmp_path, fake_config(tmp_path, skill=1.0, rounds=9))
     skipped = summary.results[1:]
     assert [r.status for r in skipped] == [RoundStatus.SKIPPED] * 2
     assert "0 examples" in skipped[0].reason
@@ -105,7 +81,7 @@ def test_a_round_without_pairs_is_skipped_with_its_reason_and_a_streak_ends_the_
 
 def test_a_broken_engine_fails_the_run_truthfully_and_what_finished_stays(tmp_path: Path) -> None:
     engine = {"type": "fake", "fail_prompts_matching": "2 times 3|3 times 2|5 times 5"}
-    settings = config(
+    settings = fake_config(
         tmp_path, rollout={"engine": engine, "samples_per_prompt": 4, "prompts_per_shard": 3}
     )
     with pytest.raises(RolloutError, match="told to fail"):
@@ -125,7 +101,7 @@ def verifier_file(tmp_path: Path, body: str) -> dict[str, str]:
 
 def test_a_verifier_file_outside_the_repository_decides_what_is_learned(tmp_path: Path) -> None:
     mine = verifier_file(tmp_path, "return str(answer) in completion")
-    results = run(tmp_path, config(tmp_path, verifiers=[mine])).results
+    results = run(tmp_path, fake_config(tmp_path, verifiers=[mine])).results
     assert results[2].metrics["eval/pass@1"] > 0
     assert results[1].metrics["verify/mine/error_share"] == 0
 
@@ -143,7 +119,7 @@ def test_a_verifier_that_always_fails_stops_the_run_with_counts_and_cause(
     tmp_path: Path, body: str, message: str
 ) -> None:
     with pytest.raises(LimitExceededError, match=r"of \d+ verdicts of mine are errors") as caught:
-        run(tmp_path, config(tmp_path, verifiers=[verifier_file(tmp_path, body)]))
+        run(tmp_path, fake_config(tmp_path, verifiers=[verifier_file(tmp_path, body)]))
     assert message in str(caught.value)
     assert "limits.max_verdict_errors" in str(caught.value)
 
@@ -161,7 +137,7 @@ def test_a_verifier_that_sometimes_fails_is_counted_warned_about_and_never_a_sco
     limits = {"max_verdict_errors": 0.95}
     summary = run(
         tmp_path,
-        config(tmp_path, verifiers=[verifier_file(tmp_path, body)], limits=limits),
+        fake_config(tmp_path, verifiers=[verifier_file(tmp_path, body)], limits=limits),
         [listen],
     )
     metrics = summary.results[1].metrics
@@ -177,12 +153,12 @@ def test_a_hanging_verifier_costs_its_timeout_and_gives_errors(tmp_path: Path) -
     body = "return time.sleep(60) if completion.startswith('That') else str(answer) in completion"
     mine = verifier_file(tmp_path, body) | {"timeout_seconds": 0.3}
     limits = {"max_verdict_errors": 0.95}
-    summary = run(tmp_path, config(tmp_path, verifiers=[mine], limits=limits, rounds=1))
+    summary = run(tmp_path, fake_config(tmp_path, verifiers=[mine], limits=limits, rounds=1))
     assert summary.results[1].metrics["verify/mine/errors"] > 0
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
-    settings = config(tmp_path)
+    settings = fake_config(tmp_path)
     run(tmp_path, settings)
     with pytest.raises(ConfigurationError, match=r"holds a run already.*pawl resume"):
         run(tmp_path, settings)
@@ -210,7 +186,7 @@ def test_a_run_that_another_process_drives_is_left_alone(tmp_path: Path) -> None
 
 
 def test_an_edited_config_is_refused_on_resume(tmp_path: Path) -> None:
-    run(tmp_path, config(tmp_path))
+    run(tmp_path, fake_config(tmp_path))
     folder = RunFolder(tmp_path / "run")
     folder.config.write_text(folder.config.read_text().replace('"rounds": 2', '"rounds": 3'))
     with pytest.raises(ResumeError, match="was edited"):
@@ -218,15 +194,15 @@ def test_an_edited_config_is_refused_on_resume(tmp_path: Path) -> None:
 
 
 def test_prompts_that_stand_in_both_sets_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    both = ARITHMETIC | {"split": "train"}
-    settings = config(tmp_path, prompts={"train": both, "held_out": both, "per_round": 6})
+    both = arithmetic("train")
+    settings = fake_config(tmp_path, prompts={"train": both, "held_out": both, "per_round": 6})
     with pytest.raises(InputError):
         run(tmp_path, settings)
     assert not (tmp_path / "run/journal.jsonl").exists()
 
 
 def test_a_starting_model_that_changed_is_refused_on_resume(tmp_path: Path) -> None:
-    run(tmp_path, config(tmp_path))
+    run(tmp_path, fake_config(tmp_path))
     (tmp_path / "model" / "model.safetensors").write_bytes(b"other")
     from policies.errors import PolicyStoreError
 

@@ -9,13 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from orchestrator.audit import audit
 from orchestrator.config import RunConfig
 from orchestrator.launch import run_experiment
+from orchestrator.plan import make_plan
 from orchestrator.run_folder import RunFolder
-from policies.fake_model import write_fake_model
-from policies.records import RoundStatus
+from policies.records import RoundStatus, Trajectory
+from policies.shards import read_records
+from tests.fake_runs import fake_config
 
-ARITHMETIC = {"type": "arithmetic", "low": 2, "high": 6, "held_out": 5}
 UNPAIRED = {
     "name": "single",
     "rounds": 2,
@@ -24,35 +26,20 @@ UNPAIRED = {
 }
 
 
-def config(model: Path, **changes: Any) -> RunConfig:
-    if not model.exists():
-        write_fake_model(model, skill=0.3)
-    tree: dict[str, Any] = {
-        "rounds": 3,
-        "policy": {"model": str(model)},
-        "prompts": {
-            "train": ARITHMETIC | {"split": "train"},
-            "held_out": ARITHMETIC | {"split": "held_out"},
-            "per_round": 6,
-        },
-        "rollout": {"engine": {"type": "fake"}, "samples_per_prompt": 4, "prompts_per_shard": 3},
-        "verifiers": [{"type": "numeric_match"}],
-        "preferences": {"type": "right_vs_wrong"},
-        "training": {"engine": {"type": "fake"}, "batch_size": 4},
-        "cluster": {"backend": "inline"},
-        "tracking": {"enabled": False},
-    }
-    return RunConfig.model_validate(tree | changes)
+def config(root: Path, **changes: Any) -> RunConfig:
+    """Three rounds in batches of four."""
+    training = {"engine": {"type": "fake"}, "batch_size": 4}
+    return fake_config(root, **({"rounds": 3, "training": training} | changes))
 
 
 def test_without_stages_the_whole_run_is_one(tmp_path: Path) -> None:
-    settings = config(tmp_path / "model")
+    settings = config(tmp_path)
     (only,) = settings.resolved_stages
     assert (only.first_round, only.last_round, only.training) == (1, 3, settings.training)
 
 
 def test_a_stage_changes_what_it_names_and_keeps_the_rest(tmp_path: Path) -> None:
-    settings = config(tmp_path / "model", stages=[UNPAIRED, "preference"])
+    settings = config(tmp_path, stages=[UNPAIRED, "preference"])
     single, preference = settings.resolved_stages
     assert (single.first_round, single.last_round) == (1, 2)
     assert (single.training.loss.type, single.training.learning_rate) == ("kto", 3e-6)
@@ -63,7 +50,7 @@ def test_a_stage_changes_what_it_names_and_keeps_the_rest(tmp_path: Path) -> Non
 
 
 def test_the_bare_names_stand_for_a_round_of_sft_and_the_run_as_set(tmp_path: Path) -> None:
-    sft, preference = config(tmp_path / "model", stages=["sft", "preference"]).resolved_stages
+    sft, preference = config(tmp_path, stages=["sft", "preference"]).resolved_stages
     assert (sft.last_round, sft.training.loss.type, sft.preferences.type) == (1, "sft", "imitate")
     assert (preference.first_round, preference.last_round) == (2, 3)
 
@@ -86,17 +73,17 @@ def test_a_stage_that_cannot_work_is_refused_by_name(
     tmp_path: Path, stages: list[Any], said: str
 ) -> None:
     with pytest.raises(ValidationError, match=said):
-        config(tmp_path / "model", stages=stages)
+        config(tmp_path, stages=stages)
 
 
 def test_unmasked_training_needs_recomputed_reference_logprobs(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="logprobs: recompute"):
-        config(tmp_path / "model", training={"engine": {"type": "fake"}, "loss_mask": "completion"})
+        config(tmp_path, training={"engine": {"type": "fake"}, "loss_mask": "completion"})
 
 
 def test_verifiers_of_steps_alone_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="nothing scores whole trajectories"):
-        config(tmp_path / "model", verifiers=[{"type": "numeric_match", "level": "step"}])
+        config(tmp_path, verifiers=[{"type": "numeric_match", "level": "step"}])
 
 
 def test_a_loss_of_steps_needs_something_that_judges_steps(tmp_path: Path) -> None:
@@ -105,13 +92,13 @@ def test_a_loss_of_steps_needs_something_that_judges_steps(tmp_path: Path) -> No
         "training": {"engine": {"type": "fake"}, "loss": {"type": "step_kto"}},
     }
     with pytest.raises(ValidationError, match="nothing judges steps"):
-        config(tmp_path / "model", **changes)
+        config(tmp_path, **changes)
     judged = [{"type": "numeric_match"}, {"type": "numeric_match", "name": "s", "level": "step"}]
-    assert config(tmp_path / "model", verifiers=judged, **changes).rounds == 3
+    assert config(tmp_path, verifiers=judged, **changes).rounds == 3
 
 
 def test_a_run_goes_through_its_stages_with_their_own_examples(tmp_path: Path) -> None:
-    settings = config(tmp_path / "model", stages=[UNPAIRED, "preference"])
+    settings = config(tmp_path, stages=[UNPAIRED, "preference"])
     summary = run_experiment(settings, RunFolder(tmp_path / "run"), source="", observers=())
     trained = (RoundStatus.IMPROVED, RoundStatus.KEPT)
     assert [r.status in trained for r in summary.results[1:]] == [True] * 3
@@ -127,7 +114,7 @@ def test_the_initial_reference_of_a_stage_is_the_policy_that_the_stage_began_wit
     tmp_path: Path,
 ) -> None:
     settings = config(
-        tmp_path / "model",
+        tmp_path,
         training={"engine": {"type": "fake"}, "reference": {"type": "initial"}},
         stages=[UNPAIRED, "preference"],
     )
@@ -140,9 +127,6 @@ def test_the_initial_reference_of_a_stage_is_the_policy_that_the_stage_began_wit
 
 
 def test_earlier_policies_give_their_share_of_the_samples(tmp_path: Path) -> None:
-    from policies.records import Trajectory
-    from policies.shards import read_records
-
     rollout = {
         "engine": {"type": "fake"},
         "samples_per_prompt": 4,
@@ -150,7 +134,7 @@ def test_earlier_policies_give_their_share_of_the_samples(tmp_path: Path) -> Non
         "mixture": [{"rounds_ago": 1, "samples": 2}],
     }
     settings = config(
-        tmp_path / "model",
+        tmp_path,
         rollout=rollout,
         training={"engine": {"type": "fake"}, "reference": {"type": "refresh"}},
     )
@@ -160,3 +144,52 @@ def test_earlier_policies_give_their_share_of_the_samples(tmp_path: Path) -> Non
     by_sample = {(t.sample_index, t.policy_version) for t in rows}
     assert by_sample == {(0, 2), (1, 2), (2, 2), (3, 2), (4, 1), (5, 1)}
     assert len({t.id for t in rows}) == len(rows) == 18
+
+
+def test_a_stage_of_demonstrations_makes_one_attempt_whatever_the_rounds_after_it_make(
+    tmp_path: Path,
+) -> None:
+    tools = {"type": "tool_arithmetic", "count": 8, "held_out": 4}
+    warm_up = {
+        "name": "warm_up",
+        "rounds": 1,
+        "strategy": {"type": "demonstrations"},
+        "preferences": {"type": "imitate"},
+        "training": {"loss": {"type": "sft"}},
+    }
+    settings = config(
+        tmp_path,
+        rounds=2,
+        prompts={
+            "train": tools | {"demonstrations": True},
+            "held_out": tools | {"split": "held_out"},
+            "per_round": 6,
+        },
+        rollout={
+            "engine": {"type": "fake"},
+            "samples_per_prompt": 4,
+            "mixture": [{"rounds_ago": 1, "samples": 2}],
+        },
+        stages=[warm_up, "preference"],
+    )
+    folder = RunFolder(tmp_path / "run")
+    run_experiment(settings, folder, source="", observers=())
+    shards = [folder.round(r).shard(0) for r in (1, 2)]
+    taken = [
+        sorted(t.sample_index for t in read_records(shard.of("trajectories"), Trajectory))
+        for shard in shards
+    ]
+    assert taken == [[0] * 6, sorted([0, 1, 2, 3, 4, 5] * 6)]
+    examples = pq.read_table(shards[0].of("examples")).num_rows
+    assert examples == 6, "each demonstration is one example and not four"
+    assert audit(folder).num_problems == 0
+    plan = make_plan(settings, run_folder=tmp_path / "another")
+    said = [line.found for line in plan.lines if line.what == "a round"]
+    assert "stage warm_up: 1 attempt at each prompt and not 6" in said[0]
+
+
+def test_demonstrations_cannot_be_what_held_out_prompts_are_attempted_with(tmp_path: Path) -> None:
+    rollout = {"engine": {"type": "fake"}, "strategy": {"type": "demonstrations"}}
+    sft = {"engine": {"type": "fake"}, "loss": {"type": "sft"}}
+    with pytest.raises(ValidationError, match="nothing of the policy would be measured"):
+        config(tmp_path, rollout=rollout, preferences={"type": "imitate"}, training=sft)

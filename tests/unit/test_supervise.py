@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,34 +14,16 @@ import pytest
 from orchestrator.inspect_run import read_run_events, results_of
 from orchestrator.run_folder import RunFolder
 from orchestrator.supervise import Supervisor
-from policies.fake_model import write_fake_model
+from tests.fake_runs import fake_tree
+from tests.heavy_imports import loaded_by
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("supervised_driver.py")
-ARITHMETIC = {"type": "arithmetic", "low": 2, "high": 6, "held_out": 5}
 
 
 def config(tmp_path: Path, **engine: float) -> Path:
-    write_fake_model(tmp_path / "model", skill=0.3)
-    tree = {
-        "rounds": 2,
-        "policy": {"model": str(tmp_path / "model")},
-        "prompts": {
-            "train": ARITHMETIC | {"split": "train"},
-            "held_out": ARITHMETIC | {"split": "held_out"},
-            "per_round": 6,
-        },
-        "rollout": {
-            "engine": {"type": "fake", **engine},
-            "samples_per_prompt": 4,
-            "prompts_per_shard": 3,
-        },
-        "verifiers": [{"type": "numeric_match"}],
-        "preferences": {"type": "right_vs_wrong"},
-        "training": {"engine": {"type": "fake"}},
-        "cluster": {"backend": "inline"},
-        "tracking": {"enabled": False},
-    }
+    tree = fake_tree(tmp_path)
+    tree["rollout"]["engine"] |= engine
     path = tmp_path / "config.json"
     path.write_text(json.dumps(tree))
     return path
@@ -187,17 +168,5 @@ def test_a_config_that_is_refused_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_the_supervisor_stays_small() -> None:
-    code = (
-        "import sys, orchestrator.cli, orchestrator.supervise\n"
-        "print([m for m in ('ray', 'torch', 'pyarrow', 'numpy', 'mlflow', 'transformers') if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout.strip() == "[]", done.stderr
+    heavy = ("ray", "torch", "pyarrow", "numpy", "mlflow", "transformers")
+    assert loaded_by("import orchestrator.cli, orchestrator.supervise", heavy) == []

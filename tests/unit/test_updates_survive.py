@@ -13,10 +13,9 @@ from orchestrator.events import EventKind, read_events
 from orchestrator.launch import RunSummary, resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
 from policies.errors import TrainingError
-from policies.fake_model import write_fake_model
 from policies.records import RoundStatus
+from tests.fake_runs import fake_config
 
-ARITHMETIC = {"type": "arithmetic", "low": 2, "high": 6, "held_out": 5}
 ENGINE = f"{Path(__file__).parents[1] / 'dying_engine.py'}:DyingEngine"
 
 
@@ -24,26 +23,10 @@ def settings(tmp_path: Path, name: str, **changes: Any) -> RunConfig:
     notes = tmp_path / f"{name}-notes"
     notes.mkdir(exist_ok=True)
     engine = {"type": ENGINE, "notes": str(notes), **changes.pop("engine", {})}
-    if not (tmp_path / "model").exists():
-        write_fake_model(tmp_path / "model", skill=0.3)
-    tree: dict[str, Any] = {
-        "rounds": 1,
-        "policy": {"model": str(tmp_path / "model")},
-        "prompts": {
-            "train": ARITHMETIC | {"split": "train"},
-            "held_out": ARITHMETIC | {"split": "held_out"},
-            "per_round": 6,
-        },
-        "rollout": {"engine": {"type": "fake"}, "samples_per_prompt": 4, "prompts_per_shard": 3},
-        "verifiers": [{"type": "numeric_match"}],
-        "preferences": {"type": "right_vs_wrong"},
-        "training": {"batch_size": 2, "checkpoint_steps": 2, "epochs": 2},
-        "cluster": {"backend": "inline"},
-        "tracking": {"enabled": False},
-    }
-    tree |= changes
-    tree["training"] = {**tree["training"], "engine": engine}
-    return RunConfig.model_validate(tree)
+    training = {"batch_size": 2, "checkpoint_steps": 2, "epochs": 2} | changes.pop("training", {})
+    return fake_config(
+        tmp_path, **({"rounds": 1} | changes), training=training | {"engine": engine}
+    )
 
 
 def run(tmp_path: Path, name: str, **changes: Any) -> RunSummary:

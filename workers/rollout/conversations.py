@@ -55,6 +55,7 @@ class _Conversation:
         self.sample_index = sample_index
         self.partner: Partner | None = None
         self.transcript: Transcript | None = None
+        self.opening: tuple[Message, ...] = ()
         self.turns: list[Turn] = []
         self.then: Callable[[_Conversation, Finished], None] | None = None
         """Takes what the partner answers."""
@@ -181,6 +182,7 @@ class Conversations:
         except PawlError as error:
             self._fail(c, str(error))
             return
+        c.opening = tuple(opening)
         limit = self._engine.max_context
         if limit is not None and len(c.transcript.token_ids) >= limit:
             size = len(c.transcript.token_ids)
@@ -347,6 +349,7 @@ class Conversations:
             ending=c.ending,
             outcome=c.outcome.score,
             graded=_graded(c),
+            opening=c.opening,
         )
 
 

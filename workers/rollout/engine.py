@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from policies.component import Component, Family
 from policies.records import Message, PolicyVersion, Sampling, StopReason
 from workers.rollout.chat import ChatFormat
+
+NumberFormat = Literal["bfloat16", "float16", "float32"]
+"""What weights are loaded and computed in."""
 
 
 @dataclass(frozen=True)

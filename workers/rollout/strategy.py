@@ -42,6 +42,8 @@ class RolloutStrategy(Component):
 
     samples_policy: ClassVar[bool] = True
     """False: the policy did not write the trajectories, and log-probs are not known."""
+    repeats_itself: ClassVar[bool] = False
+    """True: every attempt at a prompt is the same text, whatever the policy and the seed; a round then makes one."""
 
     def __init__(self, config: Component.Config) -> None:
         self.config = config

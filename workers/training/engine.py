@@ -10,6 +10,7 @@ from pydantic import Field
 
 from policies.component import Component, Family, Settings
 from policies.examples import Example
+from policies.files import open_to_append
 from policies.loss import Loss
 from policies.records import PolicyVersion, Record
 from policies.reference import ReferencePlan
@@ -181,5 +182,5 @@ def log_line(path: Path, values: dict[str, Any]) -> None:
     """Append one step's values to the update's log."""
     import json
 
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps(values) + "\n")
+    with open_to_append(path) as handle:
+        handle.write(json.dumps(values).encode() + b"\n")

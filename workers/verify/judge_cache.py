@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from policies.errors import JudgeError
+from policies.files import open_to_append
 from policies.records import Json
 from workers.verify.judge import JudgeBackend, Question, Reply
 
@@ -61,7 +62,7 @@ class ReplyCache:
         line = json.dumps({"key": key, "text": text}) + "\n"
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("ab", buffering=0) as handle:
+            with open_to_append(self._file) as handle:
                 handle.write(line.encode())
         except OSError as error:  # a cache only saves time: the run goes on without the file
             logger.warning(

@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
 from policies.component import load_object, reference_to
 from policies.errors import ConfigurationError, JudgeError, explain
-from policies.records import Json, Message, Prompt, Span, Trajectory
+from policies.records import Json, Message, Prompt, Span, Trajectory, Turn
 from workers.verify.judge import Judge, JudgeBackend, Question, Reply
 from workers.verify.judge_parse import cleaned
 from workers.verify.steps import Level
@@ -119,14 +119,20 @@ def viewed_text(trajectory: Trajectory, view: View, level: Level = "trajectory")
         return _until_step(trajectory, trajectory.graded)
     if not any(t.text.strip() for t in trajectory.turns if t.role == "policy"):
         return ""
-    return "\n".join(f"[{turn.role}]\n{turn.text}" for turn in trajectory.turns)
+    return "\n".join(_said(trajectory, trajectory.turns))
+
+
+def _said(trajectory: Trajectory, turns: Sequence[Turn]) -> list[str]:
+    """Labelled turns, after what the partner began with: without that a judge would not know the task."""
+    opening = [f"[opening]\n{message.content}" for message in trajectory.opening]
+    return opening + [f"[{turn.role}]\n{turn.text}" for turn in turns]
 
 
 def _until_step(trajectory: Trajectory, graded: Span) -> str:
     """All that was said before the step, then the step: what comes after it must not colour the judgement."""
     if not trajectory.completion.strip():
         return ""
-    parts = [f"[{turn.role}]\n{turn.text}" for turn in trajectory.turns[: graded.turn]]
+    parts = _said(trajectory, trajectory.turns[: graded.turn])
     steps = trajectory.turns[graded.turn].steps
     before = "".join(step.text for step in steps if step.end <= graded.start)
     parts += [f"[policy]\n{before}"] if before.strip() else []

@@ -41,6 +41,13 @@ class Verifier(Component):
         Called for every prompt before a run starts, in the driver: it must be quick and import nothing heavy.
         """
 
+    def reference_completion(self, prompt: Prompt) -> str | None:
+        """A completion that must be scored 1, made of a solution that the prompt brings; None where it brings none.
+
+        Before a run, `pawl plan` and `pawl run` let `verify` judge it, in the verifier's own process.
+        """
+        return None
+
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return the verdict on `trajectory`. Whatever this raises becomes an error verdict."""
         raise NotImplementedError

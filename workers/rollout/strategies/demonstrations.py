@@ -33,11 +33,13 @@ class Demonstrations(RolloutStrategy):
 
     A policy turn is the content of an assistant message, encoded without control tokens, and the terminator that the
     template writes after it: what a perfect policy would have sampled. The policy did not sample it, so its log-probs
-    are not known: they are 0.0, and such trajectories fit supervised losses only. All samples of a prompt are the same:
-    set `rollout.samples_per_prompt: 1`. A prompt without a readable demonstration gives error trajectories.
+    are not known: they are 0.0, and such trajectories fit supervised losses only. All attempts at a prompt would
+    be the same, so a round makes one, whatever `rollout.samples_per_prompt` and `rollout.mixture` say. A prompt without
+    a readable demonstration gives error trajectories.
     """
 
     samples_policy: ClassVar[bool] = False
+    repeats_itself: ClassVar[bool] = True
 
     class Config(Component.Config):
         """Settings of `demonstrations`."""

@@ -14,7 +14,7 @@ from policies.component import Component, create
 from policies.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
 from policies.records import PolicyVersion, Sampling
 from policies.seeds import derive_seed
-from workers.rollout.engine import ENGINES, GenerationRequest, RolloutEngine
+from workers.rollout.engine import ENGINES, GenerationRequest, NumberFormat, RolloutEngine
 from workers.verify.judge import BackendContext, JudgeBackend, Question, Reply
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class EngineBackend(JudgeBackend):
         """`policy`: the run's own policy, frozen; else a hub id or a directory with safetensors."""
         version: int | None = Field(default=None, ge=0)
         """With `model: policy`, which version judges; null takes 0, the policy as it came."""
-        dtype: str | None = None
+        dtype: NumberFormat | None = None
         """Number format of the judge's weights; null takes the policy's."""
 
         @model_validator(mode="after")

@@ -53,6 +53,9 @@ class CodeTests(Verifier):
         """Longest time for one trajectory; must leave room for `tests_seconds` and one more execution."""
         tests_key: str | None = None
         """Key of the tests in the prompt's metadata; by default they are the prompt's answer."""
+        solution_key: str = "solution"
+        """Key of a reference solution (source text) in the prompt's metadata, where there is one: before a run it is
+        put to the prompt's tests, and the prompts whose solution fails are named."""
         code_from: Literal["last_block", "text"] = "last_block"
         """The last fenced code block of the completion, or all of its text."""
         languages: tuple[str, ...] = ("", "python", "py", "python3")
@@ -96,7 +99,39 @@ class CodeTests(Verifier):
         self._sandbox.prepare()
 
     def check_prompt(self, prompt: Prompt) -> None:
-        self._tests(prompt)
+        tests = self._tests(prompt)
+        if all(_demands_nothing(test) for test in tests):
+            raise VerificationError(
+                explain(
+                    f"the tests of prompt {prompt.id!r} are vacuous: code that does nothing passes them all",
+                    value=f"{[test.model_dump() for test in tests]!r:.120}",
+                    where=self._where_tests_are,
+                    fix="add a test that expects a value or an output",
+                )
+            )
+        self.reference_completion(prompt)
+
+    def reference_completion(self, prompt: Prompt) -> str | None:
+        """The solution as a completion in which it is found; raises VerificationError when it is no text."""
+        solution = prompt.metadata.get(self.config.solution_key)
+        if solution is None:
+            return None
+        if not isinstance(solution, str):
+            raise VerificationError(
+                explain(
+                    f"the reference solution of prompt {prompt.id!r} is no source text",
+                    value=f"{solution!r:.120}",
+                    where=f"metadata {self.config.solution_key} of the prompt (verifiers[...].solution_key)",
+                    fix="give the program as one string, or null",
+                )
+            )
+        if self.config.code_from == "text":
+            return solution
+        fence = "```"
+        while fence in solution:
+            fence += "`"
+        language = next((name for name in self.config.languages if name), "")
+        return f"{fence}{language}\n{solution}\n{fence}"
 
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return 1.0, 0.0, or the share of tests passed."""
@@ -179,18 +214,28 @@ class CodeTests(Verifier):
                     f"verifier {self.config.source!r} needs tests and cannot read those of prompt {prompt.id!r}: "
                     + problem,
                     value=f"{given!r:.120}",
-                    where="the answer column of the prompt source"
-                    if key is None
-                    else f"metadata {key}",
+                    where=self._where_tests_are,
                     fix='give a list of {"call", "arguments", "expected"} and {"stdin", "stdout"} objects',
                 )
             )
         return tests
 
+    @property
+    def _where_tests_are(self) -> str:
+        key = self.config.tests_key
+        return "the answer column of the prompt source" if key is None else f"metadata {key}"
+
     def _code(self, completion: str) -> str | None:
         if self.config.code_from == "text":
             return completion if completion.strip() else None
         return last_block(completion, self.config.languages)
+
+
+def _demands_nothing(test: Test) -> bool:
+    """Whether a function that returns nothing, or a program that prints nothing, passes."""
+    if isinstance(test, CallTest):
+        return test.expected is None
+    return not test.stdout.strip()
 
 
 def _failure(status: SandboxStatus, error: str) -> str:
