@@ -100,7 +100,8 @@ def late(scene: Scene, phase: str) -> None:
     with told_to_ray(scene, {"RAY_testing_asio_delay_us": LATE}) as (driver, home):
         code = driver.wait()
         assert code == 0, f"exit code {code}:\n{driver.text[-3000:]}"
-        assert said_by_ray(home, "Delaying method CoreWorkerService.grpc_server.PushTask")
+        delays = said_by_ray(home, "Delaying method CoreWorkerService.grpc_server.PushTask")
+        assert delays, "Ray delayed no call"
     syncs = [seconds for (_, name), seconds in scene.phase_seconds().items() if name == "sync"]
     assert syncs, "no round called its rollout workers to load the new policy"
     assert min(syncs) >= LEAST_SECONDS, f"no message was late: the syncs took {syncs}"
