@@ -31,6 +31,7 @@ from orchestrator.removal_notes import left_in_bucket, removed
 from orchestrator.run_config import read_config
 from orchestrator.run_folder import RunFolder
 from policies.errors import PawlError
+from policies.files import TEMPORARY_SUFFIX
 from policies.records import Record, RoundResult
 
 REASON = ".reason.json"
@@ -216,7 +217,10 @@ def _read_object(path: Path) -> dict[str, Any] | None:
 
 def _check_quarantine(folder: RunFolder, check: Check) -> None:
     root = folder.quarantine
-    files = [p for p in sorted(root.rglob("*")) if p.is_file()] if root.is_dir() else []
+    found = [p for p in sorted(root.rglob("*")) if p.is_file()] if root.is_dir() else []
+    files = [p for p in found if not p.name.endswith(TEMPORARY_SUFFIX)]
+    for path in sorted(set(found) - set(files)):
+        check.notes.append(f"{path} was left behind; a resume removes it")
     reasons = {p for p in files if p.name.endswith(REASON)}
     for path in reasons:
         check.expect(_read_object(path) is not None, f"{path} cannot be read")

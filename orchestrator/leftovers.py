@@ -18,16 +18,16 @@ def remove_leftovers(folder: RunFolder, next_round: int) -> None:
     """Tidy up after an earlier driver. Call it when the run has been claimed, before anything is read.
 
     Attempts are looked for in every round (a late worker may have written into a finished one), temporaries where a
-    driver may have died: the rounds around `next_round` and the folders beside them.
+    driver may have died: the rounds around `next_round`, the folders beside them and what was set aside.
     """
     for index in folder.rounds():
         remove_attempts(folder.round(index))
-    for top in (folder.path, folder.policies, folder.quarantine, folder.tracking):
+    for top in (folder.path, folder.policies, folder.tracking):
         if top.is_dir():
             files.remove_temporaries(top)
     recent = [folder.round(i).path for i in (next_round - 1, next_round) if i >= 0]
     recent += [p for p in sorted(folder.policies.glob("[0-9]*")) if p.is_dir()]
-    for path in recent:
+    for path in [*recent, folder.quarantine]:  # it has the run's own folders inside
         _remove_temporaries_below(path)
 
 

@@ -76,7 +76,7 @@ def write_tiny_model(path: Path, *, seed: int = 0, **changes: Any) -> Path:
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=changes.pop("vocab_size", VOCABULARY),
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=2,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.errors import ClusterLostError, ConfigurationError, PawlError, explain
+from workers import ray_processes
 from workers.ray_token import ensure_token, remove_orphaned_tokens
 from workers.worker_environment import without_secrets
 
@@ -66,6 +67,8 @@ class RaySession:
             self._join(address, allow_insecure=allow_insecure, was_running=was_running)
         import ray
 
+        self._processes = ray_processes.of_the_cluster() if self.started_here else []
+        """Looked at again in the end; by then the raylet may be gone, and its children would not be found."""
         self.gcs_address: str = ray.get_runtime_context().gcs_address
         self._heard = time.monotonic()
         self._ended = threading.Event()
@@ -188,7 +191,11 @@ class RaySession:
     def close(self) -> None:
         """Leave the cluster (and end it when it was started here), within a bounded time."""
         self._ended.set()
+        own = ray_processes.of_the_cluster() if self.started_here else []
         self._leave()
+        left = ray_processes.end([*self._processes, *own])
+        if left:
+            logger.debug("ended what Ray had left behind: processes %s", left)
 
     @staticmethod
     def _leave() -> None:

@@ -27,6 +27,7 @@ from tests.faults.table import FAULTS
 
 RAY_SHARE = 0.06
 """Part of the experiments that runs on Ray actors: each takes ten times as long as one without it."""
+_RAY = ("ray", "own ray", "memory group")
 AGAIN_SHARE = 0.4
 """Part of the experiments whose driver is killed again while it resumes."""
 
@@ -69,8 +70,8 @@ def say(line: str) -> None:
 
 
 def _choose(rows: Sequence[Fault], chosen: random.Random) -> Fault:
-    on_ray = [fault for fault in rows if fault.needs == "ray"]
-    others = [fault for fault in rows if fault.needs != "ray"]
+    on_ray = [fault for fault in rows if fault.needs in _RAY]
+    others = [fault for fault in rows if fault.needs not in _RAY]
     if not others or (on_ray and chosen.random() < RAY_SHARE):
         return chosen.choice(on_ray)
     return chosen.choice(others)

@@ -24,9 +24,11 @@ class Fault:
     expected: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Over the small config of `scene.small_config`."""
-    needs: Literal["", "mount", "mlflow", "ray", "own ray", "prompts", "model", "sandbox"] = ""
-    """`mount`: root that may mount; `prompts`: a prompt file; `model`: a starting model of its own;
-    `sandbox`: bubblewrap."""
+    needs: Literal[
+        "", "mount", "mlflow", "ray", "own ray", "memory group", "prompts", "model", "sandbox"
+    ] = ""
+    """`mount`: root that may mount; `memory group`: root with a memory controller, for a cluster of its own;
+    `prompts`: a prompt file; `model`: a starting model of its own; `sandbox`: bubblewrap."""
     short: bool = True
     """Part of the short form; the others take long."""
     compares: bool = True

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,8 +31,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def shared_cluster(home: Path) -> Iterator[dict[str, str]]:
-    """A Ray head of its own on loopback, with a token; gives the environment that joins it."""
+def shared_cluster(
+    home: Path, inside: Sequence[str] = (), told: Mapping[str, str] | None = None
+) -> Iterator[dict[str, str]]:
+    """A Ray head of its own on loopback, with a token; gives the environment that joins it.
+
+    `inside` is a command that starts it, `told` what only the cluster has in its environment.
+    """
     token = home / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32), encoding="utf-8")
@@ -49,8 +54,8 @@ def shared_cluster(home: Path) -> Iterator[dict[str, str]]:
     )  # Ray's sockets lie below: their paths must stay short
     command += ["--include-dashboard=false", f"--temp-dir={short}"]
     head = subprocess.Popen(
-        command,
-        env=os.environ | env,
+        [*inside, *command],
+        env={**os.environ, **env, **(told or {})},
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ from typing import Any
 
 from policies.fake_model import write_fake_model
 from tests.faults.fault import Fault
+from tests.faults.inject_memory import can_limit_memory
 from tests.faults.inject_ray import shared_cluster
 from tests.faults.inject_surroundings import write_prompts
 from tests.faults.scene import Peace, Scene, Zygote
@@ -55,6 +56,8 @@ def can_run(fault: Fault) -> bool:
     """Whether this machine lets the row happen."""
     if fault.needs == "sandbox":
         return shutil.which("bwrap") is not None
+    if fault.needs == "memory group":
+        return can_limit_memory()
     return fault.needs != "mount" or os.geteuid() == 0
 
 

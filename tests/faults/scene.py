@@ -301,10 +301,11 @@ class Scene:
         """The run is whole, nothing is left behind, and no process of it lives."""
         report = audit(self.folder, deep=True)
         problems = [f"{check.name}: {text}" for check in report for text in check.problems]
-        assert problems == []
-        left = [note for note in report["committed"].notes if "left behind" in note]
-        assert left == []
-        assert self.processes() == []
+        assert problems == [], problems
+        left = [note for check in report for note in check.notes if "left behind" in note]
+        assert left == [], left
+        alive = self.processes()
+        assert alive == [], f"processes that outlived the run: {alive}"
 
     def processes(self) -> list[int]:
         """Processes of this scene that live, drivers and whatever they started."""

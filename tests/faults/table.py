@@ -11,6 +11,8 @@ import errno
 from tests.faults import inject_code as code
 from tests.faults import inject_driver as driver
 from tests.faults import inject_files as files
+from tests.faults import inject_memory as memory
+from tests.faults import inject_messages as messages
 from tests.faults import inject_ray as ray
 from tests.faults import inject_surroundings as around
 from tests.faults import inject_workers as workers
@@ -359,4 +361,13 @@ WORKERS = [
     ),
 ]
 
-FAULTS: tuple[Fault, ...] = (*DRIVER, *FILES, *WORKERS, *code.ROWS, *around.ROWS, *ray.ROWS)
+FAULTS: tuple[Fault, ...] = (
+    *DRIVER,
+    *FILES,
+    *WORKERS,
+    *code.ROWS,
+    *around.ROWS,
+    *ray.ROWS,
+    *messages.ROWS,
+    *memory.ROWS,
+)

@@ -1,4 +1,5 @@
-"""A cluster of three nodes loses one while the run works on it: the run finishes with the same result."""
+"""A cluster of three nodes: workers lie where they were asked for, training workers on two nodes make one update, and a
+run that loses a node finishes with the same result."""
 
 from __future__ import annotations
 
@@ -17,9 +18,15 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config import RunConfig
+from orchestrator.launch import run_experiment
+from orchestrator.run_folder import RunFolder
 from policies.fake_model import write_fake_model
+from tests.training_cases import weights_of, write_tiny_model
 
 HERE = Path(__file__).parent
+TOLERANCE = 1e-5
+"""Of weights that two workers make: sums in another order, as in `tests/parity/test_workers_together.py`."""
 QUICK_DEATH = {
     # A node counts as dead after 3 s of silence here, instead of 15.
     "RAY_health_check_initial_delay_ms": "0",
@@ -146,6 +153,57 @@ def test_workers_lie_where_their_resources_say(nodes: Nodes) -> None:
         "cluster.start_timeout_seconds",
     ):
         assert part in found["refused"]
+
+
+def with_a_real_model(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
+    """The settings of one round whose update is made as `changes` of `training` and `cluster` say."""
+    notes = folder / f"{name}-notes"
+    notes.mkdir()
+    tree: dict[str, Any] = json.loads(config(folder, "").read_text(encoding="utf-8"))
+    engine = {"type": f"{HERE.parent / 'noting_trainer.py'}:NotingTrainer", "notes": str(notes)}
+    tree |= {"rounds": 1, "cluster": changes["cluster"]}
+    tree["policy"] |= {"model": str(folder / "tiny"), "dtype": "float32"}
+    tree["rollout"] = {"engine": {"type": "fake"}, "samples_per_prompt": 4}
+    tree["training"] = {
+        "engine": engine | {"threads": 1},
+        "learning_rate": 1e-3,
+        "batch_size": 4,
+        "precision": "fp32",
+        "group_timeout_seconds": 100,
+        **changes["training"],
+    }
+    return tree
+
+
+def test_two_training_workers_on_two_nodes_make_the_weights_of_one(
+    tmp_path: Path, nodes: Nodes
+) -> None:
+    write_tiny_model(tmp_path / "tiny", vocab_size=260)  # the fake sampler speaks bytes
+    settings = with_a_real_model(tmp_path, "one", training={}, cluster={"backend": "inline"})
+    run_experiment(RunConfig.model_validate(settings), RunFolder(tmp_path / "one"), source="")
+    placed = {"workers": 2, "resources": {"num_cpus": 0.5, "placement": "spread"}}
+    cluster = {"backend": "ray", "address": nodes.address}
+    settings = with_a_real_model(tmp_path, "two", training=placed, cluster=cluster)
+    (tmp_path / "two.json").write_text(json.dumps(settings), encoding="utf-8")
+    command = [str(Path(sys.executable).with_name("pawl")), "run", str(tmp_path / "two.json")]
+    done = subprocess.run(
+        [*command, "--name", "two", "--runs-dir", str(tmp_path)],
+        env=nodes.env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    notes = [json.loads((tmp_path / f"two-notes/{rank}.json").read_text()) for rank in range(2)]
+    assert nodes.raylets is not None
+    assert {note["node"] for note in notes} == set(nodes.raylets), "one worker on each node"
+    start = weights_of(tmp_path / "tiny")
+    alone, together = (weights_of(tmp_path / run / "policies/0001") for run in ("one", "two"))
+    assert alone.keys() == together.keys()
+    apart = max(float((alone[n] - together[n]).abs().max()) for n in alone)
+    moved = max(float((alone[n] - start[n]).abs().max()) for n in alone)
+    assert apart < TOLERANCE < moved / 10, (apart, moved)
 
 
 @pytest.fixture(scope="module")

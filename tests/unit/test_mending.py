@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.audit import audit
 from orchestrator.config import RunConfig
 from orchestrator.events import Event, EventKind
 from orchestrator.launch import resume_experiment, run_experiment
@@ -186,3 +187,18 @@ def test_leftovers_of_a_dead_driver_are_gone_after_a_resume(tmp_path: Path) -> N
     assert [str(p) for p in folder.path.rglob("*.tmp")] == []
     assert [str(p) for p in folder.path.rglob("attempts")] == []
     assert not marker_path(litter[0]).exists()
+
+
+def test_a_reason_that_was_half_written_when_the_driver_died_is_no_fault_and_goes_at_the_resume(
+    tmp_path: Path,
+) -> None:
+    folder = run_until(tmp_path, "train")
+    half = folder.quarantine / "rounds/0001/examples/.shard-0000.parquet.reason.json.812.tmp"
+    half.parent.mkdir(parents=True)
+    half.write_text('{"why', encoding="utf-8")
+    check = audit(folder)["quarantine"]
+    assert check.problems == []
+    assert check.notes == [f"{half} was left behind; a resume removes it"]
+    resume_experiment(folder)
+    assert not half.exists()
+    assert audit(folder)["quarantine"].notes == []
