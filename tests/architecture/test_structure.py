@@ -23,6 +23,7 @@ WALLS = {
         "workers/pool.py",
         "workers/ray_failures.py",
         "workers/ray_group.py",
+        "workers/ray_host.py",
         "workers/ray_session.py",
     },
     "vllm": {"workers/rollout/engines/vllm.py"},
