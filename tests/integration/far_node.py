@@ -1,7 +1,7 @@
-"""A Ray cluster of two nodes on this machine, the second of which has a disk of its own where the run folder lies.
+"""A Ray cluster on this machine whose far nodes have disks of their own where the driver has its run folder.
 
-The driver's node has no CPUs. The far one (label `pool: far`) lives in a mount namespace in which an empty tmpfs covers
-the folder, as on another machine. That needs root (or CAP_SYS_ADMIN); `cannot` says why it cannot be had.
+The driver's node has no CPUs. Each far one (label `pool: far`) lives in a mount namespace in which an empty tmpfs
+covers the folder, as on another machine. That needs root (or CAP_SYS_ADMIN); `cannot` says why it cannot be had.
 """
 
 from __future__ import annotations
@@ -14,30 +14,43 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from policies.fake_model import write_fake_model
+from tests.faults.scene import Scene, Zygote, merged
 from tests.ray_head import end
 
-FAR, NEAR = "127.0.0.2", "127.0.0.1"
+PACE: dict[str, Any] = {
+    "rollout": {"engine": {"type": "fake", "seconds_per_call": 0.1}},
+    "training": {
+        "engine": {"type": "fake", "seconds_per_step": 0.4},
+        "checkpoint_steps": 1,
+        "batch_size": 1,
+    },
+}
+
+
+NEAR = "127.0.0.1"
 COVERED = 'mount -t tmpfs -o mode=0700 tmpfs "$0" && exec "$@"'
 
 
 @dataclass(frozen=True)
 class FarCluster:
-    """The cluster, and the folder that its two nodes see differently."""
+    """The cluster, and the folder that its nodes see differently."""
 
     address: str
     env: dict[str, str]
     folder: Path
-    far: int
-    """Process id of what started the far node."""
+    far: tuple[subprocess.Popen[bytes], ...]
+    """What started the far nodes."""
 
-    def there(self, path: Path) -> Path:
-        """A path below `folder` as the far node sees it."""
-        return Path(f"/proc/{self.far}/root{path}")
+    def there(self, path: Path, node: int = 0) -> Path:
+        """A path below `folder` as a far node sees it."""
+        return Path(f"/proc/{self.far[node].pid}/root{path}")
 
 
 def cannot() -> str:
@@ -51,13 +64,13 @@ def cannot() -> str:
 
 
 @contextmanager
-def far_cluster(folder: Path) -> Iterator[FarCluster]:
-    """Both nodes, for as long as the context is open; `folder` is empty on the far one."""
+def far_cluster(folder: Path, num_far: int = 1) -> Iterator[FarCluster]:
+    """All nodes, for as long as the context is open; `folder` is empty on the far ones."""
     home = Path(tempfile.mkdtemp(prefix="r"))  # short: Ray's sockets lie in it
     token = home / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32), encoding="utf-8")
-    env = os.environ | {
+    env = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -68,17 +81,18 @@ def far_cluster(folder: Path) -> Iterator[FarCluster]:
     address = f"{NEAR}:{port}"
     near = ["--head", f"--port={port}", f"--node-ip-address={NEAR}", "--num-cpus=0"]
     near += ["--include-dashboard=false", f"--temp-dir={home}"]
-    far = [f"--address={address}", f"--node-ip-address={FAR}", "--num-cpus=4"]
-    far += ["--labels", "pool=far"]
+    far = [f"--address={address}", "--num-cpus=4", "--labels", "pool=far"]
     covered = ["unshare", "--mount", "--propagation", "private", "sh", "-c", COVERED, str(folder)]
     started = [_ray(near, env, [])]
     try:
         _wait_for(port, started[0])
-        started.append(_ray(far, env, covered))
-        yield FarCluster(address, env, folder, started[1].pid)
+        for number in range(num_far):
+            started.append(_ray([*far, f"--node-ip-address=127.0.0.{2 + number}"], env, covered))
+        yield FarCluster(address, env, folder, tuple(started[1:]))
     finally:
         for each in reversed(started):
-            end(each)
+            if each.poll() is None:
+                end(each)
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -86,7 +100,7 @@ def _ray(arguments: list[str], env: dict[str, str], before: list[str]) -> subpro
     command = [*before, str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments]
     return subprocess.Popen(
         command,
-        env=env,
+        env=os.environ | env,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -102,3 +116,28 @@ def _wait_for(port: int, head: subprocess.Popen[bytes]) -> None:
         assert head.poll() is None, "the head node ended"
         assert time.monotonic() < deadline, "the head node did not come up"
         time.sleep(0.2)
+
+
+class World:
+    """A cluster whose far nodes see nothing of `folder`, and runs in it."""
+
+    def __init__(self, cluster: FarCluster, zygote: Zygote) -> None:
+        self.cluster, self.zygote = cluster, zygote
+        self.folder = cluster.folder
+        self.model = write_fake_model(self.folder / "model", skill=0.3)
+        self.calm = self._scene("calm", PACE)
+        self.calm.finish()
+
+    def scene(self, name: str, *, shared: bool, changes: Mapping[str, Any] | None = None) -> Scene:
+        """A run all of whose workers lie on far nodes."""
+        placed = {"resources": {"labels": {"pool": "far"}, "num_cpus": 0.5}}
+        places: dict[str, Any] = dict.fromkeys(("rollout", "verify", "training"), placed)
+        cluster = {"backend": "ray", "address": self.cluster.address, "shared_folder": shared}
+        tree = merged(merged(PACE, places | {"cluster": cluster}), changes or {})
+        return self._scene(name, tree)
+
+    def _scene(self, name: str, changes: Mapping[str, Any]) -> Scene:
+        home = self.folder / name
+        calm = None if name == "calm" else self.calm
+        env = self.cluster.env
+        return Scene(self.zygote, home, self.model, changes=changes, calm=calm, env=env)

@@ -1,64 +1,43 @@
-"""Nodes that do not see the run folder: the same result through Ray, and a clear end where a shared one was promised."""
+"""Nodes that do not see the run folder: the same result through Ray, and a clear end where all were to see it."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from orchestrator.run_folder import RunFolder
-from tests.integration.far_node import FarCluster, cannot, far_cluster
-
-ROOT = Path(__file__).resolve().parents[2]
-ON_FAR = [
-    f"{group}.labels={{pool: far}}"
-    for group in (
-        "rollout.resources",
-        "verify.resources",
-        "verify.judge_resources",
-        "training.resources",
-    )
-]
+from tests.faults.scene import Moment, Zygote
+from tests.integration.far_node import World, cannot, far_cluster
 
 pytestmark = pytest.mark.skipif(bool(cannot()), reason=f"no mount namespace here: {cannot()}")
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarCluster]:
-    with far_cluster(tmp_path_factory.mktemp("near")) as found:
-        yield found
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with far_cluster(tmp_path_factory.mktemp("near")) as cluster, Zygote() as zygote:
+        yield World(cluster, zygote)
 
 
-def pawl(
-    cluster: FarCluster, *arguments: str, timeout: float = 200
-) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("pawl")), *arguments]
-    return subprocess.run(
-        command,
-        cwd=cluster.folder,
-        env=cluster.env | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
+def test_a_run_that_loses_a_worker_far_from_its_folder_ends_with_the_same_result(
+    world: World,
+) -> None:
+    scene = world.scene("apart", shared=False)
+    killed = scene.drive(
+        Moment("phase_started", 1, "collect", delay=0.15, action="SIGKILL@rollout")
     )
+    code = killed.wait()
+    assert killed.fired.exists()
+    assert code == 0, killed.text[-5000:]
+    assert scene.state() == scene.calm_state()
+    scene.check()  # `pawl verify` finds everything whole
+    there = world.cluster.there(scene.folder.path)
+    assert (there / ".copies").is_dir(), "files must have travelled"
+    assert not (there / "run.json").exists(), "the folder was shared after all"
 
 
-def run(cluster: FarCluster, name: str, *settings: str) -> subprocess.CompletedProcess[str]:
-    return pawl(cluster, "run", "fake-smoke", "rounds=2", *settings, "--name", name)
-
-
-def far(cluster: FarCluster) -> list[str]:
-    return ["cluster.backend=ray", f"cluster.address={cluster.address}", *ON_FAR]
-
-
-def test_a_run_without_a_shared_folder_has_the_same_journal(cluster: FarCluster) -> None:
-    done = run(cluster, "whole")
-    assert done.returncode == 0, done.stderr[-3000:]
-    done = run(cluster, "apart", *far(cluster), "cluster.shared_folder=false")
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-5000:]
-    whole, apart = (RunFolder(cluster.folder / "runs" / name) for name in ("whole", "apart"))
-    assert apart.journal.read_bytes() == whole.journal.read_bytes()
+def test_where_all_nodes_were_to_share_the_folder_one_that_does_not_ends_the_run_at_its_start(
+    world: World,
+) -> None:
+    scene = world.scene("promised", shared=True)
+    scene.refused(2, "does not see the run folder", "127.0.0.", "cluster.shared_folder: false")
+    assert not (scene.folder.path / "rounds" / "0001").exists()

@@ -1,0 +1,54 @@
+"""Nodes that do not see the run folder are lost for good: what a worker had sent by then is enough to go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from orchestrator.events import read_events
+from tests.faults.scene import Moment, Zygote
+from tests.integration.far_node import FarCluster, World, cannot, far_cluster
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(cannot()), reason=f"no mount namespace here: {cannot()}"),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with far_cluster(tmp_path_factory.mktemp("near"), num_far=2) as cluster, Zygote() as zygote:
+        yield World(cluster, zygote)
+
+
+def test_a_trainer_that_moves_to_another_node_goes_on_from_its_last_checkpoint(
+    world: World,
+) -> None:
+    scene = world.scene("moved", shared=False)
+    driver = scene.drive(Moment("training_step", 1, "train", nth=5, action="SIGSTOP@train"))
+    driver.wait_until_fired()
+    end_node(world.cluster, int(driver.fired.read_text(encoding="utf-8")))
+    assert driver.wait() == 0, driver.text[-5000:]
+    warnings = [
+        e.detail["message"] for e in read_events(scene.folder.events) if e.kind == "warning"
+    ]
+    went_on = [str(text) for text in warnings if "goes on after step" in str(text)]
+    assert went_on, warnings
+    assert "goes on after step 0" not in went_on[0], "it began again"
+    assert scene.state() == scene.calm_state()
+    scene.check()
+
+
+def end_node(cluster: FarCluster, pid: int) -> None:
+    """Kill the far node on which process `pid` runs."""
+    space = os.readlink(f"/proc/{pid}/ns/mnt")
+    for node in cluster.far:
+        if node.poll() is None and os.readlink(f"/proc/{node.pid}/ns/mnt") == space:
+            for each in psutil.Process(node.pid).children(recursive=True):
+                os.kill(each.pid, signal.SIGKILL)
+            return
+    raise AssertionError("it runs on no far node")
