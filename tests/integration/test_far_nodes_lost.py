@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ import pytest
 from orchestrator.events import read_events
 from tests.faults.scene import Moment, Zygote
 from tests.integration.far_node import FarCluster, World, cannot, far_cluster
+from tests.s3_server import CREDENTIALS, s3_server
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,9 +22,30 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with far_cluster(tmp_path_factory.mktemp("near"), num_far=2) as cluster, Zygote() as zygote:
         yield World(cluster, zygote)
+
+
+def test_a_run_without_a_shared_folder_goes_on_from_its_bucket_when_the_driver_s_machine_is_gone(
+    world: World, server: str
+) -> None:
+    storage = {"url": "s3://models/pawl", "endpoint_url": server, "max_backlog": 1}
+    scene = world.scene("mirrored", shared=False, changes={"storage": storage})
+    scene.env = scene.env | CREDENTIALS | {"AWS_ENDPOINT_URL": server}
+    scene.kill_at(Moment("phase_started", 2, "train", delay=0.5))
+    shutil.rmtree(scene.runs)
+    scene.runs = scene.home / "elsewhere"
+    again = scene.command(["resume", "s3://models/pawl/run", "--runs-dir", str(scene.runs)])
+    assert again.wait() == 0, again.text[-5000:]
+    assert scene.folder.journal.read_bytes() == world.calm.folder.journal.read_bytes()
+    scene.check()
 
 
 def test_a_trainer_that_moves_to_another_node_goes_on_from_its_last_checkpoint(
