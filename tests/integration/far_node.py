@@ -83,11 +83,12 @@ def far_cluster(folder: Path, num_far: int = 1) -> Iterator[FarCluster]:
     near += ["--include-dashboard=false", f"--temp-dir={home}"]
     far = [f"--address={address}", "--num-cpus=4", "--labels", "pool=far"]
     covered = ["unshare", "--mount", "--propagation", "private", "sh", "-c", COVERED, str(folder)]
-    started = [_ray(near, env, [])]
+    started: list[subprocess.Popen[bytes]] = []
     try:
-        _wait_for(port, started[0])
+        _start(near, env, [], home / "near.log", started)
         for number in range(num_far):
-            started.append(_ray([*far, f"--node-ip-address=127.0.0.{2 + number}"], env, covered))
+            own = [*far, f"--node-ip-address=127.0.0.{2 + number}"]
+            _start(own, env, covered, home / f"far{number}.log", started)
         yield FarCluster(address, env, folder, tuple(started[1:]))
     finally:
         for each in reversed(started):
@@ -96,26 +97,29 @@ def far_cluster(folder: Path, num_far: int = 1) -> Iterator[FarCluster]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _ray(arguments: list[str], env: dict[str, str], before: list[str]) -> subprocess.Popen[bytes]:
+def _start(
+    arguments: list[str],
+    env: dict[str, str],
+    before: list[str],
+    log: Path,
+    started: list[subprocess.Popen[bytes]],
+) -> None:
+    """Start a node and wait until it is up: two that start at once may want the same ports."""
     command = [*before, str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments]
-    return subprocess.Popen(
-        command,
-        env=os.environ | env,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def _wait_for(port: int, head: subprocess.Popen[bytes]) -> None:
+    with log.open("wb") as output:
+        node = subprocess.Popen(
+            command,
+            env=os.environ | env,
+            start_new_session=True,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    started.append(node)
     deadline = time.monotonic() + 90
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex((NEAR, port)) == 0:
-                return
-        assert head.poll() is None, "the head node ended"
-        assert time.monotonic() < deadline, "the head node did not come up"
-        time.sleep(0.2)
+    while b"Ray runtime started" not in log.read_bytes():
+        assert node.poll() is None, log.read_text(encoding="utf-8")[-3000:]
+        assert time.monotonic() < deadline, "the node did not come up"
+        time.sleep(0.1)
 
 
 class World:
