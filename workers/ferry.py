@@ -62,7 +62,7 @@ class Ferry:
             StorageError: this node's disk refuses.
         """
         with LiveFiles(self, report, wanted.live) as live:
-            self.fetch(wanted.reads, mirrored=wanted.live)
+            self.fetch(wanted.reads)
             live.begin()
             try:
                 yield
@@ -76,10 +76,10 @@ class Ferry:
 
     # --- from the driver's node
 
-    def fetch(self, paths: Sequence[str], *, mirrored: Sequence[str] = ()) -> None:
-        """Have the newest state of `paths` here; what the calls before asked for and nobody needs now is removed.
+    def fetch(self, paths: Sequence[str]) -> None:
+        """Have `paths` here as the driver's node has them; what only the calls before needed is removed.
 
-        A folder that is `mirrored` loses what the driver's has not.
+        A folder of the run loses what the driver's has not: training workers must find the same checkpoints.
         """
         self._copies.use(paths)
         for path in paths:
@@ -88,8 +88,7 @@ class Ferry:
                 for fact in facts:
                     if not self._is_here(fact):
                         self._bring_here(fact)
-                if not facts or path in mirrored:
-                    self._copies.keep_only(Path(path), {Path(fact.path) for fact in facts})
+                self._copies.keep_only(Path(path), {Path(fact.path) for fact in facts})
         self._copies.drop_unused()
 
     def heal(self, paths: Sequence[str]) -> bool:
@@ -98,7 +97,8 @@ class Ferry:
         for path in paths:
             with self._copies.fetching(path):
                 for fact in self.ask_facts([path]):
-                    if file_sha256(Path(fact.path)) != self.ask("sha256", fact.path):
+                    here = Path(fact.path)
+                    if not here.is_file() or file_sha256(here) != self.ask("sha256", fact.path):
                         logger.warning(
                             "%s was damaged on this node and is fetched again", fact.path
                         )

@@ -1,8 +1,8 @@
 """The driver's end of the ferry: gives out and takes in files of a run for nodes that do not see its folder.
 
-It lives on the driver's node and holds no state: each operation may be repeated, and another server goes on where one
-died. It reads the run folder and the models that the run names, nothing else; it writes only where workers' drafts,
-signs of life and checkpoints go, so a finished file cannot be replaced through it; and only for the driver that
+It lives on the driver's node and keeps nothing that counts: each operation may be repeated, and another server goes on
+where one died. It reads the run folder and the models that the run names, nothing else; it writes only where workers'
+drafts, signs of life and checkpoints go, so a finished file cannot be replaced through it; and only for the driver that
 holds the newest epoch.
 """
 
@@ -41,6 +41,8 @@ class FileServer:
         self._root = Path(files.root)
         self._readable = [Path(each).resolve() for each in (files.root, *files.readable)]
         self._writable = [tuple(Path(each).parts) for each in files.writable]
+        self._digests: dict[FileFact, str] = {}
+        """sha256 of the files outside the run folder: models are large, and each worker asks."""
 
     def check(self) -> None:
         """Return when this process sees the run folder.
@@ -75,7 +77,14 @@ class FileServer:
 
     def sha256(self, path: str) -> str:
         """sha256 of a file as it lies here."""
-        return file_sha256(self._for_reading(path))
+        plain = self._for_reading(path)
+        if plain.is_relative_to(self._root):
+            return file_sha256(plain)
+        status = plain.stat()
+        fact = FileFact(path, status.st_size, status.st_mtime_ns)
+        if fact not in self._digests:
+            self._digests[fact] = file_sha256(plain)
+        return self._digests[fact]
 
     # --- taking in
 

@@ -1,8 +1,8 @@
 """The Ray cluster of a run: groups of actors are started on it, waited for with an end, and taken down again.
 
-Neither calls nor actors are retried by Ray (`max_task_retries=0`, `max_restarts=0`: a hidden retry would run a side
-effect twice): a lost call is reported and the driver hands it out again; a lost worker is replaced by a fresh actor, a
-bounded number of times in a row (`workers.ray_group`).
+Neither calls nor actors of workers are retried by Ray (`max_task_retries=0`, `max_restarts=0`: a hidden retry would run
+a side effect twice): a lost call is reported and the driver hands it out again; a lost worker is replaced by a fresh
+actor, a bounded number of times in a row (`workers.ray_group`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A Ray cluster on this machine whose far nodes have disks of their own where the driver has its run folder.
 
 The driver's node has no CPUs. Each far one (label `pool: far`) lives in a mount namespace in which an empty tmpfs
-covers the folder, as on another machine. That needs root (or CAP_SYS_ADMIN); `cannot` says why it cannot be had.
+covers the folder, as on another machine. That needs root, or user namespaces; `cannot` says why it cannot be had.
 """
 
 from __future__ import annotations
@@ -25,7 +25,18 @@ from tests.faults.scene import Scene, Zygote, merged
 from tests.ray_head import end
 
 PACE: dict[str, Any] = {
-    "rollout": {"engine": {"type": "fake", "seconds_per_call": 0.1}},
+    "rollout": {
+        "engine": {"type": "fake", "seconds_per_call": 0.1},
+        "mixture": [{"rounds_ago": 1, "samples": 1}],
+    },
+    "judges": [
+        {
+            "type": "rubric",
+            "verdict_only": True,
+            "backend": {"type": "engine", "engine": {"type": "fake"}},
+        }
+    ],
+    "limits": {"max_verdict_errors": 1.0},
     "training": {
         "engine": {"type": "fake", "seconds_per_step": 0.4},
         "checkpoint_steps": 1,
@@ -35,6 +46,9 @@ PACE: dict[str, Any] = {
 
 
 NEAR = "127.0.0.1"
+APART = ["unshare", "--mount", "--propagation", "private"]
+if os.geteuid() != 0:
+    APART += ["--user", "--map-root-user"]
 COVERED = 'mount -t tmpfs -o mode=0700 tmpfs "$0" && exec "$@"'
 
 
@@ -45,6 +59,8 @@ class FarCluster:
     address: str
     env: dict[str, str]
     folder: Path
+    near: subprocess.Popen[bytes]
+    """What started the driver's node."""
     far: tuple[subprocess.Popen[bytes], ...]
     """What started the far nodes."""
 
@@ -55,7 +71,7 @@ class FarCluster:
 
 def cannot() -> str:
     """Why no mount namespace can be had here; empty when it can."""
-    command = ["unshare", "--mount", "--propagation", "private", "true"]
+    command = [*APART, "sh", "-c", COVERED, "/mnt", "true"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except OSError as error:
@@ -82,14 +98,14 @@ def far_cluster(folder: Path, num_far: int = 1) -> Iterator[FarCluster]:
     near = ["--head", f"--port={port}", f"--node-ip-address={NEAR}", "--num-cpus=0"]
     near += ["--include-dashboard=false", f"--temp-dir={home}"]
     far = [f"--address={address}", "--num-cpus=4", "--labels", "pool=far"]
-    covered = ["unshare", "--mount", "--propagation", "private", "sh", "-c", COVERED, str(folder)]
+    covered = [*APART, "sh", "-c", COVERED, str(folder)]
     started: list[subprocess.Popen[bytes]] = []
     try:
         _start(near, env, [], home / "near.log", started)
         for number in range(num_far):
             own = [*far, f"--node-ip-address=127.0.0.{2 + number}"]
             _start(own, env, covered, home / f"far{number}.log", started)
-        yield FarCluster(address, env, folder, tuple(started[1:]))
+        yield FarCluster(address, env, folder, started[0], tuple(started[1:]))
     finally:
         for each in reversed(started):
             if each.poll() is None:
@@ -136,6 +152,7 @@ class World:
         """A run all of whose workers lie on far nodes."""
         placed = {"resources": {"labels": {"pool": "far"}, "num_cpus": 0.5}}
         places: dict[str, Any] = dict.fromkeys(("rollout", "verify", "training"), placed)
+        places["verify"] = {**placed, "judge_resources": placed["resources"]}
         cluster = {"backend": "ray", "address": self.cluster.address, "shared_folder": shared}
         tree = merged(merged(PACE, places | {"cluster": cluster}), changes or {})
         return self._scene(name, tree)

@@ -48,6 +48,23 @@ def test_a_run_without_a_shared_folder_goes_on_from_its_bucket_when_the_driver_s
     scene.check()
 
 
+def test_files_go_on_travelling_when_the_process_that_serves_them_is_killed(world: World) -> None:
+    scene = world.scene("unserved", shared=False)
+    driver = scene.drive(Moment("shard_stage_finished", 1, "collect", action="hold"))
+    driver.wait_until_fired()
+    serving = [
+        each
+        for each in psutil.Process(world.cluster.near.pid).children(recursive=True)
+        if "_ServerHost" in "".join(each.cmdline())
+    ]
+    assert len(serving) == 1
+    serving[0].kill()
+    driver.go_on()
+    assert driver.wait() == 0, driver.text[-5000:]
+    assert scene.state() == scene.calm_state()
+    scene.check()
+
+
 def test_a_trainer_that_moves_to_another_node_goes_on_from_its_last_checkpoint(
     world: World,
 ) -> None:

@@ -247,6 +247,7 @@ def test_signs_of_life_logs_and_whole_checkpoints_arrive_while_the_call_runs(
             handle.write(b"2\n")
         until(lambda: everything_in(there) == ["000002/state.json"])
         until(lambda: (strait.near / "run" / TRY / "steps.jsonl").read_bytes() == b"1\n2\n")
+    assert strait.asked["grow"] == 2, "a log is sent once, not once a second"
     assert not report.exists()
 
 

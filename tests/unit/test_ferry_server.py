@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.file_sharing import WRITABLE
+from orchestrator.config_files import load_config
+from orchestrator.file_sharing import WRITABLE, models_of
 from policies.errors import ArtifactError, ConfigurationError, LeaseError
+from policies.store import PolicyStore
 from workers.ferry_server import FileServer
 from workers.run_files import RunFiles
 
@@ -73,6 +75,7 @@ WRITES: dict[str, Callable[[FileServer, str], object]] = {
 OUTSIDE = (
     "{root}/../secret",
     "{root}/rounds/0001/attempts/../../../../secret",
+    "{root}/rounds/0001/attempts/../../../journal.jsonl",
     "{home}/secret",
     "{home}",
     "run/journal.jsonl",
@@ -126,6 +129,21 @@ def test_a_link_leads_nobody_out_of_the_run(files: RunFiles, tmp_path: Path, met
     with pytest.raises(ArtifactError, match="refused"):
         (READS | WRITES)[method](FileServer(files), f"{attempts}/secret")
     assert everything(tmp_path) == before
+
+
+def test_a_model_of_the_hub_is_read_through_the_links_of_its_cache(tmp_path: Path) -> None:
+    hub = tmp_path / "hub/models--a--b"
+    (hub / "blobs").mkdir(parents=True)
+    (hub / "blobs/9f").write_bytes(b"weights")
+    model = hub / "snapshots/c0ffee"
+    model.mkdir(parents=True)
+    (model / "model.safetensors").symlink_to("../../blobs/9f")
+    store = PolicyStore(tmp_path / "run/policies")
+    store.adopt_initial(model)
+    models = models_of(load_config("fake-smoke").config, store)
+    files = RunFiles(str(tmp_path / "run"), "", "", readable=models)
+    listed = FileServer(files).facts([str(model)])
+    assert [(f.path, f.size) for f in listed] == [(str(model / "model.safetensors"), 7)]
 
 
 def test_a_link_in_a_listed_folder_leads_nobody_out_either(files: RunFiles, tmp_path: Path) -> None:
