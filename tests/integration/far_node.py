@@ -38,7 +38,7 @@ PACE: dict[str, Any] = {
     ],
     "limits": {"max_verdict_errors": 1.0},
     "training": {
-        "engine": {"type": "fake", "seconds_per_step": 0.4},
+        "engine": {"type": "fake", "seconds_per_step": 0.02},
         "checkpoint_steps": 1,
         "batch_size": 1,
     },

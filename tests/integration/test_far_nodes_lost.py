@@ -68,7 +68,8 @@ def test_files_go_on_travelling_when_the_process_that_serves_them_is_killed(worl
 def test_a_trainer_that_moves_to_another_node_goes_on_from_its_last_checkpoint(
     world: World,
 ) -> None:
-    scene = world.scene("moved", shared=False)
+    slow = {"training": {"engine": {"type": "fake", "seconds_per_step": 0.4}}}
+    scene = world.scene("moved", shared=False, changes=slow)
     driver = scene.drive(Moment("training_step", 1, "train", nth=5, action="SIGSTOP@train"))
     driver.wait_until_fired()
     end_node(world.cluster, int(driver.fired.read_text(encoding="utf-8")))
