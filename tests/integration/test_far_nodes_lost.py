@@ -48,6 +48,18 @@ def test_a_run_without_a_shared_folder_goes_on_from_its_bucket_when_the_driver_s
     scene.check()
 
 
+def test_training_workers_on_different_nodes_read_the_same_and_one_of_them_writes(
+    world: World,
+) -> None:
+    spread = {"workers": 2, "resources": {"placement": "spread"}}
+    scene = world.scene("together", shared=False, changes={"training": spread})
+    scene.finish()
+    assert scene.state() == scene.calm_state()
+    scene.check()
+    for node in (0, 1):
+        assert (world.cluster.there(scene.folder.path, node) / ".copies").is_dir(), "one node only"
+
+
 def test_files_go_on_travelling_when_the_process_that_serves_them_is_killed(world: World) -> None:
     scene = world.scene("unserved", shared=False)
     driver = scene.drive(Moment("shard_stage_finished", 1, "collect", action="hold"))
