@@ -67,12 +67,14 @@ class Ferry:
             try:
                 yield
             except BaseException:
-                with contextlib.suppress(PawlError, OSError):  # why the call failed matters more
+                # Why the call failed matters more than what cannot be sent of it.
+                with contextlib.suppress(PawlError, OSError):
                     live.end(with_folders=True)
-                    self.bring(wanted.writes)
+                with contextlib.suppress(PawlError, OSError):
+                    self.bring(wanted.writes, between=live.tell)
                 raise
             live.end(with_folders=False)
-            self.bring(wanted.writes)
+            self.bring(wanted.writes, between=live.tell)
 
     # --- from the driver's node
 
@@ -98,6 +100,8 @@ class Ferry:
             with self._copies.fetching(path):
                 for fact in self.ask_facts([path]):
                     here = Path(fact.path)
+                    if not here.is_relative_to(self._root):  # a model: it is the node's, too
+                        continue
                     if not here.is_file() or file_sha256(here) != self.ask("sha256", fact.path):
                         logger.warning(
                             "%s was damaged on this node and is fetched again", fact.path
@@ -179,15 +183,15 @@ class Ferry:
 
     # --- to the driver's node
 
-    def bring(self, paths: Sequence[str]) -> None:
+    def bring(self, paths: Sequence[str], *, between: Callable[[], None] = lambda: None) -> None:
         """Send files and folders that a call made, and remove them here: they are the driver's to commit."""
         for path in map(Path, paths):
             if path.is_dir():
                 for each in files_at(path):
-                    self.send(each, each)
+                    self.send(each, each, between=between)
                 files.remove_tree(path)
             elif path.exists():
-                self.send(path, path)
+                self.send(path, path, between=between)
                 files.remove_file(path)
 
     def send(

@@ -54,7 +54,7 @@ class LiveFiles:
         self._begun.set()
 
     def end(self, *, with_folders: bool) -> None:
-        """Send what is left of files, and (for another try) of folders."""
+        """Send what is left of files, and (for another try) of folders. Signs of life need `tell` from now on."""
         self._stop()
         for path in self._live:
             if path.is_file():
@@ -75,7 +75,7 @@ class LiveFiles:
     def _follow(self) -> None:
         while not self._ended.wait(SEND_SECONDS):
             try:
-                self._tell()
+                self.tell()
                 if self._begun.is_set():
                     for path in self._live:
                         if path.is_file():
@@ -88,8 +88,8 @@ class LiveFiles:
             ) as error:  # tried again in a second; the end of the call decides
                 logger.warning("a live file of the call was not sent: %s", error)
 
-    def _tell(self) -> None:
-        """Send the sign of life when there is a new one."""
+    def tell(self) -> None:
+        """Send the sign of life when there is a new one, at most once a second."""
         if self._report is None or time.monotonic() - self._told_at < SEND_SECONDS:
             return
         try:
@@ -129,7 +129,7 @@ class LiveFiles:
         there = uploading(part, upload)
 
         def between() -> None:
-            self._tell()
+            self.tell()
             if stopping and self._ended.is_set():
                 raise FileNotFoundError("the call has ended")
 

@@ -35,6 +35,8 @@ class Strait:
     asked: Counter[str] = field(default_factory=Counter)
     flip: str = ""
     """Method whose bytes arrive changed."""
+    slow: str = ""
+    """Method that takes half a second."""
 
     def __post_init__(self) -> None:
         self.near, self.far = self.home / "near", self.home / "far"
@@ -51,6 +53,7 @@ class Strait:
 
     def ask(self, method: str, *args: object) -> object:
         self.asked[method] += 1
+        time.sleep(0.5 * (method == self.slow))
         sent = [self._over(value, self.far, self.near) for value in args]
         if method == self.flip == "put":
             sent[3] = b"?" + bytes(sent[3])[1:]
@@ -210,6 +213,21 @@ def test_drafts_are_brought_before_the_answer_and_after_a_failure_and_leave_the_
     assert everything_in(strait.near / "run" / TRY) == ["steps.jsonl"]
     assert not draft.exists()
     assert not log.parent.exists()
+
+
+@pytest.mark.parametrize("slow", ["put", "piece"])
+def test_a_worker_whose_files_are_on_their_way_is_not_silent(strait: Strait, slow: str) -> None:
+    strait.slow = slow
+    report, draft = strait.far / "run/activity/71-1.json", strait.far / "run" / TRY / "weights"
+    policy = strait.at_home("run/policies/0001/a.safetensors", b"")
+    os.truncate(strait.near / "run/policies/0001/a.safetensors", 5 * PIECE_BYTES)
+    files = Files(reads=(policy,), writes=(str(draft.parent),))
+    with reporting(str(report)), strait.ferry().crossing(str(report), files):
+        draft.parent.mkdir(parents=True)
+        draft.touch()
+        os.truncate(draft, 5 * PIECE_BYTES)
+    sign = json.loads((strait.near / "run/activity/71-1.json").read_bytes())
+    assert sign["counts"]["sent_mb" if slow == "put" else "fetched_mb"] > 5
 
 
 def test_signs_of_life_logs_and_whole_checkpoints_arrive_while_the_call_runs(

@@ -196,13 +196,14 @@ def test_after_the_run_was_taken_over_nothing_is_taken_in(files: RunFiles) -> No
     sent(FileServer(files), f"{checkpoint}/state.json", b"{}")
     sent(FileServer(files), checkpoint.replace("000100", ".000100.u1.tmp/state.json"), b"late")
     server, path = FileServer(replace(files, guard=lost)), f"{files.root}/{DRAFT}"
-    for late in (
+    late: list[Callable[[], None]] = [
         lambda: sent(server, path, b"late"),
         lambda: server.settle_folder(checkpoint, "u1"),
         lambda: server.remove(checkpoint),
-    ):
+    ]
+    for each in late:
         with pytest.raises(LeaseError):
-            late()
+            each()
     assert not Path(path).exists()
     assert Path(checkpoint, "state.json").read_bytes() == b"{}"
 
