@@ -20,7 +20,7 @@ from typing import Any
 
 from orchestrator.run_folder import RunFolder
 from workers.alive import SignOfLife, read_sign, write_unsynced
-from workers.cluster import Call, Cluster, Group, Resources
+from workers.cluster import NO_FILES, Call, Cluster, Files, Group, Resources
 
 WRITE_SECONDS = 1.0
 """Shortest time between two writes of `activity.json`."""
@@ -167,17 +167,20 @@ class WatchedGroup:
         worker: int | None = None,
         label: str = "",
         report: str = "",
+        files: Files = NO_FILES,
     ) -> Call:
         path = Path(report) if report else self._watch.next_report()
-        call = self.inner.submit(method, *args, worker=worker, label=label, report=str(path))
+        call = self.inner.submit(
+            method, *args, worker=worker, label=label, report=str(path), files=files
+        )
         self._watch.opened(self.name, method, call, path)
         return call
 
     def ready(self) -> list[int]:
         return self.inner.ready()
 
-    def restart_with(self, **kwargs: Any) -> None:
-        self.inner.restart_with(**kwargs)
+    def restart_with(self, files: Files, /, **kwargs: Any) -> None:
+        self.inner.restart_with(files, **kwargs)
 
     def pids(self) -> list[int]:
         return self.inner.pids()
@@ -199,6 +202,7 @@ class WatchedCluster:
         size: int,
         resources: Resources,
         timeout_seconds: float,
+        files: Files = NO_FILES,
     ) -> WatchedGroup:
         group = self.inner.start_group(
             name,
@@ -207,6 +211,7 @@ class WatchedCluster:
             size=size,
             resources=resources,
             timeout_seconds=timeout_seconds,
+            files=files,
         )
         return WatchedGroup(group, self._watch)
 

@@ -11,6 +11,7 @@ from orchestrator.activity import Watch, WatchedCluster
 from orchestrator.config import RunConfig
 from orchestrator.drawing import check_same_prompts
 from orchestrator.events import EventKind, EventLog
+from orchestrator.file_sharing import models_of, run_files
 from orchestrator.journal import Journal
 from orchestrator.lease import Fence
 from orchestrator.leftovers import remove_leftovers
@@ -30,6 +31,7 @@ from policies.records import Prompt
 from policies.store import PolicyStore
 from workers.cluster import Cluster
 from workers.inline import InlineCluster
+from workers.run_files import RunFiles
 
 
 @contextmanager
@@ -54,7 +56,8 @@ def assemble(
     served = [result.after for result in journal.results()]
     policy = store.get(served[-1]) if served else initial
     watch = Watch(folder, config.cluster.silence_timeout_seconds, events.warn)
-    cluster = WatchedCluster(_cluster(config, folder, journal, fence.epoch, events), watch)
+    shared = run_files(config.cluster, folder, models_of(config, store), fence)
+    cluster = WatchedCluster(_cluster(config, folder, journal, fence.epoch, events, shared), watch)
     settings, warn = config.storage, events.warn
     with (
         closing(cluster),
@@ -116,7 +119,12 @@ def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
 
 
 def _cluster(
-    config: RunConfig, folder: RunFolder, journal: Journal, epoch: int, events: EventLog
+    config: RunConfig,
+    folder: RunFolder,
+    journal: Journal,
+    epoch: int,
+    events: EventLog,
+    shared: RunFiles | None,
 ) -> Cluster:
     if config.cluster.backend == "inline":
         return InlineCluster()
@@ -133,6 +141,7 @@ def _cluster(
         lost_after_seconds=asked.lost_after_seconds,
         was_running=bool(journal.entries),
         keep=named_secrets(config),
+        files=shared,
         on_warning=events.warn,
     )
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from orchestrator.drawing import mend_prompts
 from orchestrator.events import EventKind
+from orchestrator.file_sharing import policy_files
 from orchestrator.inputs import made_from
 from orchestrator.limits import check_collection
 from orchestrator.phases import Collected, Drawn
@@ -137,7 +138,7 @@ def rollout_stage(
     earlier: tuple[EarlierSamples, ...] = (),
 ) -> Stage:
     """Sample a shard with `policy`, and with the earlier ones of a mixture."""
-    run.groups.rollout.restart_with(policy=policy)
+    run.groups.rollout.restart_with(policy_files(policy), policy=policy)
     rollout = run.config.rollout.model_dump(mode="json", exclude={"workers", "resources"})
 
     def arguments(shard: ShardPaths, attempt: ShardPaths, portion: Portion) -> tuple[Any, ...]:
@@ -168,6 +169,7 @@ def rollout_stage(
             *(e.policy for e in earlier),
         ),
         starts_shard=True,
+        folders=policy_files(policy, *(e.policy for e in earlier)).reads,
         items=lambda shard: [p.id for p in read_records(shard.prompts, Prompt)],
     )
 

@@ -205,6 +205,11 @@ class ClusterSettings(Settings):
     max_restarts: int = Field(default=8, ge=0)
     """Fresh workers in the place of one that dies, in a row without a finished call between, before it is given
     up. Keep it above max_attempts, so that a prompt that kills workers is found first."""
+    shared_folder: bool = True
+    """Every node of the cluster at `address` sees the run folder at the same path; a node that does not ends the run
+    at its start. Off: files travel through Ray to and from the nodes that do not."""
+    transfer_timeout_seconds: float = Field(default=60.0, gt=0)
+    """Longest wait for one piece (8 MiB) of a file on its way, with shared_folder off."""
     backend: Literal["ray", "inline"] = "ray"
     """`inline` runs every worker inside the driver, one call at a time: for debugging and tests."""
     num_cpus: int | None = Field(default=None, ge=1)

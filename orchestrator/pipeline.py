@@ -30,7 +30,7 @@ from policies.shards import (
     find_damage,
     read_marker,
 )
-from workers.cluster import Call, Cluster, Group
+from workers.cluster import Call, Cluster, Files, Group
 from workers.portion import WHOLE, Portion
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,18 @@ class Stage:
     """Stages that must have finished for the same shard."""
     starts_shard: bool = False
     """The first stage: held back so that only the shards in hand are begun, and a stop request ends soon."""
+    folders: tuple[str, ...] = ()
+    """Folders that its worker reads besides files of the shard: policies."""
     items: Callable[[ShardPaths], list[str]] | None = None
     """Ids of what to try one by one when the shard kills its worker; None where that cannot be done."""
+
+    def files(self, shard: ShardPaths, attempt: ShardPaths) -> Files:
+        """What a call reads and writes, for nodes that do not see the run folder."""
+        inputs = [shard.prompts, *(shard.of(kind) for kind in self.reads)]
+        return Files(
+            reads=(*self.folders, *map(str, inputs)),
+            writes=tuple(str(attempt.of(kind)) for kind in self.writes),
+        )
 
 
 @dataclass
@@ -223,6 +233,7 @@ class Pipeline:
             stage.method,
             *stage.arguments(progress.shard, attempt, portion),
             label=f"shard-{progress.shard.index:04d}",
+            files=stage.files(progress.shard, attempt),
         )
         progress.running.add(stage.name)
         inputs = self._inputs(progress, stage)

@@ -18,6 +18,7 @@ def plan_network(config: RunConfig, plan: Plan) -> None:
     """Name every port that will listen, and every address that will be asked."""
     for line in listening(config):
         plan.add("ports", line)
+    plan.add("run folder", seen_by(config))
     if config.tracking.enabled:
         plan.add("tracking", redact(config.tracking.uri))
     for judge in config.judges:
@@ -31,6 +32,20 @@ def plan_network(config: RunConfig, plan: Plan) -> None:
                 f"environment variable {key} is not set. Set by: judges.backend.api_key_env. Fix: export it",
                 "problem",
             )
+
+
+def seen_by(config: RunConfig) -> str:
+    """Who must see the run folder, and what becomes of files where they do not."""
+    cluster = config.cluster
+    if cluster.backend == "inline" or cluster.address is None:
+        ignored = "" if cluster.shared_folder else "; cluster.shared_folder: false changes nothing"
+        return f"all workers run on this machine{ignored}"
+    if cluster.shared_folder:
+        return "every node of the cluster must see it at the same path; a node that does not ends the run at its start"
+    return (
+        "nodes need not see it: files travel through Ray, and each node keeps copies, at the same path, of what its "
+        "workers asked for last"
+    )
 
 
 def listening(config: RunConfig) -> list[str]:

@@ -7,6 +7,7 @@ by one that starts with the version; one that answers with another version or di
 
 from __future__ import annotations
 
+from orchestrator.file_sharing import policy_files
 from orchestrator.phases import Published, Synced
 from orchestrator.run import RoundScope
 from orchestrator.waiting import wait_for_result
@@ -35,9 +36,11 @@ def publish(scope: RoundScope) -> Published:
 def sync(scope: RoundScope, version: PolicyVersion) -> Synced:
     """Let every rollout worker load `version`, and check what each says it serves."""
     run, group = scope.run, scope.run.groups.rollout
-    group.restart_with(policy=version)  # a worker that dies is built with these weights from now on
+    files, label = policy_files(version), f"version {version.number}"
+    # A worker that dies is built with these weights from now on.
+    group.restart_with(files, policy=version)
     calls = {
-        i: group.submit("load_policy", version, worker=i, label=f"version {version.number}")
+        i: group.submit("load_policy", version, worker=i, label=label, files=files)
         for i in group.ready()
     }
     for index, call in calls.items():

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestrator.events import EventKind
+from orchestrator.file_sharing import update_files
 from orchestrator.run import RoundScope
 from orchestrator.waiting import wait_for_any, wait_for_result
 from policies.errors import DivergenceError, PawlError, TrainingError, WorkerLostError, explain
@@ -138,8 +139,8 @@ def _together(scope: RoundScope, job: UpdateJob, report: Callable[[], None]) -> 
     calls: list[Call] = []
     for worker, place in enumerate(_places(scope)):
         own = job.model_copy(update={"process_group": place})
-        label = f"round {scope.index}"
-        calls.append(group.submit("update", own, examples, worker=worker, label=label))
+        label, files = f"round {scope.index}", update_files(own, examples, scope.folder)
+        calls.append(group.submit("update", own, examples, worker=worker, label=label, files=files))
 
     def look_up() -> None:
         run.stop.check()

@@ -6,13 +6,14 @@ from typing import Any
 
 from orchestrator.config import RunConfig
 from orchestrator.config_sections import ResourceSettings
+from orchestrator.file_sharing import judge_files, policy_files
 from orchestrator.model_files import model_as_version
 from orchestrator.run import Groups
 from orchestrator.run_folder import RunFolder
 from policies.component import Component
 from policies.records import PolicyVersion
 from policies.store import PolicyStore
-from workers.cluster import Cluster, Group, Resources
+from workers.cluster import NO_FILES, Cluster, Files, Group, Resources
 from workers.rollout.worker import RolloutWorker
 from workers.training.worker import TrainWorker
 from workers.verify.judge import BackendContext
@@ -36,6 +37,7 @@ class _Starter:
         *,
         size: int,
         asked: ResourceSettings,
+        files: Files = NO_FILES,
     ) -> Group:
         group = self.cluster.start_group(
             name,
@@ -50,6 +52,7 @@ class _Starter:
                 placement=asked.placement,
             ),
             timeout_seconds=self.timeout_seconds,
+            files=files,
         )
         self.started.append(group)
         return group
@@ -97,7 +100,8 @@ def _start_rollout(starter: _Starter, config: RunConfig, policy: PolicyVersion) 
         "seed": config.seed,
     }
     size, asked = config.rollout.workers, config.rollout.resources
-    return starter.start("rollout", RolloutWorker, kwargs, size=size, asked=asked)
+    files = policy_files(policy)
+    return starter.start("rollout", RolloutWorker, kwargs, size=size, asked=asked, files=files)
 
 
 def _verify_kwargs(config: RunConfig) -> dict[str, Any]:
@@ -122,7 +126,8 @@ def _start_judge(
     )
     kwargs = {"judges": config.judges, "context": context, "cache_dir": str(folder.judge_cache)}
     size, asked = config.verify.judge_workers, config.verify.judge_resources
-    return starter.start("judge", JudgeWorker, kwargs, size=size, asked=asked)
+    files = judge_files(config, store)
+    return starter.start("judge", JudgeWorker, kwargs, size=size, asked=asked, files=files)
 
 
 def _start_train(starter: _Starter, config: RunConfig) -> Group:

@@ -32,6 +32,21 @@ class Resources:
         return ", ".join(parts)
 
 
+@dataclass(frozen=True)
+class Files:
+    """What a call needs and makes in files. Only nodes that do not see the run folder look at it (`workers.ferry`)."""
+
+    reads: tuple[str, ...] = ()
+    """Files (with the markers beside them) and folders that must be there before the call."""
+    writes: tuple[str, ...] = ()
+    """Files and folders that it makes: on the driver's node before its answer, also when it fails."""
+    live: tuple[str, ...] = ()
+    """Files that grow, and folders of parts that are renamed when they are whole: followed while it works."""
+
+
+NO_FILES = Files()
+
+
 class Call(Protocol):
     """A method call that was handed to a worker."""
 
@@ -66,6 +81,7 @@ class Group(Protocol):
         worker: int | None = None,
         label: str = "",
         report: str = "",
+        files: Files = NO_FILES,
     ) -> Call:
         """Hand a call to `worker`, or to the one with the fewest calls waiting. Returns at once.
 
@@ -78,8 +94,8 @@ class Group(Protocol):
         """The workers that can be given work now; the others are being replaced, or have been given up."""
         ...
 
-    def restart_with(self, **kwargs: Any) -> None:
-        """Build workers that take the place of lost ones with these arguments, instead of those of the start."""
+    def restart_with(self, files: Files, /, **kwargs: Any) -> None:
+        """Build workers that take the place of lost ones with these arguments and files, not those of the start."""
         ...
 
     def pids(self) -> list[int]:
@@ -99,8 +115,9 @@ class Cluster(Protocol):
         size: int,
         resources: Resources,
         timeout_seconds: float,
+        files: Files = NO_FILES,
     ) -> Group:
-        """Begin to start `size` workers, each `factory(**kwargs)`. `wait_ready` waits for them.
+        """Begin to start `size` workers, each `factory(**kwargs)`, which reads `files`. `wait_ready` waits for them.
 
         `timeout_seconds` is also how long a worker that replaces a lost one may take.
         """

@@ -9,7 +9,7 @@ from typing import Any
 
 from policies.errors import PawlError
 from workers.alive import reporting
-from workers.cluster import Call, Group, Resources
+from workers.cluster import NO_FILES, Call, Files, Group, Resources
 
 
 @dataclass(eq=False)
@@ -44,6 +44,7 @@ class InlineGroup:
         worker: int | None = None,
         label: str = "",
         report: str = "",
+        files: Files = NO_FILES,
     ) -> InlineCall:
         if worker is None:
             worker = self._next
@@ -59,7 +60,7 @@ class InlineGroup:
     def ready(self) -> list[int]:
         return list(range(self.size))
 
-    def restart_with(self, **kwargs: Any) -> None:
+    def restart_with(self, files: Files, /, **kwargs: Any) -> None:
         """Workers of this process live as long as it does: none takes the place of another."""
 
     def pids(self) -> list[int]:
@@ -87,6 +88,7 @@ class InlineCluster:
         size: int,
         resources: Resources,
         timeout_seconds: float,
+        files: Files = NO_FILES,
     ) -> InlineGroup:
         group = InlineGroup(name, [factory(**kwargs) for _ in range(size)])
         self._groups.append(group)

@@ -1,8 +1,8 @@
 """The Ray cluster of a run: groups of actors are started on it, waited for with an end, and taken down again.
 
-Neither calls nor actors are retried by Ray (`max_task_retries=0`, `max_restarts=0`: a hidden retry would run a side
-effect twice): a lost call is reported and the driver hands it out again; a lost worker is replaced by a fresh actor, a
-bounded number of times in a row (`workers.ray_group`).
+Neither calls nor actors of workers are retried by Ray (`max_task_retries=0`, `max_restarts=0`: a hidden retry would run
+a side effect twice): a lost call is reported and the driver hands it out again; a lost worker is replaced by a fresh
+actor, a bounded number of times in a row (`workers.ray_group`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from policies.errors import (
     WorkerLostError,
     explain,
 )
-from workers.cluster import Call, Group, Resources
+from workers.cluster import NO_FILES, Call, Files, Group, Resources
 from workers.ray_failures import translate
-from workers.ray_group import Host, RayCall, RayGroup, Slot
+from workers.ray_group import RayCall, RayGroup, Slot
+from workers.ray_host import Dock, Host, start_server
 from workers.ray_session import RaySession, epoch_name
+from workers.run_files import RunFiles
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +48,12 @@ class RayCluster:
         lost_after_seconds: float = 40.0,
         was_running: bool = False,
         keep: Collection[str] = (),
+        files: RunFiles | None = None,
         on_warning: Callable[[str], None] = logger.warning,
     ) -> None:
         """Join or start a cluster; with a `run`, end what its earlier epochs left there.
+
+        With `files` every worker looks whether it shares the run folder with this process.
 
         Raises:
             ConfigurationError: the cluster at `address` cannot be reached, refuses the token, or is open to all.
@@ -71,6 +76,10 @@ class RayCluster:
         if run is not None and not self._session.started_here:
             for name in self._session.end_leftovers(run, epoch):
                 on_warning(f"ended {name}, which an earlier driver of this run had left")
+        self._dock = None
+        if files is not None:
+            actor = f"{self._prefix}/files" if self._prefix is not None else None
+            self._dock = Dock(files, None if files.shared else start_server(files, actor, keep))
 
     @property
     def gcs_address(self) -> str:
@@ -86,12 +95,14 @@ class RayCluster:
         size: int,
         resources: Resources,
         timeout_seconds: float,
+        files: Files = NO_FILES,
     ) -> RayGroup:
         self._check_fits(name, size, resources)
         group = RayGroup(
             name,
             self._starter(name, factory, size, resources),
             kwargs,
+            files,
             size=size,
             resources=resources,
             timeout_seconds=timeout_seconds,
@@ -103,7 +114,7 @@ class RayCluster:
 
     def _starter(
         self, name: str, factory: Callable[..., Any], size: int, resources: Resources
-    ) -> Callable[[Slot, Mapping[str, Any]], Any]:
+    ) -> Callable[[Slot, Mapping[str, Any], Files], Any]:
         """What starts an actor for a slot of the group, now and whenever it must be replaced."""
         import ray
 
@@ -121,7 +132,7 @@ class RayCluster:
         elif resources.placement == "pack":
             bundles = self._pack(size, resources)
 
-        def start(slot: Slot, kwargs: Mapping[str, Any]) -> Any:
+        def start(slot: Slot, kwargs: Mapping[str, Any], files: Files) -> Any:
             own = dict(options)
             if self._prefix is not None:
                 again = f".{slot.replaced}" if slot.replaced else ""
@@ -132,7 +143,8 @@ class RayCluster:
                 own["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
                     bundles, placement_group_bundle_index=slot.index
                 )
-            return ray.remote(Host).options(**own).remote(factory, dict(kwargs), self._keep)
+            actor = ray.remote(Host).options(**own)
+            return actor.remote(factory, dict(kwargs), self._keep, self._dock, files)
 
         return start
 
@@ -176,6 +188,8 @@ class RayCluster:
         import ray
 
         deadline = time.monotonic() + timeout_seconds
+        if self._dock is not None:
+            self._dock.check(timeout_seconds)
         for group in cast("Sequence[RayGroup]", groups):
             while waiting := group.unready():
                 self._session.check()
@@ -250,6 +264,8 @@ class RayCluster:
     def close(self) -> None:
         import ray
 
+        if self._dock is not None:
+            self._dock.close(group.idle() for group in self._groups)
         for group in self._groups:
             for actor in group.actors:
                 with contextlib.suppress(Exception):  # the cluster may be gone already

@@ -1,13 +1,12 @@
 """A group of Ray actors: who is ready, who has which call, and who takes the place of a lost one.
 
-One generic actor hosts a plain class. Calls are held here until a worker is ready for them, so a call that was never
-handed out, or that stood behind the one that killed its worker, is known not to have run.
+One generic actor (`workers.ray_host`) hosts a plain class. Calls are held here until a worker is ready for them, so a
+call that was never handed out, or that stood behind the one that killed its worker, is known not to have run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,40 +19,8 @@ from policies.errors import (
     WorkerLostError,
     explain,
 )
-from workers.alive import reporting
-from workers.cluster import Resources
+from workers.cluster import NO_FILES, Files, Resources
 from workers.ray_failures import Place, translate
-from workers.worker_environment import scrub
-
-
-class Host:
-    """Runs inside the actor: builds the worker at the first call, so that its errors come back whole."""
-
-    def __init__(
-        self, factory: Callable[..., Any], kwargs: dict[str, Any], keep: tuple[str, ...]
-    ) -> None:
-        scrub(os.environ, keep=keep)  # Ray has read its token by now
-        self._factory = factory
-        self._kwargs = kwargs
-        self._worker: Any = None
-
-    def place(self) -> Place:
-        """Where this actor runs."""
-        import ray
-
-        context = ray.get_runtime_context()
-        return Place(os.getpid(), context.get_node_id(), ray.util.get_node_ip_address())
-
-    def build(self) -> None:
-        """Build the worker if it is not there."""
-        if self._worker is None:
-            self._worker = self._factory(**self._kwargs)
-
-    def call(self, method: str, args: tuple[Any, ...], report: str = "") -> Any:
-        """Run one method of the worker."""
-        self.build()
-        with reporting(report):
-            return getattr(self._worker, method)(*args)
 
 
 @dataclass(eq=False)
@@ -72,6 +39,7 @@ class RayCall:
     """Known without asking: it was never handed out, or its worker was replaced."""
     report: str = ""
     """File for the worker's signs of life."""
+    files: Files = NO_FILES
 
     @property
     def label(self) -> str:
@@ -121,8 +89,9 @@ class RayGroup:
     def __init__(
         self,
         name: str,
-        start: Callable[[Slot, dict[str, Any]], Any],
+        start: Callable[[Slot, dict[str, Any], Files], Any],
         kwargs: dict[str, Any],
+        files: Files = NO_FILES,
         *,
         size: int,
         resources: Resources,
@@ -135,7 +104,7 @@ class RayGroup:
         self.timeout_seconds = timeout_seconds
         self.slots = [Slot(index) for index in range(size)]
         self._start = start
-        self._kwargs = dict(kwargs)
+        self._kwargs, self._files = dict(kwargs), files
         self.max_restarts = max_restarts
         self._on_warning = on_warning
         self._held: list[RayCall] = []
@@ -165,6 +134,10 @@ class RayGroup:
     def actors(self) -> list[Any]:
         return [slot.actor for slot in self.slots]
 
+    def idle(self) -> list[Any]:
+        """Actors that wait for work."""
+        return [slot.actor for slot in self.slots if slot.ready and not slot.open]
+
     def submit(
         self,
         method: str,
@@ -172,9 +145,10 @@ class RayGroup:
         worker: int | None = None,
         label: str = "",
         report: str = "",
+        files: Files = NO_FILES,
     ) -> RayCall:
         text = f"{method} {label}".strip()
-        call = RayCall(self, method, args, text, worker, report=report)
+        call = RayCall(self, method, args, text, worker, report=report, files=files)
         self._held.append(call)
         self.hand_out()
         return call
@@ -183,8 +157,9 @@ class RayGroup:
         self._look()
         return [slot.index for slot in self.slots if slot.ready]
 
-    def restart_with(self, **kwargs: Any) -> None:
+    def restart_with(self, files: Files, /, **kwargs: Any) -> None:
         self._kwargs |= kwargs
+        self._files = files
 
     def pids(self) -> list[int]:
         import ray
@@ -195,7 +170,7 @@ class RayGroup:
 
     def _begin(self, slot: Slot) -> None:
         """Start a fresh actor for `slot`."""
-        slot.actor = self._start(slot, self._kwargs)
+        slot.actor = self._start(slot, self._kwargs, self._files)
         slot.placed = slot.actor.place.remote()
         slot.built = slot.actor.build.remote()
         slot.ready, slot.place = False, None
@@ -236,7 +211,7 @@ class RayGroup:
             slot = self._choose(call)
             if slot is not None:
                 call.slot = slot
-                call.ref = slot.actor.call.remote(call.method, call.args, call.report)
+                call.ref = slot.actor.call.remote(call.method, call.args, call.report, call.files)
                 slot.open.append(call)
             elif call.failure is None:
                 still.append(call)

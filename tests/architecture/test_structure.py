@@ -24,6 +24,7 @@ WALLS = {
         "workers/pool.py",
         "workers/ray_failures.py",
         "workers/ray_group.py",
+        "workers/ray_host.py",
         "workers/ray_processes.py",
         "workers/ray_session.py",
     },

@@ -21,7 +21,7 @@ from policies.errors import (
     WaitTimeoutError,
     WorkerLostError,
 )
-from workers.cluster import Cluster, Resources
+from workers.cluster import NO_FILES, Cluster, Resources
 from workers.inline import InlineCluster
 from workers.pool import RayCluster
 from workers.ray_session import answers_without_token
@@ -114,7 +114,7 @@ def test_a_killed_worker_is_reported_and_a_fresh_one_takes_its_place(
 ) -> None:
     probes = group(ray_cluster, start=5)
     pid = probes.pids()[0]
-    probes.restart_with(start=50)
+    probes.restart_with(NO_FILES, start=50)
     running, behind = probes.submit("sleep", 60), probes.submit("add", 1)
     time.sleep(0.5)
     os.kill(pid, signal.SIGKILL)

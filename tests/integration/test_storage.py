@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -33,33 +32,16 @@ from policies.errors import (
     StorageError,
 )
 from policies.fake_model import write_fake_model
+from tests.s3_server import CREDENTIALS, s3_server
 
 DRIVER = Path(__file__).with_name("driver.py")
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of an S3-compatible server (moto's) with the bucket `models`."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    patch = pytest.MonkeyPatch()
-    for name, value in CREDENTIALS.items():
-        patch.setenv(name, value)
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    address = f"http://{host}:{port}"
-    from pyarrow import fs
-
-    admin = fs.S3FileSystem(
-        endpoint_override=address, region="us-east-1", allow_bucket_creation=True
-    )
-    admin.create_dir("models")
-    yield address
-    moto.stop()
-    patch.undo()
+    with s3_server() as address:
+        yield address
 
 
 def tree(folder: Path, **storage: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from orchestrator.stopping import StopRequest
 from orchestrator.waiting import wait_for_any, wait_for_result
 from policies.errors import WaitTimeoutError, WorkerLostError
 from workers import alive
-from workers.cluster import Call, Cluster, Group, Resources
+from workers.cluster import NO_FILES, Call, Cluster, Files, Group, Resources
 from workers.inline import InlineCluster
 
 
@@ -53,6 +53,7 @@ class HangingGroup:
         worker: int | None = None,
         label: str = "",
         report: str = "",
+        files: Files = NO_FILES,
     ) -> HangingCall:
         text = f"{self.name} 0: {method} {label}"
         self.calls.append(HangingCall(text, report, running=not self.busy))
@@ -61,7 +62,7 @@ class HangingGroup:
     def ready(self) -> list[int]:
         return [0]
 
-    def restart_with(self, **kwargs: Any) -> None:
+    def restart_with(self, files: Files, /, **kwargs: Any) -> None:
         raise AssertionError("not asked for here")
 
     def pids(self) -> list[int]:
@@ -83,6 +84,7 @@ class HangingCluster:
         size: int,
         resources: Resources,
         timeout_seconds: float,
+        files: Files = NO_FILES,
     ) -> HangingGroup:
         return self.group
 

@@ -1,0 +1,103 @@
+"""What travels between the driver's node and nodes that do not see the run folder, by phase and worker group."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from orchestrator.config import RunConfig
+from orchestrator.config_sections import ClusterSettings, PolicySettings
+from orchestrator.model_files import resolve_model
+from orchestrator.run_folder import RoundFolder, RunFolder
+from policies.errors import InputError
+from policies.records import PolicyVersion
+from policies.store import PolicyStore
+from workers.alive import write_unsynced
+from workers.cluster import Files
+from workers.run_files import RunFiles
+from workers.training.engine import UpdateJob
+from workers.verify.backends.engine import EngineBackend
+
+WRITABLE = (
+    "activity",
+    "rounds/*/attempts",
+    "rounds/*/evaluate/attempts",
+    "rounds/*/train/checkpoints",
+)
+"""Where files of workers are taken in: nothing there counts before the driver has committed it."""
+
+
+def run_files(
+    settings: ClusterSettings,
+    folder: RunFolder,
+    models: tuple[str, ...],
+    guard: Callable[[], None],
+) -> RunFiles | None:
+    """What the cluster is told of the run folder; None where all workers run on this machine."""
+    if settings.backend == "inline" or settings.address is None:
+        return None
+    token, path = secrets.token_hex(16), folder.activity_reports / "seen.json"
+    write_unsynced(path, token)
+    return RunFiles(
+        root=str(folder.path),
+        token_path=str(path),
+        token=token,
+        shared=settings.shared_folder,
+        readable=models,
+        writable=WRITABLE,
+        guard=guard,
+        timeout_seconds=settings.transfer_timeout_seconds,
+    )
+
+
+def models_of(config: RunConfig, store: PolicyStore) -> tuple[str, ...]:
+    """Folders outside the run that its workers read: the starting model and judges' models."""
+    folders = [Path(store.get(0).path), *_judge_models(config)]
+    return tuple(dict.fromkeys(str(_with_blobs(folder)) for folder in folders))
+
+
+def judge_files(config: RunConfig, store: PolicyStore) -> Files:
+    """What judges read when they start: their models, and the manifests of policies."""
+    reads = [str(path) for path in _judge_models(config)]
+    for number in _judge_versions(config):
+        reads += [str(store.directory(number)), store.get(number).path]
+    return Files(reads=tuple(dict.fromkeys(reads)))
+
+
+def policy_files(*policies: PolicyVersion) -> Files:
+    """The weights of `policies`."""
+    return Files(reads=tuple(dict.fromkeys(policy.path for policy in policies)))
+
+
+def update_files(job: UpdateJob, examples: list[str], folder: RoundFolder) -> Files:
+    """What one training worker reads and, when it is the one that writes, makes."""
+    weights = policy_files(job.policy, *job.reference_versions).reads
+    carried = () if job.optimizer_state is None else (job.optimizer_state,)
+    checkpoints = str(folder.checkpoints)
+    return Files(
+        reads=(*weights, *examples, *carried, checkpoints),
+        writes=(str(Path(job.log_path).parent),) if job.writes else (),
+        live=(job.log_path, checkpoints) if job.writes else (),
+    )
+
+
+def _judge_models(config: RunConfig) -> Iterator[Path]:
+    for judge in config.judges:
+        backend = judge.backend
+        if isinstance(backend, EngineBackend.Config) and backend.model != "policy":
+            with suppress(InputError):  # the node fetches it from the hub, or says why it cannot
+                yield resolve_model(PolicySettings(model=backend.model), download=False)
+
+
+def _judge_versions(config: RunConfig) -> Iterator[int]:
+    for judge in config.judges:
+        backend = judge.backend
+        if isinstance(backend, EngineBackend.Config) and backend.model == "policy":
+            yield backend.version or 0
+
+
+def _with_blobs(model: Path) -> Path:
+    """The hub's cache keeps a model's files beside its snapshots, as targets of links."""
+    return model.parent.parent if model.parent.name == "snapshots" else model
