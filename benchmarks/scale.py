@@ -148,7 +148,7 @@ def _start(home: Path) -> None:
 
 def drive(home: Path) -> None:
     """Run or resume the run in `home` and kill this process when collect has come to the point wanted."""
-    from orchestrator.config import RunConfig
+    from orchestrator.config.run_config import RunConfig
     from orchestrator.launch import resume_experiment, run_experiment
     from orchestrator.run_folder import RunFolder
     from policies.files import using

@@ -8,22 +8,22 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from orchestrator.activity import Watch, WatchedCluster
-from orchestrator.config import RunConfig
-from orchestrator.drawing import check_same_prompts
+from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind, EventLog
 from orchestrator.file_sharing import models_of, run_files
 from orchestrator.journal import Journal
 from orchestrator.lease import Fence
 from orchestrator.leftovers import remove_leftovers
 from orchestrator.model_files import resolve_model
-from orchestrator.phases import Drawn, Phase
 from orchestrator.prompts.overlap import check_overlap
 from orchestrator.quarantine import Quarantine
+from orchestrator.rounds.drawing import check_same_prompts
+from orchestrator.rounds.phases import Drawn, Phase
 from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
 from orchestrator.stopping import StopRequest
-from orchestrator.storage import mirroring
-from orchestrator.tracker import Tracker
+from orchestrator.storage.mirror import mirroring
+from orchestrator.tracking.tracker import Tracker
 from orchestrator.worker_groups import start_groups
 from policies.component import create
 from policies.errors import ConfigurationError, explain

@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli_doctor import doctor
-from orchestrator.cli_inspect import JsonOption, components, schema, show, status, trace, ui
-from orchestrator.cli_output import complain, console, guarded, say, say_json
-from orchestrator.cli_run import (
+from orchestrator.commands.doctor import doctor
+from orchestrator.commands.inspect import JsonOption, components, schema, show, status, trace, ui
+from orchestrator.commands.output import complain, console, guarded, say, say_json
+from orchestrator.commands.run import (
     ConfigArgument,
     NameOption,
     OverridesArgument,
@@ -25,7 +25,7 @@ from orchestrator.cli_run import (
     resume,
     run,
 )
-from orchestrator.cli_verify import verify
+from orchestrator.commands.verify import verify
 from policies.errors import REFUSED, ConfigurationError
 
 app = typer.Typer(
@@ -67,10 +67,10 @@ def validate(
     config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False
 ) -> None:
     """Check a config and its prompt files without starting anything (see also `pawl plan`)."""
-    from orchestrator.config_files import load_config
-    from orchestrator.plan_inputs import check_prompts
-    from orchestrator.plan_lines import refuse_what_cannot_run
-    from orchestrator.run_config import sealed
+    from orchestrator.config.files import load_config
+    from orchestrator.config.resolved import sealed
+    from orchestrator.plan.inputs import check_prompts
+    from orchestrator.plan.lines import refuse_what_cannot_run
 
     try:
         loaded = load_config(config, overrides or ())
@@ -115,10 +115,10 @@ def plan(
     from rich.table import Table
     from rich.text import Text
 
-    from orchestrator.config_files import load_config, resolve_tracking
-    from orchestrator.display import plain_text
-    from orchestrator.plan import make_plan
+    from orchestrator.config.files import load_config, resolve_tracking
+    from orchestrator.plan.preflight import make_plan
     from orchestrator.run_naming import new_run_folder
+    from orchestrator.views.display import plain_text
 
     resolved = resolve_tracking(load_config(config, overrides or ()).config, Path.cwd())
     folder = new_run_folder(runs_dir, name, resolved.tracking.experiment)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventLog
 from orchestrator.journal import Journal
-from orchestrator.phases import Phase, Trained
-from orchestrator.plan_sizes import checkpoint_bytes, memory_text
+from orchestrator.plan.sizes import checkpoint_bytes, memory_text
+from orchestrator.rounds.phases import Phase, Trained
 from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
 from policies.errors import StorageError, explain

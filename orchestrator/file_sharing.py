@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.config import RunConfig
-from orchestrator.config_sections import ClusterSettings, PolicySettings
+from orchestrator.config.run_config import RunConfig
+from orchestrator.config.sections import ClusterSettings, PolicySettings
 from orchestrator.model_files import resolve_model
 from orchestrator.run_folder import RoundFolder, RunFolder
 from policies.errors import InputError

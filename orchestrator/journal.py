@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from orchestrator.phases import Phase
+from orchestrator.rounds.phases import Phase
 from policies import files
 from policies.errors import CorruptStateError
 from policies.records import Json, Record, RoundResult

@@ -11,16 +11,8 @@ from typing import Literal
 from pydantic import Field
 
 from orchestrator.assembly import assemble
-from orchestrator.config import RunConfig
-from orchestrator.events import EventKind, EventLog, Observer
-from orchestrator.floors import check_floors
-from orchestrator.lease import Lease, claim
-from orchestrator.loop import run_rounds
-from orchestrator.private import check_confined, private_files
-from orchestrator.recording import record_what_was_missed
-from orchestrator.remote_code import trusted_code
-from orchestrator.run import Run
-from orchestrator.run_config import (
+from orchestrator.config.remote_code import trusted_code
+from orchestrator.config.resolved import (
     config_digest,
     read_config,
     read_object,
@@ -28,12 +20,20 @@ from orchestrator.run_config import (
     settings_since,
     written_digest,
 )
+from orchestrator.config.run_config import RunConfig
+from orchestrator.events import EventKind, EventLog, Observer
+from orchestrator.lease import Lease, claim
+from orchestrator.plan.floors import check_floors
+from orchestrator.private import check_confined, private_files
+from orchestrator.rounds.loop import run_rounds
+from orchestrator.rounds.recording import record_what_was_missed
+from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
 from orchestrator.stopping import StopRequest, listening
-from orchestrator.tracker import Tracker
-from orchestrator.tracking import make_tracker
-from orchestrator.tracking_spool import TrackedRun
-from orchestrator.tracking_tags import tracked_run, versions
+from orchestrator.tracking.mlflow_client import make_tracker
+from orchestrator.tracking.spool import TrackedRun
+from orchestrator.tracking.tags import tracked_run, versions
+from orchestrator.tracking.tracker import Tracker
 from policies import files
 from policies.errors import ConfigurationError, CorruptStateError, PawlError, ResumeError, explain
 from policies.records import Record, RoundResult

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from orchestrator.config_sections import PolicySettings
+from orchestrator.config.sections import PolicySettings
 from policies.errors import InputError, explain
 from policies.records import PolicyVersion
 from policies.shards import file_sha256

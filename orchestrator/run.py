@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from orchestrator.acceptance.rule import AcceptanceRule
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
+from orchestrator.config.stages import Stage
 from orchestrator.events import EventLog
 from orchestrator.journal import Journal
 from orchestrator.lease import Fence
 from orchestrator.quarantine import Quarantine
 from orchestrator.run_folder import RoundFolder, RunFolder
-from orchestrator.stages import Stage
 from orchestrator.stopping import StopRequest
-from orchestrator.storage import Mirror
-from orchestrator.tracker import Tracker
+from orchestrator.storage.mirror import Mirror
+from orchestrator.tracking.tracker import Tracker
 from policies.records import PolicyVersion, Prompt, Record
 from policies.store import PolicyStore
 from workers.cluster import Cluster, Group

@@ -11,7 +11,7 @@ from orchestrator.run_folder import RunFolder
 from policies.errors import ConfigurationError, ResumeError
 
 if TYPE_CHECKING:
-    from orchestrator.config import RunConfig
+    from orchestrator.config.run_config import RunConfig
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -49,7 +49,7 @@ def same_run(runs_dir: Path, name: str, config: RunConfig) -> RunFolder | None:
     Raises:
         ConfigurationError: there is one, with another config; the keys that differ are named.
     """
-    from orchestrator.run_config import sealed
+    from orchestrator.config.resolved import sealed
 
     _check_place(runs_dir)
     folder = RunFolder((runs_dir / name).absolute())

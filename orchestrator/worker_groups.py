@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.config import RunConfig
-from orchestrator.config_sections import ResourceSettings
+from orchestrator.config.run_config import RunConfig
+from orchestrator.config.sections import ResourceSettings
 from orchestrator.file_sharing import judge_files, policy_files
 from orchestrator.model_files import model_as_version
 from orchestrator.run import Groups

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from policies.fake_model import write_fake_model
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.events import EventKind, EventLog
 from orchestrator.journal import Journal
-from orchestrator.phases import Phase
+from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RoundFolder, RunFolder
 from policies.examples import PreferencePair, TokenSequence, UnpairedExample
 from policies.records import (

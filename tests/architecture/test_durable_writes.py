@@ -37,10 +37,10 @@ ELSEWHERE = {
     "orchestrator/events.py": "for people; never read for decisions, a torn line is skipped",
     "orchestrator/activity.py": "signs of life for people: lost without harm",
     "workers/alive.py": "signs of life for people: lost without harm",
-    "orchestrator/report.py": "fills the temporary file that policies.files moves into place",
-    "orchestrator/storage_bucket.py": "fills the temporary file that policies.files moves into place",
-    "orchestrator/tracking.py": "copies a report into a folder that is sent, not into the run",
-    "orchestrator/tracking_spool.py": "has its own order of writes: each line is synced before the call returns",
+    "orchestrator/views/report.py": "fills the temporary file that policies.files moves into place",
+    "orchestrator/storage/bucket.py": "fills the temporary file that policies.files moves into place",
+    "orchestrator/tracking/mlflow_client.py": "copies a report into a folder that is sent, not into the run",
+    "orchestrator/tracking/spool.py": "has its own order of writes: each line is synced before the call returns",
 }
 """Files, or folders, that write without the module, and why that is right."""
 

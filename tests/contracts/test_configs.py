@@ -7,11 +7,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from orchestrator.config import RunConfig
-from orchestrator.config_files import load_config, shipped_configs
-from orchestrator.config_yaml import parse_yaml, read_config_text
-from orchestrator.plan import make_plan
-from orchestrator.schema import config_schema
+from orchestrator.config.files import load_config, shipped_configs
+from orchestrator.config.json_schema import config_schema
+from orchestrator.config.run_config import RunConfig
+from orchestrator.config.strict_yaml import parse_yaml, read_config_text
+from orchestrator.plan.preflight import make_plan
 
 NAMES = sorted(shipped_configs())
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from orchestrator.config_sections import TrackingSettings
-from orchestrator.inspect_run import results_of
-from orchestrator.tracking import make_tracker
-from orchestrator.tracking_tags import tracked_run
+from orchestrator.config.sections import TrackingSettings
+from orchestrator.tracking.mlflow_client import make_tracker
+from orchestrator.tracking.tags import tracked_run
+from orchestrator.views.run_state import results_of
 from tests.mlflow_server import MlflowServer
 from tests.run_folders import RUN_ID, make_run, phase_seconds
 

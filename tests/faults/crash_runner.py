@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import workers.verify.worker as verify_worker
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
 from policies import files
@@ -36,7 +36,7 @@ for _late in (
     "pandas",
     "pyarrow.compute",
     "pyarrow.parquet",
-    "orchestrator.report",
+    "orchestrator.views.report",
     "workers.rollout.engines.fake",
     "workers.rollout.strategies.independent",
     "workers.training.engines.fake",

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from orchestrator.audit import audit
+from orchestrator.audit.run import audit
 from orchestrator.events import read_events
 from orchestrator.run_folder import RunFolder
 from policies.fake_model import write_fake_model

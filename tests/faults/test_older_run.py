@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from orchestrator.audit import audit
+from orchestrator.audit.run import audit
 from orchestrator.cli import app
 from orchestrator.run_folder import RunFolder
 from policies.shards import write_json

@@ -14,11 +14,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import orchestrator.display
+import orchestrator.views.display
 from orchestrator import assembly
 from orchestrator.events import Event
 from orchestrator.journal import Journal
-from orchestrator.phases import Phase
+from orchestrator.rounds.phases import Phase
 from orchestrator.run import Groups
 from policies.faulty_files import CountingFiles, RefusingFiles
 from policies.files import using
@@ -171,8 +171,8 @@ def arm(moment: dict[str, Any]) -> None:
         return
     if "@" in trigger.action:
         _remember_groups()
-    observers_for = orchestrator.display.observers_for
-    orchestrator.display.observers_for = lambda console: [*observers_for(console), trigger]
+    observers_for = orchestrator.views.display.observers_for
+    orchestrator.views.display.observers_for = lambda console: [*observers_for(console), trigger]
 
 
 def _jump(nth: int, trigger: Trigger) -> None:

@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from tests.faults.scene import small_config
 from tests.faults.trigger import arm
 
@@ -24,12 +24,12 @@ WARM = (
     "pandas",
     "pyarrow.parquet",
     "orchestrator.cli",
-    "orchestrator.config_files",
-    "orchestrator.display",
-    "orchestrator.inspect_run",
+    "orchestrator.config.files",
+    "orchestrator.views.display",
+    "orchestrator.views.run_state",
     "orchestrator.launch",
-    "orchestrator.plan_lines",
-    "orchestrator.report",
+    "orchestrator.plan.lines",
+    "orchestrator.views.report",
     "orchestrator.run_naming",
     "pyarrow.compute",
     "pyarrow.dataset",

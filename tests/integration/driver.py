@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 
 from orchestrator import assembly
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from orchestrator.events import Event, EventKind
 from orchestrator.journal import Journal
 from orchestrator.launch import resume_experiment, run_experiment
-from orchestrator.phases import Phase
+from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
 from policies.records import Record
 

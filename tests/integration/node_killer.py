@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from orchestrator.events import Event, EventKind
 from orchestrator.launch import run_experiment
 from orchestrator.run_folder import RunFolder

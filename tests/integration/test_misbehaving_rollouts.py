@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import run_experiment
 from orchestrator.run_folder import RunFolder
 from policies.fake_model import write_fake_model

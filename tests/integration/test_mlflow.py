@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config_sections import TrackingSettings
-from orchestrator.inspect_run import results_of
+from orchestrator.config.sections import TrackingSettings
 from orchestrator.run_folder import RunFolder
-from orchestrator.tracking import Tracker, make_tracker, push_backlog
-from orchestrator.tracking_push import SendingThread
-from orchestrator.tracking_spool import TrackedRun
-from orchestrator.tracking_tags import tracked_run
+from orchestrator.tracking.mlflow_client import Tracker, make_tracker, push_backlog
+from orchestrator.tracking.push import SendingThread
+from orchestrator.tracking.spool import TrackedRun
+from orchestrator.tracking.tags import tracked_run
+from orchestrator.views.run_state import results_of
 from policies.errors import TrackingError
 from tests.mlflow_server import MlflowServer, free_port
 from tests.run_folders import RUN_ID, add_round, make_run, phase_seconds, start_run
@@ -283,7 +283,7 @@ def test_a_run_that_failed_before_it_was_described_sends_nothing_and_does_not_wa
 def test_what_a_run_left_behind_is_sent_later(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.tracker.FINISH_TIMEOUT", 1.0)
+    monkeypatch.setattr("orchestrator.tracking.tracker.FINISH_TIMEOUT", 1.0)
     folder, warnings = make_run(tmp_path / "q-1"), list[str]()
     away = settings(f"http://ann:s3cr3t@127.0.0.1:{free_port()}")
     tracker = make_tracker(away, folder, on_warning=warnings.append)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking import MlflowSink
-from orchestrator.tracking_push import Point
-from orchestrator.tracking_spool import TrackedRun, TrackingRefused
+from orchestrator.tracking.mlflow_client import MlflowSink
+from orchestrator.tracking.push import Point
+from orchestrator.tracking.spool import TrackedRun, TrackingRefused
 from policies.errors import TrackingError
 
 RUN = TrackedRun(run_id="r-1", name="q-1", experiment="e")

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import run_experiment
 from orchestrator.run_folder import RunFolder
 from policies.fake_model import write_fake_model

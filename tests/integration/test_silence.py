@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from orchestrator.inspect_run import read_run_events, results_of
 from orchestrator.run_folder import RunFolder
+from orchestrator.views.run_state import read_run_events, results_of
 from policies.fake_model import write_fake_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ class HangsOnce(FakeEngine):
 DRIVER = """
 import json, sys
 from pathlib import Path
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import run_experiment
 from orchestrator.run_folder import RunFolder
 

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.audit import audit
+from orchestrator.audit.run import audit
 from orchestrator.cli import app
-from orchestrator.config import RunConfig
-from orchestrator.config_sections import StorageSettings
+from orchestrator.config.run_config import RunConfig
+from orchestrator.config.sections import StorageSettings
 from orchestrator.launch import run_experiment
-from orchestrator.phases import Phase
+from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
-from orchestrator.storage import Mirror
-from orchestrator.storage_bucket import Bucket, Location
-from orchestrator.storage_fetch import fetch_run
+from orchestrator.storage.bucket import Bucket, Location
+from orchestrator.storage.fetch import fetch_run
+from orchestrator.storage.mirror import Mirror
 from policies.errors import (
     ConfigurationError,
     CorruptStateError,
@@ -154,7 +154,7 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory, server: str) -> tuple[Run
         recorders.append(Recorder(*args))
         return recorders[-1]
 
-    patch.setattr("orchestrator.storage.Bucket", recording)
+    patch.setattr("orchestrator.storage.mirror.Bucket", recording)
     Mirror(settings, run, epoch=1).close(failed=False)
     patch.undo()
     return run, recorders[0].order

@@ -32,8 +32,8 @@ def main() -> int:
 
 def drive(command: str, folder: RunFolder, killed_at: list[str]) -> int:
     """Run or resume, to the end or to the phase in which to die."""
-    from orchestrator.cli_output import exit_code_of
-    from orchestrator.config import RunConfig
+    from orchestrator.commands.output import exit_code_of
+    from orchestrator.config.run_config import RunConfig
     from orchestrator.launch import resume_experiment, run_experiment
     from orchestrator.stopping import ending_at_once
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from orchestrator.activity import Watch, WatchedCluster
-from orchestrator.activity_view import activity_lines, read_activity
 from orchestrator.run_folder import RunFolder
 from orchestrator.stopping import StopRequest
+from orchestrator.views.activity import activity_lines, read_activity
 from orchestrator.waiting import wait_for_any, wait_for_result
 from policies.errors import WaitTimeoutError, WorkerLostError
 from workers import alive

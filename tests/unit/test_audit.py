@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.audit import audit
-from orchestrator.audit_check import CLAIMS, Report
+from orchestrator.audit.check import CLAIMS, Report
+from orchestrator.audit.run import audit
 from orchestrator.cli import app
 from orchestrator.launch import run_experiment
 from orchestrator.removal_notes import FETCHED, LeftInBucket, note_path

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator import tracking_server
 from orchestrator.cli import app
-from orchestrator.config_files import shipped_configs
+from orchestrator.config.files import shipped_configs
 from orchestrator.families import FAMILIES
 from orchestrator.run_naming import new_run_folder
+from orchestrator.tracking import server as tracking_server
 from policies.errors import ConfigurationError, InputError
 from policies.shards import write_json
 

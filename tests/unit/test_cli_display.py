@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.display import (
+from orchestrator.events import Event, EventKind
+from orchestrator.views.display import (
     LiveProgress,
     PlainLines,
     describe,
@@ -19,7 +20,6 @@ from orchestrator.display import (
     plain_text,
     rounds_table,
 )
-from orchestrator.events import Event, EventKind
 from policies.records import RoundResult, RoundStatus
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config_errors import show_value
-from orchestrator.config_files import load_config
+from orchestrator.config.errors import show_value
+from orchestrator.config.files import load_config
 from policies.errors import ConfigurationError
 
 BASE = """\

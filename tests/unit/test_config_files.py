@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import orchestrator
-from orchestrator.config_files import find_config, load_config, resolve_tracking, shipped_configs
-from orchestrator.config_yaml import parse_yaml
+from orchestrator.config.files import find_config, load_config, resolve_tracking, shipped_configs
+from orchestrator.config.strict_yaml import parse_yaml
 from policies.errors import ConfigurationError
 
 SMALL = """\
@@ -206,7 +206,7 @@ def test_an_installed_pawl_finds_its_configs_in_the_package(
     (tmp_path / "shipped_configs" / "recipes").mkdir(parents=True)
     for name in ("quickstart", "recipes/one"):
         (tmp_path / "shipped_configs" / f"{name}.yaml").write_text(SMALL)
-    monkeypatch.setattr("orchestrator.config_files._SOURCE_CONFIGS", tmp_path / "nothing")
+    monkeypatch.setattr("orchestrator.config.files._SOURCE_CONFIGS", tmp_path / "nothing")
     monkeypatch.setattr(orchestrator, "__path__", [*orchestrator.__path__, str(tmp_path)])
     assert list(shipped_configs()) == ["quickstart", "recipes/one"]
     monkeypatch.delitem(sys.modules, "orchestrator.shipped_configs")

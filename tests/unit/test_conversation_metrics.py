@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.collecting import totals
-from orchestrator.evaluating import metrics_of
-from orchestrator.phases import Collected
-from orchestrator.round_metrics import collection_metrics
+from orchestrator.rounds.collecting import totals
+from orchestrator.rounds.evaluating import metrics_of
+from orchestrator.rounds.metrics import collection_metrics
+from orchestrator.rounds.phases import Collected
 from policies.records import (
     Ending,
     StopReason,

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.config_files import load_config
+from orchestrator.config.files import load_config
 from orchestrator.disk import (
     bytes_of_a_round,
     bytes_of_checkpoints,
@@ -20,11 +20,11 @@ from orchestrator.disk import (
     weights_bytes,
 )
 from orchestrator.events import Event, EventKind, EventLog
-from orchestrator.inspect_run import read_run_events, results_of
 from orchestrator.journal import Journal
 from orchestrator.launch import resume_experiment, run_experiment
-from orchestrator.phases import Phase, Trained
+from orchestrator.rounds.phases import Phase, Trained
 from orchestrator.run_folder import RunFolder
+from orchestrator.views.run_state import read_run_events, results_of
 from policies.errors import StorageError
 from policies.reference import ReferencePart, ReferencePlan
 from tests.run_folders import make_run

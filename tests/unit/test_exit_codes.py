@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.cli_output import exit_code_of
+from orchestrator.commands.output import exit_code_of
 from orchestrator.stopping import InterruptedRun
 from policies import errors
 from policies.errors import PawlError, RolloutError

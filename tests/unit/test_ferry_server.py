@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config_files import load_config
+from orchestrator.config.files import load_config
 from orchestrator.file_sharing import WRITABLE, models_of
 from policies.errors import ArtifactError, ConfigurationError, LeaseError
 from policies.store import PolicyStore

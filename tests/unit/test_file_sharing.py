@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import RunConfig
-from orchestrator.config_files import load_config
+from orchestrator.config.files import load_config
+from orchestrator.config.run_config import RunConfig
 from orchestrator.file_sharing import judge_files, models_of, run_files, update_files
-from orchestrator.plan_network import seen_by
+from orchestrator.plan.network import seen_by
 from orchestrator.run_folder import RunFolder
 from policies.fake_model import write_fake_model
 from policies.records import PolicyVersion

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.report import write_report
 from orchestrator.run_folder import RunFolder
-from orchestrator.tracking_tables import sample_rows
+from orchestrator.tracking.tables import sample_rows
+from orchestrator.views.report import write_report
 from policies.examples import SupervisedExample, TokenSequence
 from policies.records import (
     Branch,

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.events import EventKind, EventLog
-from orchestrator.inspect_run import read_journal, run_status
 from orchestrator.journal import Journal
-from orchestrator.phases import Collected, Drawn, Evaluated, Phase, Trained
+from orchestrator.rounds.phases import Collected, Drawn, Evaluated, Phase, Trained
 from orchestrator.run_folder import RunFolder
-from orchestrator.trace import trace
+from orchestrator.views.run_state import read_journal, run_status
+from orchestrator.views.trace import trace
 from policies.errors import InputError
 from policies.examples import PreferencePair, TokenSequence
 from policies.records import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.journal import Journal
-from orchestrator.phases import Drawn, Phase
+from orchestrator.rounds.phases import Drawn, Phase
 from policies.errors import CorruptStateError
 from policies.records import RoundResult, RoundStatus
 
@@ -99,7 +99,7 @@ def test_a_journal_by_an_older_pawl_without_seals_is_read_and_continued(tmp_path
 def test_journals_hold_no_clock() -> None:
     import inspect
 
-    from orchestrator import phases
+    from orchestrator.rounds import phases
 
     source = inspect.getsource(phases)
     assert "seconds" not in source

@@ -174,7 +174,7 @@ def test_containers_run_as_an_ordinary_user_without_rights() -> None:
 
 
 def test_a_job_that_is_tried_again_resumes_with_the_same_command() -> None:
-    from orchestrator.config_files import load_config
+    from orchestrator.config.files import load_config
 
     spec = ray_job()["spec"]
     assert spec["backoffLimit"] > 0

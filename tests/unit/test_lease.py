@@ -16,7 +16,7 @@ import pytest
 
 from orchestrator.journal import Journal
 from orchestrator.lease import Claim, Fence, claim, is_alive, latest_claim
-from orchestrator.phases import Drawn, Phase
+from orchestrator.rounds.phases import Drawn, Phase
 from orchestrator.run_folder import RunFolder
 from policies.errors import LeaseError
 from policies.files import write_json

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.audit import audit
-from orchestrator.config import RunConfig
+from orchestrator.audit.run import audit
+from orchestrator.config.run_config import RunConfig
 from orchestrator.events import Event, EventKind
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.pipeline import Pipeline, Stage
 from orchestrator.quarantine import Quarantine
+from orchestrator.rounds.pipeline import Pipeline, Stage
 from orchestrator.run_folder import RoundFolder, RunFolder, ShardPaths
 from orchestrator.stopping import InterruptedRun, StopRequest
 from policies.errors import ArtifactError, LeaseError, ResumeError, RolloutError, WorkerLostError

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import RunConfig
-from orchestrator.config_files import load_config
-from orchestrator.plan import make_plan
-from orchestrator.plan_lines import Plan, refuse_what_cannot_run
-from orchestrator.plan_machine import Machine, this_machine
-from orchestrator.plan_model import read_model, safetensors_size
-from orchestrator.plan_sizes import memory_text
+from orchestrator.config.files import load_config
+from orchestrator.config.run_config import RunConfig
+from orchestrator.plan.lines import Plan, refuse_what_cannot_run
+from orchestrator.plan.machine import Machine, this_machine
+from orchestrator.plan.model import read_model, safetensors_size
+from orchestrator.plan.preflight import make_plan
+from orchestrator.plan.sizes import memory_text
 from policies.errors import ConfigurationError, InputError
 
 MODEL_CONFIG = {
@@ -187,7 +187,9 @@ def test_overlap_can_be_allowed(model: Path, tmp_path: Path) -> None:
 def test_a_gpu_config_is_refused_without_a_gpu_unless_it_is_for_elsewhere(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.plan.this_machine", lambda: Machine(4, 8 << 30, 8 << 30, ()))
+    monkeypatch.setattr(
+        "orchestrator.plan.preflight.this_machine", lambda: Machine(4, 8 << 30, 8 << 30, ())
+    )
     plan = planned(model, tmp_path, "rollout.resources.num_gpus=1")
     assert "needs 1 GPU, this machine has 0" in problems(plan)
     assert planned(model, tmp_path, "rollout.resources.num_gpus=1", elsewhere=True).fits
@@ -214,7 +216,7 @@ def test_bfloat16_is_refused_on_a_gpu_that_does_not_compute_in_it_and_only_there
 ) -> None:
     known = () if capability is None else (capability,)
     machine = Machine(4, 8 << 30, 8 << 30, (8 << 30,), known)
-    monkeypatch.setattr("orchestrator.plan.this_machine", lambda: machine)
+    monkeypatch.setattr("orchestrator.plan.preflight.this_machine", lambda: machine)
     on_gpu = ["rollout.resources.num_gpus=0.5", "training.resources.num_gpus=0.5"]
     said = found(planned(model, tmp_path, *on_gpu), "number format")
     assert {w for w in ("policy.dtype", "training.precision") if f"Set by: {w}." in said} == refused
@@ -252,8 +254,10 @@ def test_what_the_driver_says_about_gpus_is_read_even_from_one_that_knows_no_cap
 def test_too_little_memory_or_disk_is_a_problem(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.plan.this_machine", lambda: Machine(4, 1 << 20, 1 << 20, ()))
-    monkeypatch.setattr("orchestrator.plan.free_disk", lambda path: 1000)
+    monkeypatch.setattr(
+        "orchestrator.plan.preflight.this_machine", lambda: Machine(4, 1 << 20, 1 << 20, ())
+    )
+    monkeypatch.setattr("orchestrator.plan.preflight.free_disk", lambda path: 1000)
     text = problems(planned(model, tmp_path))
     assert "memory: about" in text
     assert "disk: about" in text
@@ -290,7 +294,7 @@ def test_checkpoints_inside_an_update_count_at_their_peak(
     assert line.verdict == "ok"
     assert "5 MB in all" in line.found
     enough = 5_800_000  # for all but the checkpoints
-    monkeypatch.setattr("orchestrator.plan.free_disk", lambda path: enough)
+    monkeypatch.setattr("orchestrator.plan.preflight.free_disk", lambda path: enough)
     (line,) = (x for x in planned(model, tmp_path, *rest, *options).lines if x.what == "disk")
     assert line.verdict == verdict, line.found
     assert ("Fix: make room, or give another --runs-dir" in line.found) is (verdict != "ok")

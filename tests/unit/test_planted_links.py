@@ -13,10 +13,10 @@ from orchestrator import lease
 from orchestrator.cli import app
 from orchestrator.events import EventKind, EventLog, read_events
 from orchestrator.journal import Journal
-from orchestrator.phases import Drawn, Phase
-from orchestrator.report import write_report
+from orchestrator.rounds.phases import Drawn, Phase
 from orchestrator.run_folder import RunFolder
-from orchestrator.tracking_spool import SendLock
+from orchestrator.tracking.spool import SendLock
+from orchestrator.views.report import write_report
 from policies import files
 from policies.errors import CorruptStateError
 from policies.records import Message, Prompt

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
 from policies.errors import LimitExceededError, RolloutError, VerificationError

@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from orchestrator.report import write_report
+from orchestrator.views.report import write_report
 from policies.records import RoundStatus
 from tests.run_folders import make_run, start_run
 

@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.config import RunConfig
-from orchestrator.inspect_run import results_of
+from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.removal_notes import removed, why_gone
 from orchestrator.retention import best_round, needed_policies
 from orchestrator.run_folder import RunFolder
+from orchestrator.views.run_state import results_of
 from policies.errors import InputError, PawlError
 from policies.faulty_files import CountingFiles, CrashingFiles
 from policies.files import using

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from orchestrator.events import Event, EventKind, Observer, read_events
 from orchestrator.launch import RunSummary, resume_experiment, run_experiment
 from orchestrator.lease import claim

@@ -11,17 +11,17 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.config_files import load_config
+from orchestrator.config.files import load_config
+from orchestrator.config.remote_code import code_files, foreign_code, trusted_by
+from orchestrator.config.resolved import config_digest, sealed
 from orchestrator.events import EventKind, EventLog
-from orchestrator.floors import FLOORS, below_floor, check_floors
 from orchestrator.launch import resume_experiment
-from orchestrator.metric_names import flatten_params
-from orchestrator.plan import make_plan
-from orchestrator.plan_network import listening
+from orchestrator.plan.floors import FLOORS, below_floor, check_floors
+from orchestrator.plan.network import listening
+from orchestrator.plan.preflight import make_plan
 from orchestrator.private import check_confined
-from orchestrator.remote_code import code_files, foreign_code, trusted_by
-from orchestrator.run_config import config_digest, sealed
 from orchestrator.run_folder import RunFolder
+from orchestrator.tracking.metric_names import flatten_params
 from policies import redaction
 from policies.errors import ConfigurationError, CorruptStateError, PawlError, boundary
 from policies.redaction import redact_secrets, seal
@@ -70,7 +70,7 @@ def test_an_older_package_is_refused_with_its_holes_and_nothing_is_written(
 
 
 def test_versions_are_compared_by_number_and_local_parts_do_not_count() -> None:
-    from orchestrator.floors import _numbers
+    from orchestrator.plan.floors import _numbers
 
     assert _numbers("2.13.0+cpu") > _numbers("2.9.1")
     assert _numbers("0.32.0") > _numbers("0.18.0") > _numbers("0.9")

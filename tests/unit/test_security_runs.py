@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.config_files import load_config
-from orchestrator.display import plain_text
-from orchestrator.report import write_report
-from orchestrator.tracking_tags import tracked_run
+from orchestrator.config.files import load_config
+from orchestrator.tracking.tags import tracked_run
+from orchestrator.views.display import plain_text
+from orchestrator.views.report import write_report
 from policies import redaction
 from tests.artefacts import holding, pickles_in
 from tests.bad_rows import Row

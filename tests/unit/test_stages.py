@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.audit import audit
-from orchestrator.config import RunConfig
+from orchestrator.audit.run import audit
+from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import run_experiment
-from orchestrator.plan import make_plan
+from orchestrator.plan.preflight import make_plan
 from orchestrator.run_folder import RunFolder
 from policies.records import RoundStatus, Trajectory
 from policies.shards import read_records

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.inspect_run import read_run_events, results_of
 from orchestrator.run_folder import RunFolder
 from orchestrator.supervise import Supervisor
+from orchestrator.views.run_state import read_run_events, results_of
 from tests.fake_runs import fake_tree
 from tests.heavy_imports import loaded_by
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.inspect_run import results_of
 from orchestrator.run_folder import RunFolder
-from orchestrator.tracker import SpooledTracker
-from orchestrator.tracking_memory import MemorySink
-from orchestrator.tracking_spool import TrackedRun
-from orchestrator.tracking_tables import example_rows, sample_rows
+from orchestrator.tracking.memory import MemorySink
+from orchestrator.tracking.spool import TrackedRun
+from orchestrator.tracking.tables import example_rows, sample_rows
+from orchestrator.tracking.tracker import SpooledTracker
+from orchestrator.views.run_state import results_of
 from policies.examples import PreferencePair, TokenSequence
 from policies.records import Trajectory
 from policies.shards import read_records, write_records

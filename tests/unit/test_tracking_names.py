@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.metric_names import (
+from orchestrator.tracking.metric_names import (
     MAX_NAME,
     MAX_PARAM,
     clean_metrics,
@@ -16,7 +16,7 @@ from orchestrator.metric_names import (
     clean_text,
     flatten_params,
 )
-from orchestrator.tracking_uri import absolute_uri, artifact_root, check_uri, redact
+from orchestrator.tracking.uri import absolute_uri, artifact_root, check_uri, redact
 from policies.errors import ConfigurationError
 
 ACCEPTED = re.compile(r"[A-Za-z0-9_./ :-]+")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.tracking_spool import FinishLine, SendLock, Spool, StartLine, TrackedRun
+from orchestrator.tracking.spool import FinishLine, SendLock, Spool, StartLine, TrackedRun
 
 START = StartLine(at=1, run=TrackedRun(run_id="a1", name="q-1", experiment="q"))
 FINISH = FinishLine(at=2, status="FINISHED", reason="")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.inspect_run import results_of
 from orchestrator.run_folder import RunFolder
-from orchestrator.tracker import SpooledTracker
-from orchestrator.tracking_memory import MemorySink
-from orchestrator.tracking_push import SendingThread
-from orchestrator.tracking_spool import FinishLine, RoundLine, Spool, StepsLine, TrackedRun
+from orchestrator.tracking.memory import MemorySink
+from orchestrator.tracking.push import SendingThread
+from orchestrator.tracking.spool import FinishLine, RoundLine, Spool, StepsLine, TrackedRun
+from orchestrator.tracking.tracker import SpooledTracker
+from orchestrator.views.run_state import results_of
 from policies.errors import TrackingError
 from tests.run_folders import RUN_ID, make_run
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind, read_events
 from orchestrator.launch import RunSummary, resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder

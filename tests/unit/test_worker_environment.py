@@ -7,7 +7,7 @@ import os
 import pytest
 
 from orchestrator.assembly import named_secrets
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from workers.worker_environment import is_secret, scrub, without_secrets
 
 SECRETS = [

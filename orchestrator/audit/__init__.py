@@ -1,0 +1,1 @@
+"""Proves a run whole from its files alone: `pawl verify`."""

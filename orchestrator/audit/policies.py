@@ -1,0 +1,237 @@
+"""The policies of an audited run: manifests, parents, the chain of serving versions, references and updates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from orchestrator.audit.check import Check, Report
+from orchestrator.config.run_config import RunConfig
+from orchestrator.journal import JournalEntry
+from orchestrator.removal_notes import removed
+from orchestrator.rounds.phases import Collected, Phase, Published, Trained
+from orchestrator.run_folder import RunFolder
+from policies.component import create
+from policies.records import RoundResult, RoundStatus
+from policies.shards import file_sha256
+from policies.store import MANIFEST, Manifest, PolicyStore, digest_of
+
+CLOSE = 1e-9
+"""Weights of a reference are computed the same way twice; only JSON stands between."""
+
+
+def check_lineage(
+    folder: RunFolder,
+    entries: Sequence[JournalEntry],
+    report: Report,
+    absent: frozenset[str] = frozenset(),
+) -> dict[int, Manifest]:
+    """Manifests by version, after checking them, their files and the chain of the journal.
+
+    Args:
+        folder: the run.
+        entries: its journal.
+        report: takes what is found.
+        absent: files that were left in a bucket, relative to the run folder.
+    """
+    manifests = _manifests(folder, report, absent)
+    check = report["lineage"]
+    for number, manifest in sorted(manifests.items()):
+        _check_parent(number, manifest, manifests, check)
+    published = {e.round: Published.model_validate(e.result) for e in _of(entries, Phase.PUBLISH)}
+    gone = removed(folder, "policy")
+    check.notes += [note.sentence() for note in gone.values()]
+    for index, version in published.items():
+        known = manifests.get(version.version)
+        if known is None:
+            note = gone.get(version.version)
+            check.expect(
+                note is not None and note.was.get("digest", version.digest) == version.digest,
+                f"version {version.version} of round {index} has no manifest, and retention did not remove it",
+            )
+            continue
+        check.expect(
+            (known.digest, known.parent) == (version.digest, version.parent),
+            f"version {version.version} is not what round {index} published: its manifest has digest "
+            f"{known.digest[:12]} and parent {known.parent}, the journal {version.digest[:12]} and {version.parent}",
+        )
+    _check_chain(entries, published, check)
+    finished = {e.round for e in _of(entries, Phase.ACCEPT)}
+    for number in sorted(set(manifests) - {0} - {p.version for p in published.values()}):
+        if manifests[number].round in finished:
+            report["committed"].expect(
+                False, f"{folder.policies / f'{number:04d}'} was published by no round"
+            )
+    return manifests
+
+
+def _manifests(folder: RunFolder, report: Report, absent: frozenset[str]) -> dict[int, Manifest]:
+    found: dict[int, Manifest] = {}
+    store = PolicyStore(folder.policies)
+    for path in sorted(folder.policies.glob("[0-9]*")):
+        text = path / MANIFEST
+        if not text.is_file():
+            report["committed"].notes.append(f"{path} has no manifest; a resume removes it")
+            continue
+        try:
+            manifest = Manifest.model_validate_json(text.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            report["files"].expect(False, f"{text} cannot be read: {error}")
+            continue
+        number = int(path.name)
+        found[number] = manifest
+        report["lineage"].expect(manifest.number == number, f"{text} is of {manifest.number}")
+        left = {name for name in manifest.files if f"policies/{path.name}/{name}" in absent}
+        _check_weights(store, number, manifest, report["files"], left)
+    return found
+
+
+def _check_weights(
+    store: PolicyStore, number: int, manifest: Manifest, check: Check, absent: set[str]
+) -> None:
+    where = Path(manifest.path) if number == 0 else store.directory(number)
+    if number == 0 and not where.is_dir():
+        check.notes.append(f"the starting model is not at {where}: its files are not checked")
+        return
+    for name, digest in sorted(manifest.files.items()):
+        path = where / name
+        if name in absent and not path.exists():
+            check.notes.append(f"{path} was not fetched (version {number})")
+            continue
+        if not check.expect(path.is_file(), f"{path} is missing (version {number})"):
+            continue
+        check.expect(
+            file_sha256(path) == digest,
+            f"{path} changed since version {number} was published: its sha256 is not that of the manifest",
+        )
+    check.expect(
+        digest_of(manifest.files) == manifest.digest,
+        f"{where / MANIFEST}: its digest is not that of the files it names",
+    )
+
+
+def _check_parent(
+    number: int, manifest: Manifest, manifests: Mapping[int, Manifest], check: Check
+) -> None:
+    if number == 0:
+        check.expect(manifest.parent is None, "version 0 has a parent")
+        return
+    parent = manifest.parent
+    check.expect(
+        parent is not None and parent < number,
+        f"version {number} has parent {parent}: a parent is an earlier version",
+    )
+
+
+def _check_chain(
+    entries: Sequence[JournalEntry], published: Mapping[int, Published], check: Check
+) -> None:
+    serving = 0
+    for entry in _of(entries, Phase.ACCEPT):
+        result = RoundResult.model_validate(entry.result)
+        where = f"round {result.round}"
+        check.expect(
+            result.before == serving,
+            f"{where} started from version {result.before}, version {serving} served",
+        )
+        candidate = published.get(result.round)
+        possible = {result.before} | ({candidate.version} if candidate else set())
+        check.expect(
+            result.after in possible,
+            f"{where} left version {result.after}, which it neither started from nor published",
+        )
+        if candidate is not None:
+            check.expect(
+                candidate.parent == result.before,
+                f"{where} published a child of version {candidate.parent} and started from {result.before}",
+            )
+        if result.status in (RoundStatus.IMPROVED, RoundStatus.KEPT):
+            check.expect(
+                candidate is not None and result.after == candidate.version,
+                f"{where} is {result.status.value} without its new version serving",
+            )
+        serving = result.after
+
+
+def check_references(
+    config: RunConfig | None, entries: Sequence[JournalEntry], check: Check
+) -> None:
+    """The reference of every update: what its schedule says, made of versions that were there."""
+    served: list[int] = []
+    for entry in entries:
+        if entry.phase is Phase.ACCEPT:
+            served.append(RoundResult.model_validate(entry.result).after)
+        if entry.phase is not Phase.TRAIN:
+            continue
+        trained = Trained.model_validate(entry.result)
+        have = {part.version: part.weight for part in trained.reference.parts}
+        check.expect(
+            set(have) <= set(served),
+            f"round {entry.round} was trained against version {sorted(set(have) - set(served))}, which never served "
+            "before it",
+        )
+        if config is None:
+            continue
+        stage = config.stage_of(entry.round)
+        plan = create(stage.training.reference).plan(served[stage.first_round - 1 :])
+        want = {part.version: part.weight for part in plan.parts}
+        same = set(have) == set(want) and all(abs(have[v] - want[v]) < CLOSE for v in have)
+        check.expect(
+            same,
+            f"round {entry.round} was trained against {trained.reference}, its schedule says {plan}",
+        )
+
+
+def check_training(
+    run: RunFolder,
+    index: int,
+    of_round: Mapping[Phase, JournalEntry],
+    check: Check,
+    absent: frozenset[str] = frozenset(),
+) -> None:
+    """What the update of round `index` says it saw, against the round's examples and the step log."""
+    if Phase.TRAIN not in of_round or Phase.COLLECT not in of_round:
+        return
+    outcome = Trained.model_validate(of_round[Phase.TRAIN].result).outcome
+    if outcome is None:
+        return
+    num_examples = Collected.model_validate(of_round[Phase.COLLECT].result).num_examples
+    seen = outcome.num_examples + sum(outcome.dropped.values())
+    check.expect(
+        seen == num_examples,
+        f"round {of_round[Phase.TRAIN].round}: the update took {outcome.num_examples} examples and dropped "
+        f"{sum(outcome.dropped.values())}, the round has {num_examples}",
+    )
+    log = run.round(index).train_log
+    if log.relative_to(run.path).as_posix() in absent and not log.exists():
+        return
+    try:
+        steps = [_step(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        check.expect(False, f"{log} cannot be read: {error}")
+        return
+    check.expect(
+        steps == sorted(set(steps)),
+        f"{log} has steps twice or out of order: {_repeated(steps)}",
+    )
+    check.expect(
+        len(set(steps)) == outcome.num_steps,
+        f"{log} has {len(set(steps))} steps, the update made {outcome.num_steps}",
+    )
+
+
+def _step(line: str) -> int:
+    row: dict[str, Any] = json.loads(line)
+    return int(row["step"])
+
+
+def _repeated(steps: Sequence[int]) -> str:
+    out = [b for a, b in pairwise(steps) if b <= a]
+    return ", ".join(map(str, out[:5]))
+
+
+def _of(entries: Sequence[JournalEntry], phase: Phase) -> list[JournalEntry]:
+    return [entry for entry in entries if entry.phase is phase]

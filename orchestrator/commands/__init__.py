@@ -1,0 +1,1 @@
+"""The commands of `pawl`, a file each kind; `orchestrator/cli.py` names them."""

@@ -1,0 +1,146 @@
+"""How the command speaks: what is printed where, errors as a short block on stderr, and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import typer
+
+from orchestrator.stopping import InterruptedRun
+from policies.errors import (
+    CORRUPT,
+    FAILED,
+    INTERRUPTED,
+    TEMPORARY,
+    ConfigurationError,
+    InputError,
+    PawlError,
+    ResumeError,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.run_folder import RunFolder
+
+P = ParamSpec("P")
+
+_STORAGE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE}
+)
+"""What a machine answers that is short of something: the same command may succeed later."""
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted."""
+    return os.environ.get("PAWL_DEBUG", "") not in ("", "0")
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what escapes a command into a short block on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except (
+            BrokenPipeError
+        ):  # `pawl show ... | head`: nothing is lost; a run that stops for it has not ended well
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(FAILED if command.__name__ in ("run", "resume") else 0) from None
+        except KeyboardInterrupt as stopped:
+            complain("interrupted")
+            raise typer.Exit(exit_code_of(stopped)) from None
+        except Exception as error:
+            if debugging():
+                raise
+            complain(_error_text(error))
+            raise typer.Exit(exit_code_of(error)) from None
+
+    return run
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code for what escaped a command: the one place where errors become numbers."""
+    if isinstance(error, InterruptedRun):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, PawlError) and error.exit_code != FAILED:
+        return error.exit_code
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _STORAGE:
+            return TEMPORARY
+        cause = cause.__cause__
+    return FAILED
+
+
+def _error_text(error: Exception) -> str:
+    """The block that is shown for an error."""
+    if isinstance(error, PawlError):
+        return f"{_kind(error)}:\n{_indented(str(error))}"
+    return f"internal error: {type(error).__name__}: {error}\n  PAWL_DEBUG=1 shows where; please report it."
+
+
+def _kind(error: PawlError) -> str:
+    kinds: list[tuple[type[PawlError], str]] = [
+        (ConfigurationError, "refused (config)"),
+        (InputError, "refused (input)"),
+    ]
+    for kind, name in kinds:
+        if isinstance(error, kind):
+            return name
+    if exit_code_of(error) == TEMPORARY:
+        return f"stopped, worth another try ({type(error).__name__})"
+    if isinstance(error, ResumeError):
+        return "refused (run folder)"
+    if error.exit_code == CORRUPT:
+        return f"refused (state of the run, {type(error).__name__})"
+    return f"failed ({type(error).__name__})"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def complain(text: str) -> None:
+    """A line or block on stderr."""
+    from orchestrator.views.display import plain_text
+
+    typer.echo(f"pawl: {plain_text(text)}", err=True)
+
+
+def say(text: str) -> None:
+    """A line or block on stdout."""
+    typer.echo(text)
+
+
+def say_json(value: Any) -> None:
+    """JSON on stdout."""
+    # ASCII only: no control or direction character of a model's text reaches the terminal.
+    typer.echo(json.dumps(value, indent=2))
+
+
+def console() -> Any:
+    """Where tables go; model-made text is never read as markup."""
+    from rich.console import Console
+
+    # Elsewhere than on a terminal a table must not be folded to 80 columns.
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def show_rounds(folder: RunFolder) -> None:
+    """The table of a run by round."""
+    from orchestrator.views.display import rounds_table
+    from orchestrator.views.run_state import phase_seconds, results_of
+
+    results = results_of(folder)
+    if results:
+        console().print(rounds_table(results, phase_seconds(folder)))

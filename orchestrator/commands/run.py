@@ -1,0 +1,210 @@
+"""The commands that drive a run: `pawl run` and `pawl resume`, with or without a supervisor."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.commands.inspect import RunArgument
+from orchestrator.commands.output import (
+    complain,
+    console,
+    debugging,
+    exit_code_of,
+    guarded,
+    say,
+    show_rounds,
+)
+from policies.errors import REFUSED, ConfigurationError, PawlError
+
+if TYPE_CHECKING:
+    from orchestrator.config.run_config import RunConfig
+    from orchestrator.launch import RunSummary
+    from orchestrator.run_folder import RunFolder
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. training.loss.beta=0.2"),
+]
+RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")]
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="Name of the run; default <experiment>-<number>.")
+]
+SuperviseOption = Annotated[
+    bool,
+    typer.Option("--supervise", help="Start the run again after a crash or a temporary failure."),
+]
+MaxRestartsOption = Annotated[
+    int,
+    typer.Option(
+        "--max-restarts", min=0, help="Restarts in a row that may pass without a finished phase."
+    ),
+]
+RestartWaitOption = Annotated[
+    float,
+    typer.Option(
+        "--restart-wait", min=0, help="Seconds before a restart; doubles up to 300 seconds."
+    ),
+]
+
+
+@guarded
+def run(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    name: NameOption = None,
+    runs_dir: RunsDirOption = Path("runs"),
+    or_resume: Annotated[
+        bool,
+        typer.Option("--or-resume", help="Go on with the run called NAME if there is one already."),
+    ] = False,
+    supervise: SuperviseOption = False,
+    max_restarts: MaxRestartsOption = 5,
+    restart_wait: RestartWaitOption = 5.0,
+) -> None:
+    """Run an experiment: all rounds of CONFIG, into RUNS_DIR/NAME."""
+    if or_resume and name is None:
+        raise ConfigurationError("--or-resume needs to know which run. Fix: give --name too")
+    if supervise:
+        arguments = ["run", config, *(overrides or ()), "--runs-dir", str(runs_dir)]
+        arguments += ["--name", name] if name is not None else []
+        arguments += ["--or-resume"] if or_resume else []
+        _supervise(arguments, max_restarts, restart_wait)
+        return
+    from orchestrator.config.files import load_config, resolve_tracking
+    from orchestrator.plan.lines import refuse_what_cannot_run
+    from orchestrator.plan.preflight import make_plan
+    from orchestrator.run_naming import new_run_folder, same_run
+
+    loaded = load_config(config, overrides or ())
+    resolved = resolve_tracking(loaded.config, Path.cwd())
+    if or_resume and name is not None:
+        known = same_run(runs_dir, name, resolved)
+        if known is not None:
+            _resume(known)
+            return
+    folder = new_run_folder(runs_dir, name, resolved.tracking.experiment)
+    plan = make_plan(resolved, run_folder=folder.path)
+    refuse_what_cannot_run(plan)
+    for line in plan.of("warning"):
+        complain(f"warning: {line.what}: {line.found}")
+    say(f"run folder: {folder.path}")
+    _drive(folder, _starter(resolved, folder, loaded.source))
+
+
+def _starter(
+    config: RunConfig, folder: RunFolder, source: str
+) -> Callable[[list[Any]], RunSummary]:
+    def start(observers: list[Any]) -> RunSummary:
+        from orchestrator.launch import run_experiment
+
+        return run_experiment(config, folder, source=source, observers=observers)
+
+    return start
+
+
+@guarded
+def resume(
+    run_dir: RunArgument,
+    runs_dir: RunsDirOption = Path("runs"),
+    supervise: SuperviseOption = False,
+    max_restarts: MaxRestartsOption = 5,
+    restart_wait: RestartWaitOption = 5.0,
+) -> None:
+    """Go on with an interrupted or failed run where it stopped; one at s3://... is fetched into RUNS_DIR first."""
+    from orchestrator.run_folder import open_run
+    from orchestrator.storage.fetch import fetch_run, is_address
+
+    if is_address(str(run_dir)):
+        run_dir = fetch_run(str(run_dir), runs_dir, say=say).path
+
+    if supervise:
+        open_run(run_dir)
+        _supervise(["resume", str(run_dir)], max_restarts, restart_wait)
+        return
+    _resume(open_run(run_dir))
+
+
+def _resume(folder: RunFolder) -> None:
+    from orchestrator.views.run_state import read_config, results_of, run_status
+
+    planned = read_config(folder).get("rounds")
+    done = results_of(folder)
+    if run_status(folder)["state"] == "finished" and done and done[-1].round == planned:
+        say(f"{folder.path} has finished all its rounds: there is nothing to resume")
+        show_rounds(folder)
+        return
+
+    def start(observers: list[Any]) -> RunSummary:
+        from orchestrator.launch import resume_experiment
+
+        return resume_experiment(folder, observers)
+
+    _drive(folder, start)
+
+
+def _supervise(arguments: list[str], max_restarts: int, restart_wait: float) -> None:
+    from orchestrator.supervise import Supervisor, own_command
+
+    def tell(text: str) -> None:
+        complain(f"supervisor: {text}")
+
+    code = Supervisor(
+        own_command(), arguments, max_restarts=max_restarts, wait_seconds=restart_wait, tell=tell
+    ).run()
+    raise typer.Exit(code)
+
+
+def _drive(folder: RunFolder, start: Callable[[list[Any]], RunSummary]) -> None:
+    """Run or resume, with progress; then the table and what to type next."""
+    from orchestrator.stopping import ending_at_once
+    from orchestrator.supervise import obey_supervisor
+    from orchestrator.views.display import LiveProgress, observers_for, one_line
+    from orchestrator.views.run_state import read_config
+
+    _set_up_logging()
+    observers = observers_for(console())
+    try:
+        with ending_at_once():
+            obey_supervisor(folder.path)
+            summary = start(list(observers))
+    except KeyboardInterrupt as stopped:
+        complain(
+            f"interrupted; nothing that finished is lost. Go on with: pawl resume {folder.path}"
+        )
+        raise typer.Exit(exit_code_of(stopped)) from None
+    except PawlError as error:
+        if exit_code_of(error) != REFUSED and folder.identity.exists():
+            complain(
+                f"the run stopped; what finished is kept. After the cause is gone: pawl resume {folder.path} "
+                f"(`pawl doctor {folder.path}` explains)"
+            )
+        raise
+    finally:
+        for observer in observers:
+            if isinstance(observer, LiveProgress):
+                observer.stop()
+    say(one_line(summary.reason, 400))
+    show_rounds(folder)
+    tracked = (read_config(folder).get("tracking") or {}).get("enabled", True)
+    for command in ("status", "show", "ui") if tracked else ("status", "show"):
+        say(f"  pawl {command} {folder.path}")
+    sys.stdout.flush()
+
+
+def _set_up_logging() -> None:
+    import logging
+
+    logging.basicConfig(
+        level=logging.DEBUG if debugging() else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # Warnings of the run are events already, and shown by the observer.
+    logging.getLogger("orchestrator.events").setLevel(logging.ERROR)

@@ -1,0 +1,146 @@
+"""Contradictions between the sections of a config, found before anything starts; each comes with the way out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+from orchestrator.config import remote_code
+from policies.loss import Loss, UnpairedLoss
+from policies.preference import PreferenceBuilder
+from workers.rollout.strategy import RolloutStrategy
+from workers.training.engine import TrainingEngine
+
+_HOST_PORT = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+
+if TYPE_CHECKING:
+    from orchestrator.config.run_config import RunConfig
+    from orchestrator.config.stages import Stage
+
+
+def problems(config: RunConfig) -> Iterator[str]:
+    """Every contradiction between sections."""
+    yield from _grading(config)
+    yield from _sampling(config)
+    yield from _address(config)
+    yield from remote_code.problems(config)
+    if config.training.workers > 1 and config.cluster.backend == "inline":
+        yield (
+            f"training.workers is {config.training.workers}, but cluster.backend inline runs one worker after the "
+            "other: they would wait for each other. Fix: set training.workers to 1, or cluster.backend to ray"
+        )
+    try:
+        stages = config.resolved_stages
+    except ValueError as error:
+        yield str(error)
+        return
+    for stage in stages:
+        yield from _stage(config, stage)
+
+
+def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
+    at = f"stages[{stage.index}]." if config.stages else ""
+    training = stage.training
+    loss = type(training.loss).component
+    assert issubclass(loss, Loss)
+    builder = type(stage.preferences).component
+    assert issubclass(builder, PreferenceBuilder)
+    if loss.kind != builder.kind:
+        yield (
+            f"{at}training.loss {training.loss.type!r} learns from {loss.kind} examples, but {at}preferences "
+            f"{stage.preferences.type!r} makes {builder.kind} examples. Fix: change one of the two"
+        )
+    engine = cast("type[TrainingEngine]", type(training.engine).component)
+    objective = loss(cast(Loss.Config, training.loss))
+    refused = engine.refused(objective, training, config.policy.adapter)
+    if refused is not None:
+        yield f"{at}training: {refused}" if at else refused
+    wants_steps = (isinstance(objective, UnpairedLoss) and objective.reads_steps) or getattr(
+        stage.preferences, "by", ""
+    ) == "step"
+    if wants_steps and "step" not in _levels(config):
+        yield (
+            f"{at}training.loss {training.loss.type!r} or preferences {stage.preferences.type!r} learns from judged "
+            "steps, and nothing judges steps. Fix: give a verifier or a judge `level: step`"
+        )
+    if builder.kind == "pair" and config.total_samples_of(stage.first_round) < 2:
+        yield (
+            f"rollout.samples_per_prompt is {config.rollout.samples_per_prompt}: a pair needs at least 2 attempts. "
+            "Fix: raise it, or use a thresholded builder with loss kto"
+        )
+    micro = training.micro_batch_size or training.batch_size
+    if training.batch_size % micro:
+        yield (
+            f"{at}training.batch_size {training.batch_size} is not a multiple of training.micro_batch_size {micro}. "
+            f"Fix: make it one, e.g. {micro * max(1, training.batch_size // micro)}"
+        )
+    recorded = getattr(training.reference, "logprobs", None) == "rollout"
+    if training.loss_mask == "completion" and recorded and loss.kind != "supervised":
+        yield (
+            f"{at}training.loss_mask is 'completion', but the sampler has no log-probs of tokens that it did not "
+            "write. Fix: set training.reference.logprobs: recompute (or loss_mask: policy, which is right)"
+        )
+    strategy = cast("type[RolloutStrategy]", type(stage.strategy).component)
+    if not strategy.samples_policy and builder.kind != "supervised":
+        yield (
+            f"{at}strategy {stage.strategy.type!r} does not sample the policy, so its tokens have no log-probs: "
+            "only supervised examples can be made of them. Fix: preferences {type: imitate} with loss {type: sft}"
+        )
+
+
+def _sampling(config: RunConfig) -> Iterator[str]:
+    strategy = cast("type[RolloutStrategy]", type(config.rollout.strategy).component)
+    if not strategy.samples_policy:
+        yield (
+            f"rollout.strategy is {config.rollout.strategy.type!r}, which does not sample the policy: held-out prompts "
+            "are attempted with rollout.strategy, and nothing of the policy would be measured. Fix: give it to a stage "
+            "(stages: [{name: warm_up, strategy: ...}]) and let rollout.strategy sample"
+        )
+    if config.rollout.temperature == 0 and config.rollout.samples_per_prompt > 1:
+        yield (
+            "rollout.temperature is 0: all samples of a prompt would be equal. Fix: "
+            "raise it, or set samples_per_prompt: 1"
+        )
+
+
+def _address(config: RunConfig) -> Iterator[str]:
+    address = config.cluster.address
+    if address in (None, "auto"):
+        return
+    assert address is not None
+    if address.startswith("ray://"):
+        yield (
+            f"cluster.address is {address!r}: Ray Client passes pickled objects through an open port and is off. "
+            "Fix: start pawl on the cluster (`ray job submit`), or give the head's host:port"
+        )
+    elif not _HOST_PORT.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) < 65536:
+        yield (
+            f"cluster.address is {address!r}, which is neither `auto` nor host:port. Fix: give e.g. 10.0.0.5:6379, "
+            "or null for a cluster on this machine"
+        )
+
+
+def _grading(config: RunConfig) -> Iterator[str]:
+    if not config.verifiers and not config.judges:
+        yield "verifiers and judges are both empty: nothing would score a completion. Fix: give at least one"
+    elif _levels(config) == {"step"}:
+        yield (
+            "every verifier and judge grades steps (level: step): nothing scores whole trajectories. Fix: add one with "
+            "level: trajectory"
+        )
+    if not config.evaluation_verifiers:
+        yield "nothing grades the held-out prompts. Fix: give evaluation.verifiers (judges are not used there)"
+    elif all(v.level == "step" for v in config.evaluation_verifiers):
+        yield "nothing grades the held-out prompts as a whole. Fix: give evaluation.verifiers with level: trajectory"
+    sources = [v.source for v in config.verifiers] + [j.source for j in config.judges]
+    twice = sorted({s for s in sources if sources.count(s) > 1})
+    if twice:
+        yield (
+            f"two verifiers or judges are called {', '.join(twice)}. Fix: give one of them another `name`"
+        )
+
+
+def _levels(config: RunConfig) -> set[str]:
+    """What the run's verifiers and judges grade: whole trajectories, steps, or both."""
+    return {v.level for v in config.verifiers} | {j.level for j in config.judges}

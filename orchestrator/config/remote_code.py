@@ -1,0 +1,85 @@
+"""Python code that comes with a model: refused by default; where it is allowed, it is pinned and named.
+
+`trust_remote_code` stands at an engine. It runs that code with all rights of the worker.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policies.shards import file_sha256
+
+if TYPE_CHECKING:
+    from orchestrator.config.run_config import RunConfig
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_FLAG = "trust_remote_code"
+
+
+def trusted_by(config: RunConfig) -> dict[str, str]:
+    """Where `trust_remote_code` is on, and for which model.
+
+    Example: `{"rollout.engine": "org/model"}`.
+    """
+    engines: dict[str, tuple[Any, str]] = {
+        "rollout.engine": (config.rollout.engine, config.policy.model),
+        "training.engine": (config.training.engine, config.policy.model),
+    }
+    for index, stage in enumerate(config.stages):
+        given = stage.training.get("engine")
+        engines[f"stages.{index}.training.engine"] = (given, config.policy.model)
+    for index, judge in enumerate(config.judges):
+        backend = getattr(judge, "backend", None)
+        own = getattr(backend, "model", "policy")
+        model = config.policy.model if own == "policy" else str(own)
+        engines[f"judges.{index}.backend.engine"] = (getattr(backend, "engine", None), model)
+    return {path: model for path, (engine, model) in engines.items() if _is_on(engine)}
+
+
+def _is_on(engine: object) -> bool:
+    value = engine.get(_FLAG) if isinstance(engine, dict) else getattr(engine, _FLAG, False)
+    return value is True
+
+
+def problems(config: RunConfig) -> Iterator[str]:
+    """Code of a hub model that is not pinned to a commit: tomorrow it may be other code."""
+    for path, model in trusted_by(config).items():
+        if Path(model).expanduser().is_dir() or model.count("/") != 1:
+            continue
+        if model != config.policy.model:
+            yield (
+                f"{path}.{_FLAG} is on for {model!r}, whose code cannot be pinned there. Fix: download the model, "
+                "read its code, and give its folder"
+            )
+        elif not _COMMIT.fullmatch(config.policy.revision or ""):
+            yield (
+                f"{path}.{_FLAG} is on and policy.revision is {config.policy.revision!r}: the code of {model!r} "
+                "could change. Fix: read the code of one commit, and set policy.revision to its 40 hex digits"
+            )
+
+
+def code_files(path: Path) -> dict[str, str]:
+    """The Python files of a model directory with their sha256."""
+    return {str(p.relative_to(path)): file_sha256(p) for p in sorted(path.rglob("*.py"))}
+
+
+def trusted_code(config: RunConfig) -> dict[str, str]:
+    """What of the policy's own code may run: nothing unless `trust_remote_code` is on."""
+    from orchestrator.model_files import resolve_model
+
+    if not trusted_by(config):
+        return {}
+    return code_files(resolve_model(config.policy, with_code=True))
+
+
+def foreign_code(model_config: dict[str, Any]) -> list[str]:
+    """Entries of `auto_map` that name code of another repository, which no revision of ours pins."""
+    mapped = model_config.get("auto_map")
+    found: list[str] = []
+    for value in mapped.values() if isinstance(mapped, dict) else []:
+        entries = value if isinstance(value, list) else [value]
+        found += [e for e in entries if isinstance(e, str) and "--" in e]
+    return found

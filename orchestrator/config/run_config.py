@@ -1,0 +1,137 @@
+"""The configuration of a run: what can be set, with which defaults, and the checks that cross sections.
+
+Every section refuses unknown keys; no validator changes a value; the resolved tree is written into the
+run folder. Importing this module, and loading a config, imports none of ray, vllm, torch, mlflow, trl.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from orchestrator.acceptance.rule import ACCEPTANCE
+from orchestrator.config.checks import problems
+from orchestrator.config.sections import (
+    ClusterSettings,
+    EvaluationSettings,
+    LimitSettings,
+    MixtureSettings,
+    PolicySettings,
+    PromptSettings,
+    RetentionSettings,
+    RolloutSettings,
+    StorageSettings,
+    TrackingSettings,
+    TrainingSettings,
+    VerifySettings,
+)
+from orchestrator.config.stages import Stage, StageField, resolve
+from policies.component import Component, Settings
+from policies.examples import ExampleKind
+from policies.preference import PREFERENCES, PreferenceBuilder
+from policies.records import Sampling
+from workers.verify.aggregate import FeedbackSettings
+from workers.verify.judge import JUDGES, Judge
+from workers.verify.verifier import VERIFIERS, Verifier
+
+
+class RunConfig(Settings):
+    """Everything that defines a run."""
+
+    rounds: int = Field(default=1, ge=1, le=100_000)
+    """Rounds to run."""
+    seed: int = Field(default=0, ge=0)
+    """Root of every derived seed."""
+    policy: PolicySettings
+    """The model that is improved."""
+    prompts: PromptSettings
+    """Where tasks come from."""
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    """How attempts are sampled."""
+    verifiers: tuple[Annotated[Verifier.Config, VERIFIERS.field()], ...] = ()
+    """Rule-based checks."""
+    judges: tuple[Annotated[Judge.Config, JUDGES.field()], ...] = ()
+    """Model-based checks."""
+    verify: VerifySettings = Field(default_factory=VerifySettings)
+    """The worker groups of verifiers and judges."""
+    feedback: FeedbackSettings = Field(default_factory=FeedbackSettings)
+    """How verdicts add up to one score."""
+    preferences: Annotated[PreferenceBuilder.Config, PREFERENCES.field()]
+    """How judged attempts become training examples."""
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    """The update."""
+    stages: tuple[StageField, ...] = ()
+    """Consecutive stages of the run, e.g. `[sft, preference]`; empty: all rounds are alike."""
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    """The held-out measurement."""
+    acceptance: Annotated[Component.Config, ACCEPTANCE.field()] = Field(
+        default_factory=lambda: ACCEPTANCE.parse("always")
+    )
+    """Whether a new policy is kept."""
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    """When failures stop the round."""
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    """What is kept of finished rounds."""
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
+    """Where the workers run."""
+    storage: StorageSettings = Field(default_factory=StorageSettings)
+    """Where a copy of the run goes."""
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings)
+    """Where metrics go."""
+
+    @property
+    def evaluation_verifiers(self) -> tuple[Verifier.Config, ...]:
+        return self.verifiers if self.evaluation.verifiers is None else self.evaluation.verifiers
+
+    @property
+    def evaluation_sampling(self) -> Sampling:
+        return Sampling(
+            temperature=self.evaluation.temperature,
+            top_p=self.evaluation.top_p,
+            max_tokens=self.evaluation.max_tokens or self.rollout.max_tokens,
+            stop=self.rollout.stop,
+        )
+
+    @cached_property
+    def resolved_stages(self) -> tuple[Stage, ...]:
+        """The stages with everything resolved, in order; one without `stages`."""
+        return resolve(
+            self.stages,
+            rounds=self.rounds,
+            preferences=self.preferences,
+            strategy=self.rollout.strategy,
+            training=self.training,
+        )
+
+    def stage_of(self, round_index: int) -> Stage:
+        """The stage that a round belongs to; round 0, which only measures, counts to the first."""
+        reached = [s for s in self.resolved_stages if s.first_round <= round_index]
+        return (reached or list(self.resolved_stages[:1]))[-1]
+
+    def samples_of(self, round_index: int) -> int:
+        """Attempts of the serving policy at each prompt of a round; 1 where all would be the same text."""
+        repeats = self.stage_of(round_index).repeats_itself
+        return 1 if repeats else self.rollout.samples_per_prompt
+
+    def mixture_of(self, round_index: int) -> tuple[MixtureSettings, ...]:
+        """Samples of earlier policies in a round; none where they would be the same text again."""
+        return () if self.stage_of(round_index).repeats_itself else self.rollout.mixture
+
+    def total_samples_of(self, round_index: int) -> int:
+        """Attempts at each prompt of a round, earlier policies' included."""
+        return self.samples_of(round_index) + sum(m.samples for m in self.mixture_of(round_index))
+
+    def example_kind(self, round_index: int) -> ExampleKind:
+        """Kind of example that a round's preference builder makes: pair, unpaired or supervised."""
+        builder = type(self.stage_of(round_index).preferences).component
+        assert issubclass(builder, PreferenceBuilder)
+        return builder.kind
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        found = list(problems(self))
+        if found:
+            raise ValueError(" | ".join(found))
+        return self

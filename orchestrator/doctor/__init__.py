@@ -1,0 +1,1 @@
+"""`pawl doctor`: what is wrong with a run, a config or this machine."""

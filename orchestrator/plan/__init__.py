@@ -1,0 +1,1 @@
+"""The preflight: what a config would run, whether it fits, what it would write. Starts nothing."""

@@ -1,0 +1,78 @@
+"""The part of the preflight that asks every verifier whether it can judge the prompts: answers, tests, patterns.
+
+A prompt that no attempt can be judged on costs its whole budget and teaches nothing; this is known before round 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.plan.lines import Plan
+from policies.component import create
+from policies.errors import PawlError, VerificationError, boundary, explain
+from policies.records import Prompt
+from workers.verify.verifier import Verifier
+
+NUM_SHOWN = 3
+
+
+def plan_answers(
+    config: RunConfig, plan: Plan, train: Sequence[Prompt], held_out: Sequence[Prompt]
+) -> None:
+    """Add a line for every verifier that cannot judge some prompts, and for every judge that is the policy itself.
+
+    The former is a problem when they are a larger share than `limits.max_verdict_errors` allows, else a warning.
+    """
+    _own_judges(config, plan)
+    allowed = config.limits.max_verdict_errors
+    for name, verifiers, prompts in (
+        ("prompts.train", config.verifiers, train),
+        ("prompts.held_out", config.evaluation_verifiers, held_out),
+    ):
+        for verifier in verifiers:
+            reasons = _refused(verifier, prompts)
+            if reasons:
+                examples = "\n  ".join(reasons[:NUM_SHOWN])
+                plan.add(
+                    name,
+                    f"{len(reasons)} of {len(prompts)} prompts cannot be judged by {verifier.source}:\n  "
+                    + examples
+                    + ("\n  ..." if len(reasons) > NUM_SHOWN else ""),
+                    "problem" if len(reasons) > allowed * len(prompts) else "warning",
+                )
+
+
+def _own_judges(config: RunConfig, plan: Plan) -> None:
+    """Warn of judges that are versions of the policy: models tend to prefer text like their own."""
+    for index, judge in enumerate(config.judges):
+        backend = getattr(judge, "backend", None)
+        model = getattr(backend, "model", None) if hasattr(backend, "engine") else None
+        if model in ("policy", config.policy.model):
+            plan.add(
+                "judges",
+                explain(
+                    f"judge {judge.source!r} is the policy's own model: models tend to prefer text like their own",
+                    value=model,
+                    where=f"judges[{index}].backend.model",
+                    fix="give another model, or keep it and watch eval/pass@1, which verifiers alone decide",
+                ),
+                "warning",
+            )
+
+
+def _refused(config: Verifier.Config, prompts: Sequence[Prompt]) -> list[str]:
+    """Why prompts cannot be judged, one reason each."""
+    found: list[str] = []
+    try:
+        with boundary(VerificationError, f"verifier {config.source!r} cannot be made"):
+            verifier: Verifier = create(config)
+    except PawlError as error:
+        return [str(error)] * len(prompts)
+    for prompt in prompts:
+        try:
+            with boundary(VerificationError, f"verifier {config.source!r}, prompt {prompt.id!r}"):
+                verifier.check_prompt(prompt)
+        except PawlError as error:
+            found.append(str(error))
+    return found

@@ -1,0 +1,80 @@
+"""The part of the preflight that compares number formats with the devices that would compute in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.plan.lines import Plan
+from orchestrator.plan.machine import Machine
+from policies.errors import explain
+
+_BF16_CAPABILITY = 8.0
+"""CUDA compute capability (Ampere) from which a GPU computes in bfloat16; vLLM refuses it below."""
+
+
+def plan_dtype(config: RunConfig, plan: Plan, machine: Machine | None) -> None:
+    """Add a problem for every number format that its device cannot work in.
+
+    Args:
+        config: what would run.
+        plan: where the lines go.
+        machine: where it would run; None for another machine, whose GPUs are not known.
+    """
+    for where, dtype, num_gpus, remedy in _wanted(config):
+        device = _device(config, num_gpus, machine)
+        if device == "cpu" and dtype == "float16":
+            plan.add(
+                "number format",
+                explain(
+                    "a CPU cannot be used with float16: it is slower there than float32, and overflows at 65504",
+                    value=f"{dtype} on a CPU",
+                    where=where,
+                    fix="use bfloat16 (every CPU has it) or float32, or give the group a GPU (resources.num_gpus)",
+                ),
+                "problem",
+            )
+        elif device == "gpu" and dtype in ("bfloat16", "bf16") and machine is not None:
+            old = min(machine.gpu_capabilities, default=_BF16_CAPABILITY)
+            if old < _BF16_CAPABILITY:
+                plan.add(
+                    "number format",
+                    explain(
+                        f"a GPU of this machine does not compute in bfloat16: its compute capability is {old:g}, "
+                        f"and {_BF16_CAPABILITY:g} is needed",
+                        value=dtype,
+                        where=where,
+                        fix=f"use {remedy}, or a newer GPU",
+                    ),
+                    "problem",
+                )
+
+
+def _wanted(config: RunConfig) -> Iterator[tuple[str, str, float, str]]:
+    """Each format with where it is set, the GPUs of a worker that computes in it, and what else it could be."""
+    if config.rollout.engine.type != "fake":
+        sampler = config.rollout.resources.num_gpus
+        yield "policy.dtype", config.policy.dtype, sampler, "float16 or float32"
+    for index, stage in enumerate(config.resolved_stages):
+        if stage.training.engine.type != "fake":
+            at = f"stages[{index}].training.precision" if config.stages else "training.precision"
+            yield at, stage.training.precision, config.training.resources.num_gpus, "fp32"
+    for index, judge in enumerate(config.judges):
+        backend = getattr(judge, "backend", None)
+        engine = getattr(backend, "engine", None)
+        if engine is not None and engine.type != "fake":
+            own = getattr(backend, "dtype", None)
+            at = f"judges[{index}].backend.dtype" if own else "policy.dtype (the judge's too)"
+            gpus = config.verify.judge_resources.num_gpus
+            yield at, own or config.policy.dtype, gpus, "float16 or float32"
+
+
+def _device(config: RunConfig, num_gpus: float, machine: Machine | None) -> str:
+    """`gpu`, `cpu`, or nothing where it cannot be known from here."""
+    if num_gpus:
+        return "gpu"
+    if config.cluster.backend == "ray":
+        return "cpu"  # Ray hides the GPUs from a worker that asked for none
+    if machine is None:
+        return ""
+    return "gpu" if machine.gpu_bytes else "cpu"

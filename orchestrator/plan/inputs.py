@@ -1,0 +1,247 @@
+"""The part of the preflight that looks at what goes in: the model's files, the prompts, the context window."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orchestrator.config.remote_code import code_files, foreign_code, trusted_by
+from orchestrator.config.run_config import RunConfig
+from orchestrator.model_files import resolve_model
+from orchestrator.plan.answers import plan_answers
+from orchestrator.plan.lines import Plan
+from orchestrator.plan.model import ModelFacts, adapter_base, read_model
+from orchestrator.plan.sizes import TokenCounts, completion_tokens, memory_text
+from orchestrator.prompts.overlap import overlapping
+from policies.component import Component, create
+from policies.errors import InputError, PawlError
+from policies.records import Prompt
+
+
+def is_fake(config: RunConfig) -> bool:
+    """Whether the scripted engine samples: its model has neither layers nor a tokenizer."""
+    return config.rollout.engine.type == "fake"
+
+
+def plan_model(config: RunConfig, plan: Plan, *, elsewhere: bool) -> ModelFacts | None:
+    """Find and read the starting model; None when it is not here."""
+    try:
+        path = resolve_model(config.policy, download=False, with_code=bool(trusted_by(config)))
+        facts = read_model(path)
+    except InputError as error:
+        hub = _is_hub_id(config.policy.model)
+        offline = os.environ.get("HF_HUB_OFFLINE", "") in (
+            "1",
+            "true",
+            "True",
+            "YES",
+            "yes",
+            "ON",
+            "on",
+        )
+        if hub and (elsewhere or not offline):
+            plan.add(
+                "model",
+                f"{config.policy.model} is not on this machine: it would be downloaded; its size "
+                "and context are not checked",
+                "warning",
+            )
+        elif hub:
+            plan.add(
+                "model",
+                f"{config.policy.model} is not on this machine and HF_HUB_OFFLINE is set. Set by: "
+                "policy.model. Fix: give a local directory, or download it first",
+                "problem",
+            )
+        else:
+            plan.add("model", str(error), "problem")
+        return None
+    plan.add(
+        "model",
+        f"{path} ({facts.parameters / 1e6:.1f} M parameters, {memory_text(facts.weight_bytes)})",
+    )
+    _code_that_would_run(config, plan, path)
+    for problem in facts.problems + ([] if is_fake(config) else _model_problems(config, facts)):
+        plan.add("model", problem, "problem")
+    return facts
+
+
+def _code_that_would_run(config: RunConfig, plan: Plan, path: Path) -> None:
+    """Name the model's own code, with its digests: it runs with the rights of the workers."""
+    trusted = trusted_by(config)
+    if trusted:
+        files = ", ".join(f"{n} sha256:{d[:16]}" for n, d in code_files(path).items()) or "none"
+        plan.add(
+            "remote code",
+            f"{', '.join(f'{where}.trust_remote_code' for where in trusted)} is on: Python code of {path} may run "
+            f"with all rights of the workers: {files}",
+            "warning",
+        )
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def _model_problems(config: RunConfig, model: ModelFacts) -> list[str]:
+    found: list[str] = []
+    engine = config.rollout.engine
+    base = adapter_base(model.path)
+    if not model.config and base:
+        found.append(
+            f"this is an adapter and not a model (got {model.path}, made for {base}). Set by: policy.model. Fix: give "
+            f"the base model with the adapter merged into it, or {base} itself"
+        )
+    elif not model.config:
+        found.append(
+            f"{model.path} has no config.json that can be read. Set by: policy.model. Fix: give a "
+            "complete model directory"
+        )
+    if not model.has_tokenizer:
+        found.append(
+            f"{model.path} has no tokenizer files. Set by: policy.model. Fix: save the tokenizer "
+            "beside the weights"
+        )
+    elif not model.has_chat_template:
+        found.append(
+            f"the tokenizer of {model.path} has no chat template. Set by: policy.model. Fix: give "
+            "an instruction-tuned model, or add chat_template.jinja"
+        )
+    if model.vocabulary and model.tokenizer_size and model.tokenizer_size > model.vocabulary:
+        found.append(
+            f"the tokenizer knows {model.tokenizer_size} tokens, the model {model.vocabulary}. "
+            "Set by: policy.model. Fix: use the tokenizer that belongs to the model"
+        )
+    if model.needs_remote_code and not trusted_by(config):
+        found.append(
+            f"the model brings Python code of its own (got auto_map in {model.path / 'config.json'}). Set by: "
+            "policy.model. Fix: read it, pin policy.revision, and set rollout.engine.trust_remote_code: true"
+        )
+    foreign = foreign_code(model.config) if trusted_by(config) else []
+    if foreign:
+        found.append(
+            f"the model names code of another repository, which nothing pins (got {', '.join(foreign)}). Set by: "
+            "auto_map in its config.json. Fix: copy that code beside the weights and read it"
+        )
+    parallel = getattr(engine, "tensor_parallel_size", 1)
+    if model.attention_heads and model.attention_heads % parallel:
+        found.append(
+            f"tensor_parallel_size {parallel} does not divide the model's {model.attention_heads} "
+            "attention heads. Set by: rollout.engine. Fix: use a divisor"
+        )
+    return found
+
+
+def plan_prompts(
+    config: RunConfig, plan: Plan, *, elsewhere: bool
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Load both sets, and look for prompts that stand in both."""
+    train = _load("prompts.train", config.prompts.train, plan, elsewhere=elsewhere)
+    held_out = _load("prompts.held_out", config.prompts.held_out, plan, elsewhere=elsewhere)
+    shared = overlapping(train, held_out)
+    if shared:
+        allowed = config.prompts.allow_overlap
+        remedy = (
+            ""
+            if allowed
+            else ". Set by: prompts.train and prompts.held_out. Fix: use disjoint sets, or set "
+            "prompts.allow_overlap: true"
+        )
+        examples = ", ".join(p.id for p in shared[:3])
+        plan.add(
+            "overlap",
+            f"{len(shared)} held-out prompts are training prompts too, e.g. {examples}{remedy}",
+            "warning" if allowed else "problem",
+        )
+    elif train and held_out:
+        plan.add("overlap", "no held-out prompt is a training prompt")
+    if train and config.prompts.per_round > len(train):
+        plan.add(
+            "prompts.per_round",
+            f"a round draws {config.prompts.per_round} prompts, but prompts.train has "
+            f"{len(train)}. Set by: prompts.per_round. Fix: lower prompts.per_round to at most {len(train)}, or give "
+            "more prompts",
+            "problem",
+        )
+    return train, held_out
+
+
+def check_prompts(config: RunConfig) -> Plan:
+    """What `pawl validate` looks at besides the config: the prompts, where that takes no network and no imports.
+
+    A data set of the hub, or one that a heavy package makes, is left to `pawl plan` and `pawl run`.
+    """
+    plan = Plan()
+    sources = (config.prompts.train, config.prompts.held_out)
+    if any(getattr(type(source).component, "is_heavy", False) for source in sources):
+        return plan
+    train, held_out = plan_prompts(config, plan, elsewhere=True)
+    plan_answers(config, plan, train, held_out)
+    return plan
+
+
+def _load(name: str, source: Component.Config, plan: Plan, *, elsewhere: bool) -> list[Prompt]:
+    path = str(getattr(source, "path", ""))
+    if elsewhere and source.type == "huggingface" and not Path(path).exists():
+        plan.add(
+            name, f"{path} is not on this machine: it would be downloaded; not checked", "warning"
+        )
+        return []
+    try:
+        prompts: list[Prompt] = create(source).load()
+    except PawlError as error:
+        plan.add(name, str(error).replace("prompts.*", name), "problem")
+        return []
+    plan.add(
+        name,
+        f"{len(prompts)} prompts from {source.type}"
+        if prompts
+        else f"no prompts. Set by: {name}. Fix: give some",
+        "ok" if prompts else "problem",
+    )
+    return prompts
+
+
+def plan_context(config: RunConfig, plan: Plan, model: ModelFacts, counts: TokenCounts) -> None:
+    """Compare the longest sequence with what the model, the engine and the trainer take."""
+    limit = getattr(config.rollout.engine, "max_model_len", None) or model.context_tokens
+    completion = completion_tokens(config, config.rollout.max_tokens)
+    spent = counts.longest_prompt + completion
+    how = "" if counts.exact else "about "
+    turns = getattr(config.rollout.strategy, "max_turns", None)
+    what = "rollout.max_tokens" if turns is None else f"up to {turns} turns of"
+    text = (
+        f"longest prompt {how}{counts.longest_prompt} + {what} {completion} = {how}{spent} tokens"
+    )
+    if limit is None:
+        plan.add("context", f"{text}; the model states no limit")
+    elif spent > limit:
+        sure = turns is None and (counts.exact or completion >= limit)
+        plan.add(
+            "context",
+            f"{text}, but the limit is {limit}. Fix: lower rollout.max_tokens, or drop long prompts",
+            "problem" if sure else "warning",
+        )
+    else:
+        plan.add("context", f"{text}, of {limit}")
+    if spent > config.training.max_length:
+        plan.add(
+            "context",
+            f"sequences may reach {spent} tokens; those over training.max_length "
+            f"{config.training.max_length} are dropped",
+            "warning",
+        )
+    bounds = {"the model's context": limit, "training.max_length": config.training.max_length}
+    for name, bound in bounds.items():
+        only_train = name == "training.max_length"
+        total = counts.num_train if only_train else len(counts.prompt_lengths)
+        over = 0 if bound is None else counts.num_longer(bound, only_train=only_train)
+        if over:
+            every = over == total
+            plan.add(
+                "context",
+                f"{'all' if every else f'about {over} of'} {total} prompts are longer than "
+                f"{name} (got {bound} tokens). Set by: prompts and {name}. Fix: leave long prompts out, or raise "
+                "the limit",
+                "problem" if every and counts.exact else "warning",
+            )

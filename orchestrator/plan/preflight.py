@@ -1,0 +1,233 @@
+"""The preflight: what a config would run where, whether it fits, what it would cost and write.
+
+Starts nothing, but for the processes in which verifiers judge solutions that prompts bring.
+
+Every line is `ok`, `warning` or `problem`; a run with a problem is refused before anything is written.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.plan.answers import plan_answers
+from orchestrator.plan.dtype import plan_dtype
+from orchestrator.plan.floors import below_floor
+from orchestrator.plan.inputs import plan_context, plan_model, plan_prompts
+from orchestrator.plan.lines import Plan
+from orchestrator.plan.machine import Machine, existing_parent, free_disk, this_machine
+from orchestrator.plan.model import ModelFacts
+from orchestrator.plan.network import plan_network
+from orchestrator.plan.sizes import (
+    TokenCounts,
+    checkpoints_of_run,
+    disk_of_run,
+    memory_of_run,
+    memory_text,
+)
+from orchestrator.plan.solutions import plan_solutions
+from orchestrator.tracking.uri import sqlite_file
+
+
+@dataclass(frozen=True)
+class Group:
+    """Workers of one kind."""
+
+    name: str
+    workers: int
+    num_cpus: float
+    num_gpus: float
+
+
+def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -> Plan:
+    """Look at everything that can be looked at without starting the run.
+
+    Args:
+        config: what would run.
+        run_folder: where the run would be written.
+        elsewhere: the run is for another machine: cores, GPUs, memory and disk are not compared, and what
+            has to be downloaded is not asked for.
+    """
+    plan = Plan()
+    machine = this_machine()
+    if not elsewhere:
+        for problem in below_floor():
+            plan.add("versions", problem, "problem")
+    model = plan_model(config, plan, elsewhere=elsewhere)
+    train, held_out = plan_prompts(config, plan, elsewhere=elsewhere)
+    plan_answers(config, plan, train, held_out)
+    plan_solutions(
+        config, plan, train, held_out, elsewhere=elsewhere or config.cluster.address is not None
+    )
+    _workers(config, plan, machine, elsewhere=elsewhere or config.cluster.address is not None)
+    here = None if elsewhere or config.cluster.address else machine
+    plan_dtype(config, plan, here)
+    counts = TokenCounts.of(config, model, train, held_out)
+    if model is not None:
+        plan_context(config, plan, model, counts)
+        _memory(config, plan, model, counts, here)
+    _cost(config, plan, counts)
+    _writes(config, plan, run_folder)
+    _disk(config, plan, run_folder, model, counts, elsewhere=elsewhere)
+    plan_network(config, plan)
+    return plan
+
+
+def groups(config: RunConfig) -> list[Group]:
+    """The worker groups of a run, and what each worker asks for."""
+    wanted = [
+        ("rollout", config.rollout.workers, config.rollout.resources),
+        ("verify", config.verify.workers, config.verify.resources),
+        ("train", 1, config.training.resources),
+    ]
+    if config.evaluation.verifiers is not None:
+        wanted.insert(2, ("grade", config.verify.workers, config.verify.resources))
+    if config.judges:
+        wanted.append(("judge", config.verify.judge_workers, config.verify.judge_resources))
+    return [Group(name, n, r.num_cpus, r.num_gpus) for name, n, r in wanted]
+
+
+def _workers(config: RunConfig, plan: Plan, machine: Machine, *, elsewhere: bool) -> None:
+    asked = groups(config)
+    for group in asked:
+        plan.add(
+            f"{group.name} workers",
+            f"{group.workers} x ({group.num_cpus:g} CPU, {group.num_gpus:g} GPU)",
+        )
+    cpus, gpus = (
+        sum(g.workers * n for g, n in ((g, getattr(g, k)) for g in asked))
+        for k in ("num_cpus", "num_gpus")
+    )
+    parallel = getattr(config.rollout.engine, "tensor_parallel_size", 1)
+    if parallel > max(1.0, config.rollout.resources.num_gpus):
+        plan.add(
+            "GPUs",
+            f"rollout.engine.tensor_parallel_size is {parallel}, but a rollout worker asks for "
+            f"{config.rollout.resources.num_gpus:g} GPU. Set by: rollout.resources.num_gpus. Fix: set it to {parallel}",
+            "problem",
+        )
+    if elsewhere or config.cluster.backend == "inline":
+        where = (
+            "not compared: the run is for another machine or cluster"
+            if elsewhere
+            else "inline: all in the driver"
+        )
+        plan.add("resources", f"{cpus:g} CPUs and {gpus:g} GPUs asked for; {where}")
+        return
+    have = config.cluster.num_cpus or machine.cpus
+    fix = ". Set by: *.workers and *.resources. Fix: lower resources.num_cpus or workers, or give cluster.address"
+    plan.add(
+        "CPUs",
+        f"needs {cpus:g}, this machine has {have}{fix if cpus > have else ''}",
+        "problem" if cpus > have else "ok",
+    )
+    found, short = len(machine.gpu_bytes), gpus > len(machine.gpu_bytes)
+    fix = ". Set by: *.resources.num_gpus. Fix: use a CPU config, give cluster.address, or plan with --elsewhere"
+    plan.add(
+        "GPUs",
+        f"needs {gpus:g} GPU{'s' if gpus > 1 else ''}, this machine has {found}{fix if short else ''}",
+        "problem" if short else "ok",
+    )
+
+
+def _memory(
+    config: RunConfig, plan: Plan, model: ModelFacts, counts: TokenCounts, machine: Machine | None
+) -> None:
+    parts = memory_of_run(config, model, counts)
+    on_gpu = any(g.num_gpus for g in groups(config))
+    total = sum(parts.values())
+    text = " + ".join(f"{name} {memory_text(size)}" for name, size in parts.items() if size)
+    text = f"about {memory_text(total)} ({text})"
+    have = 0 if machine is None else sum(machine.gpu_bytes) if on_gpu else machine.memory_bytes
+    if machine is None or (on_gpu and not have):
+        plan.add("memory", f"{text}; not compared")
+    elif total > have:
+        plan.add(
+            "memory",
+            f"{text}, but there are {memory_text(have)}. Set by: policy.model. Fix: a smaller model, policy.adapter, "
+            "training.micro_batch_size, or more memory",
+            "problem",
+        )
+    elif not on_gpu and total > machine.available_bytes:
+        plan.add(
+            "memory", f"{text}; {memory_text(machine.available_bytes)} are free now", "warning"
+        )
+    else:
+        plan.add("memory", f"{text} of {memory_text(have)}")
+
+
+def _cost(config: RunConfig, plan: Plan, counts: TokenCounts) -> None:
+    usual = config.rollout.samples_per_prompt + sum(m.samples for m in config.rollout.mixture)
+    for stage in config.resolved_stages:
+        if config.total_samples_of(stage.first_round) < usual:
+            plan.add(
+                "a round",
+                f"stage {stage.name}: 1 attempt at each prompt and not {usual}, because all attempts of "
+                f"{stage.strategy.type} are the same text",
+            )
+    plan.add(
+        "a round",
+        f"{counts.samples} samples, up to {counts.sampled_tokens} tokens; update on up to "
+        f"{counts.max_examples} trajectories",
+    )
+    plan.add(
+        "a measurement",
+        f"{counts.held_out_samples} samples, up to {counts.measured_tokens} tokens; "
+        f"{config.rounds + 1} times",
+    )
+
+
+def _writes(config: RunConfig, plan: Plan, run_folder: Path) -> None:
+    parent = existing_parent(run_folder)
+    plan.add("writes", f"{run_folder.absolute()} (policies, samples, examples, journal)")
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        plan.add(
+            "writes",
+            f"{parent} cannot be written to. Set by: --runs-dir. Fix: give another --runs-dir",
+            "problem",
+        )
+    tracked = sqlite_file(config.tracking.uri) if config.tracking.enabled else None
+    if tracked is not None:
+        folder = existing_parent(tracked.absolute().parent)
+        writable = folder.is_dir() and os.access(folder, os.W_OK)
+        plan.add(
+            "writes",
+            f"{tracked.absolute()} (MLflow)"
+            if writable
+            else f"{folder} cannot be written to. Set by: tracking.uri. Fix: another place",
+            "ok" if writable else "problem",
+        )
+
+
+def _disk(
+    config: RunConfig,
+    plan: Plan,
+    run_folder: Path,
+    model: ModelFacts | None,
+    counts: TokenCounts,
+    *,
+    elsewhere: bool,
+) -> None:
+    per_round, total = disk_of_run(config, model, counts)
+    checkpoints, sure = checkpoints_of_run(config, model, counts)
+    text = f"about {memory_text(per_round)} a round, {memory_text(total)} in all"
+    if checkpoints:
+        when = "" if sure else " if an update takes longer than training.checkpoint_seconds"
+        text += f", and up to {memory_text(checkpoints)} for checkpoints meanwhile{when}"
+    if elsewhere:
+        plan.add("disk", f"{text}; not compared")
+        return
+    free = free_disk(run_folder)
+    needed = total + (checkpoints if sure else 0)
+    fix = "" if total + checkpoints <= free else ". Set by: --runs-dir. Fix: make room, "
+    if fix:
+        fix += "or give another --runs-dir"
+    if fix and total <= free:
+        fix += ", or turn training.checkpoint_steps and training.checkpoint_seconds off"
+    plan.add(
+        "disk",
+        f"{text}; {memory_text(free)} free{fix}",
+        "problem" if needed > free else "warning" if fix else "ok",
+    )

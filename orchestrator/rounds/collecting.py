@@ -1,0 +1,300 @@
+"""The collect phase: roll out, verify, judge and prefer, shard by shard.
+
+*Consumes* the round's prompt shards and the serving policy. *Produces* trajectories, verdicts, feedback
+and examples on disk, and their digests and counts. *On failure*: finished files stay and are not made
+again; a worker's error stops the round; too many bad trajectories or verdicts stop it with the counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator.events import EventKind
+from orchestrator.file_sharing import policy_files
+from orchestrator.inputs import made_from
+from orchestrator.rounds.drawing import mend_prompts
+from orchestrator.rounds.limits import check_collection
+from orchestrator.rounds.phases import Collected, Drawn
+from orchestrator.rounds.pipeline import Pipeline, Stage, Summary
+from orchestrator.run import RoundScope, Run
+from orchestrator.run_folder import RoundFolder, ShardKind, ShardPaths
+from orchestrator.worker_groups import strategies, strategy_index
+from policies.errors import ArtifactError
+from policies.records import PolicyVersion, Prompt, Sampling, Trajectory
+from policies.seeds import derive_seed
+from policies.shards import read_marker, read_records
+from workers.cluster import Group
+from workers.portion import Portion
+from workers.rollout.worker import EarlierSamples, ShardJob
+
+
+def collect(scope: RoundScope, drawn: Drawn) -> Collected:
+    """Bring every shard of the round from prompts to examples."""
+    run = scope.run
+    mend_prompts(scope)
+    shards = [scope.folder.shard(i) for i in range(drawn.num_shards)]
+    summaries = pipeline(scope, _stages(scope), phase="collect").run(shards)
+    counts = totals(summaries)
+    check_collection(run, scope.index, counts, summaries)
+    kinds: list[ShardKind] = ["trajectories", "examples", "feedback"]
+    if run.config.verifiers:
+        kinds.append("verdicts")
+    if run.groups.judge is not None:
+        kinds += ["judge_verdicts", "comparisons"]
+    return Collected(
+        digests=digests(scope.folder, kinds),
+        num_trajectories=int(counts.get("rollout/trajectories", 0)),
+        num_examples=int(counts.get("prefer/examples", 0)),
+        counts={k: v for k, v in counts.items() if not k.startswith("prefer/dropped/")},
+        dropped={
+            k.removeprefix("prefer/dropped/"): int(v)
+            for k, v in counts.items()
+            if k.startswith("prefer/dropped/")
+        },
+    )
+
+
+def pipeline(scope: RoundScope, stages: Sequence[Stage], *, phase: str) -> Pipeline:
+    """A pipeline for this round that reports each finished stage of a shard as an event."""
+    run = scope.run
+
+    def report(shard: ShardPaths, stage: str, summary: Summary) -> None:
+        run.events.emit(
+            EventKind.SHARD_STAGE_FINISHED,
+            round_index=scope.index,
+            phase=phase,
+            shard=shard.index,
+            stage=stage,
+            tokens=summary.get("tokens", 0),
+            trajectories=summary.get("trajectories", 0),
+        )
+
+    return Pipeline(
+        cluster=run.cluster,
+        stages=stages,
+        stop=run.stop,
+        max_in_flight=run.config.cluster.max_shards_in_flight,
+        max_attempts=run.config.cluster.max_attempts,
+        timeout_seconds=run.config.cluster.shard_timeout_seconds,
+        quarantine=run.quarantine,
+        epoch=run.fence.epoch,
+        guard=run.fence,
+        on_stage=report,
+        on_warning=lambda message: run.events.warn(message, round_index=scope.index),
+    )
+
+
+def _stages(scope: RoundScope) -> list[Stage]:
+    run, config = scope.run, scope.run.config
+    stages = [
+        rollout_stage(
+            run,
+            scope.policy,
+            samples=config.samples_of(scope.index),
+            sampling=config.rollout.sampling,
+            prefix=f"r{scope.index}",
+            strategy=strategy_index(config, scope.index),
+            earlier=_earlier(scope),
+        )
+    ]
+    before_prefer: list[str] = ["rollout"]
+    if config.verifiers:
+        stages.append(verify_stage(run.groups.verify, [*config.verifiers, config.feedback]))
+        before_prefer.append("verify")
+    if run.groups.judge is not None:
+        stages.append(
+            _judge_stage(run, run.groups.judge, derive_seed(config.seed, "judge", scope.index))
+        )
+        before_prefer.append("judge")
+    stages.append(_prefer_stage(scope, tuple(before_prefer)))
+    return stages
+
+
+def _earlier(scope: RoundScope) -> tuple[EarlierSamples, ...]:
+    """Who samples besides the serving policy: those that served some rounds ago, or the run's first."""
+    run, served = scope.run, scope.run.served()
+    return tuple(
+        EarlierSamples(
+            policy=run.store.get(served[max(0, len(served) - 1 - share.rounds_ago)]),
+            samples=share.samples,
+        )
+        for share in run.config.mixture_of(scope.index)
+    )
+
+
+def rollout_stage(
+    run: Run,
+    policy: PolicyVersion,
+    *,
+    samples: int,
+    sampling: Sampling,
+    prefix: str,
+    strategy: int = 0,
+    earlier: tuple[EarlierSamples, ...] = (),
+) -> Stage:
+    """Sample a shard with `policy`, and with the earlier ones of a mixture."""
+    run.groups.rollout.restart_with(policy_files(policy), policy=policy)
+    rollout = run.config.rollout.model_dump(mode="json", exclude={"workers", "resources"})
+
+    def arguments(shard: ShardPaths, attempt: ShardPaths, portion: Portion) -> tuple[Any, ...]:
+        return (
+            ShardJob(
+                prompts_path=str(shard.prompts),
+                output_path=str(attempt.of("trajectories")),
+                policy=policy,
+                samples_per_prompt=samples,
+                sampling=sampling,
+                scope=prefix,
+                seed=run.config.seed,
+                strategy=strategy,
+                earlier=earlier,
+                portion=portion,
+            ),
+        )
+
+    return Stage(
+        name="rollout",
+        group=run.groups.rollout,
+        method="sample",
+        arguments=arguments,
+        writes=("trajectories",),
+        made_from=made_from(
+            [rollout, strategies(run.config)[strategy], samples, sampling, prefix, run.config.seed],
+            policy,
+            *(e.policy for e in earlier),
+        ),
+        starts_shard=True,
+        folders=policy_files(policy, *(e.policy for e in earlier)).reads,
+        items=lambda shard: [p.id for p in read_records(shard.prompts, Prompt)],
+    )
+
+
+def _trajectory_ids(shard: ShardPaths) -> list[str]:
+    return [t.id for t in read_records(shard.of("trajectories"), Trajectory)]
+
+
+def verify_stage(group: Group, settings: Sequence[BaseModel]) -> Stage:
+    """Run every verifier on a shard's trajectories; `settings` are the verifiers' and the feedback's."""
+    return Stage(
+        name="verify",
+        group=group,
+        method="verify",
+        arguments=lambda s, attempt, portion: (
+            str(s.of("trajectories")),
+            str(s.prompts),
+            str(attempt.of("verdicts")),
+            portion,
+        ),
+        writes=("verdicts",),
+        reads=("trajectories",),
+        made_from=made_from(settings),
+        after=("rollout",),
+        items=_trajectory_ids,
+    )
+
+
+def _judge_stage(run: Run, group: Group, seed: int) -> Stage:
+    return Stage(
+        name="judge",
+        group=group,
+        method="judge",
+        arguments=lambda s, attempt, portion: (
+            str(s.of("trajectories")),
+            str(s.prompts),
+            str(attempt.of("judge_verdicts")),
+            str(attempt.of("comparisons")),
+            seed,
+            portion,
+        ),
+        writes=("judge_verdicts", "comparisons"),
+        reads=("trajectories",),
+        made_from=made_from([*run.config.judges, seed]),
+        after=("rollout",),
+        items=_trajectory_ids,
+    )
+
+
+def _prefer_stage(scope: RoundScope, after: tuple[str, ...]) -> Stage:
+    run, config = scope.run, scope.run.config
+    with_verifiers, with_judges = bool(config.verifiers), run.groups.judge is not None
+    reads: list[ShardKind] = ["trajectories"]
+    reads += ["verdicts"] if with_verifiers else []
+    reads += ["judge_verdicts", "comparisons"] if with_judges else []
+
+    def arguments(s: ShardPaths, attempt: ShardPaths, portion: Portion) -> tuple[Any, ...]:
+        verdicts = str(s.of("verdicts")) if with_verifiers else None
+        judgements = (
+            (str(s.of("judge_verdicts")), str(s.of("comparisons"))) if with_judges else None
+        )
+        return (
+            str(s.of("trajectories")),
+            str(s.prompts),
+            verdicts,
+            judgements,
+            str(attempt.of("examples")),
+            config.seed,
+            f"r{scope.index}",
+            str(attempt.of("feedback")),
+            scope.stage.index,
+        )
+
+    weights = {v.source: v.weight for v in config.verifiers}
+    weights |= {j.source: j.weight for j in config.judges}
+    return Stage(
+        name="prefer",
+        group=run.groups.verify,
+        method="prefer",
+        arguments=arguments,
+        writes=("examples", "feedback"),
+        reads=tuple(reads),
+        made_from=made_from(
+            [scope.stage.preferences, config.feedback, weights, config.seed, f"r{scope.index}"]
+        ),
+        after=after,
+    )
+
+
+def totals(summaries: Mapping[str, Sequence[Summary]]) -> dict[str, float]:
+    """Sum every number of every stage's summaries, named `<stage>/<path>`; clocks are left out."""
+    total: dict[str, float] = {}
+    for stage, rows in summaries.items():
+        for row in rows:
+            # A judge's summary names its sources at the top; a verifier's under `sources`.
+            for name, value in _numbers(row, "judge/sources" if stage == "judge" else stage):
+                total[name] = total.get(name, 0.0) + value
+    return dict(sorted(total.items()))
+
+
+def _numbers(value: Mapping[str, Any], prefix: str) -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            found += _numbers(item, f"{prefix}/{key}")
+        elif isinstance(item, (int, float)) and "seconds" not in key:
+            found.append((f"{prefix}/{key}", float(item)))
+    return found
+
+
+def digests(folder: RoundFolder, kinds: Sequence[ShardKind]) -> dict[str, str]:
+    """One content digest per kind of file, over all shards in order."""
+    found: dict[str, str] = {}
+    for kind in kinds:
+        digest = hashlib.sha256()
+        for path in folder.shards(kind):
+            digest.update(_content_digest(path).encode())
+        found[kind] = digest.hexdigest()
+    return found
+
+
+def _content_digest(path: Path) -> str:
+    marker = read_marker(path)
+    if marker is None:
+        raise ArtifactError(
+            f"{path} was never finished although its stage ended. Fix: `pawl resume` makes it again"
+        )
+    return marker.content_digest

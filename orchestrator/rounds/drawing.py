@@ -1,0 +1,82 @@
+"""The draw phase: which prompts the round works on.
+
+*Consumes* the prompt sets. *Produces* `prompts.parquet` of the round and the shard files.
+*On failure*: nothing to undo; files are written whole and a repeated draw gives the same ones. A file that was
+damaged since is put into quarantine and written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.prompts.draw import draw as draw_prompts
+from orchestrator.rounds.phases import Drawn
+from orchestrator.run import RoundScope, Run
+from orchestrator.run_folder import RoundFolder
+from policies.errors import ResumeError
+from policies.records import Prompt
+from policies.shards import content_digest, find_damage, read_marker, write_records
+
+
+def draw(scope: RoundScope) -> Drawn:
+    """Draw the round's prompts and cut them into shards. Round 0 fixes the held-out set and both sets' digests."""
+    run = scope.run
+    held_out = content_digest(run.held_out_prompts)
+    train = content_digest(run.train_prompts)
+    per_shard = run.config.rollout.prompts_per_shard
+    write_shards(run, scope.folder.evaluation, run.held_out_prompts, per_shard)
+    if scope.index == 0:
+        return Drawn(
+            num_prompts=len(run.held_out_prompts), num_shards=0, digest=f"{train}:{held_out}"
+        )
+    prompts = draw_prompts(
+        run.train_prompts, scope.index, run.config.prompts.per_round, run.config.seed
+    )
+    number = write_shards(run, scope.folder, prompts, per_shard)
+    return Drawn(num_prompts=len(prompts), num_shards=number, digest=content_digest(prompts))
+
+
+def mend_prompts(scope: RoundScope) -> None:
+    """Write again what was damaged of the round's prompt files since they were drawn."""
+    run, held_out = scope.run, scope.folder.evaluation
+    files = [f.prompts for f in (held_out, scope.folder) if scope.index or f is held_out]
+    files += [p for f in (held_out, scope.folder) for p in sorted(f.prompt_shards())]
+    damaged = [(path, why) for path in files if (why := find_damage(path)) is not None]
+    for path, why in damaged:
+        run.quarantine.set_aside(path, why)
+        run.events.warn(
+            f"{path}: {why}; it is in quarantine and drawn again", round_index=scope.index
+        )
+    if damaged:
+        draw(scope)
+
+
+def check_same_prompts(
+    recorded: Drawn, train: Sequence[Prompt], held_out: Sequence[Prompt]
+) -> None:
+    """Refuse to go on with prompt files that changed since the run began.
+
+    Raises:
+        ResumeError: a set differs from what round 0 recorded.
+    """
+    for name, before, now in zip(
+        ("prompts.train", "prompts.held_out"),
+        recorded.digest.split(":"),
+        (content_digest(train), content_digest(held_out)),
+        strict=True,
+    ):
+        if before != now:
+            raise ResumeError(
+                f"{name} changed since the run began (digest {before[:12]} -> {now[:12]}). "
+                "Fix: restore the data, or start a new run"
+            )
+
+
+def write_shards(run: Run, folder: RoundFolder, prompts: Sequence[Prompt], per_shard: int) -> int:
+    """Write the prompts, whole and cut into shards; returns the number of shards."""
+    parts = [prompts[i : i + per_shard] for i in range(0, len(prompts), per_shard)]
+    places = [folder.shard(index).prompts for index in range(len(parts))]
+    for path, part in zip([folder.prompts, *places], [prompts, *parts], strict=True):
+        if read_marker(path) is None:
+            write_records(path, Prompt, list(part), guard=run.fence)
+    return len(parts)

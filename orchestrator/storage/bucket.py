@@ -1,0 +1,163 @@
+"""An S3-compatible bucket: the one module that speaks to object storage (through pyarrow).
+
+An object becomes visible whole or not at all, and replaces what had its name. There is no rename, and no two objects
+change together: whoever needs an order writes in that order (`orchestrator.storage.mirror`). Credentials come from where
+AWS clients look for them (environment, profile, instance), never from a config.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policies.errors import ConfigurationError, StorageError, explain
+from policies.files import reserve
+
+BLOCK_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a run lies in a bucket. Example: `Location("models", "pawl/quickstart-1")`."""
+
+    bucket: str
+    prefix: str
+
+    @classmethod
+    def parse(cls, url: str) -> Location:
+        """Read `s3://bucket/prefix`.
+
+        Raises:
+            ConfigurationError: it is not such an address.
+        """
+        # A shell's path object has one slash less.
+        scheme, _, rest = (
+            url.replace("s3:/", "s3://", 1).replace("s3:///", "s3://").partition("://")
+        )
+        bucket, _, prefix = rest.strip("/").partition("/")
+        if scheme != "s3" or not bucket or "@" in bucket or ".." in prefix.split("/"):
+            raise ConfigurationError(
+                explain(
+                    "not an address of object storage",
+                    value=url.split("@")[-1],
+                    where="storage.url",
+                    fix="write s3://BUCKET/PREFIX; credentials come from the environment or a profile",
+                )
+            )
+        return cls(bucket, prefix)
+
+    def under(self, name: str) -> Location:
+        """A place below this one."""
+        return Location(self.bucket, f"{self.prefix}/{name}".strip("/"))
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+
+class Bucket:
+    """Objects below one location, by their names relative to it."""
+
+    def __init__(
+        self, location: Location, endpoint_url: str | None, timeout_seconds: float
+    ) -> None:
+        """Connect lazily: nothing is asked of the server here."""
+        from pyarrow import fs
+
+        self.location = location
+        endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3")
+        endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL")
+        self._files: Any = fs.S3FileSystem(
+            endpoint_override=endpoint,
+            # A server of one's own has no regions, and asking AWS for one would be a request to the outside.
+            region=os.environ.get("AWS_REGION", "us-east-1") if endpoint else None,
+            connect_timeout=min(10.0, timeout_seconds),
+            request_timeout=min(60.0, timeout_seconds),
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
+        )
+
+    def path(self, name: str) -> str:
+        return f"{self.location.bucket}/{self.location.prefix}/{name}"
+
+    def put(self, name: str, source: Path | bytes) -> str:
+        """Write an object whole; returns the sha256 of what was sent.
+
+        Raises:
+            StorageError: the server did not take it.
+        """
+        digest = hashlib.sha256()
+        with self._telling(name), self._files.open_output_stream(self.path(name)) as stream:
+            for block in _blocks(source):
+                digest.update(block)
+                stream.write(block)
+        return digest.hexdigest()
+
+    def read(self, name: str) -> bytes:
+        """A small object.
+
+        Raises:
+            StorageError: it is not there, or the server does not answer.
+        """
+        with self._telling(name), self._files.open_input_stream(self.path(name)) as stream:
+            content: bytes = stream.read()
+            return content
+
+    def download(self, name: str, target: Path) -> str:
+        """Write an object into a file; returns the sha256 of what came."""
+        digest = hashlib.sha256()
+        reserve(target)
+        with (
+            self._telling(name),
+            self._files.open_input_stream(self.path(name)) as stream,
+            target.open("wb") as handle,
+        ):
+            while block := stream.read(BLOCK_BYTES):
+                digest.update(block)
+                handle.write(block)
+        return digest.hexdigest()
+
+    def names(self, under: str = "") -> dict[str, int]:
+        """Names and sizes of the objects below a folder, sorted."""
+        from pyarrow import fs
+
+        root = self.path(under).rstrip("/")
+        with self._telling(under or "the listing"):
+            found = self._files.get_file_info(
+                fs.FileSelector(root, recursive=True, allow_not_found=True)
+            )
+        start = len(self.path(""))
+        return {f.path[start:]: f.size for f in sorted(found, key=lambda f: f.path) if f.is_file}
+
+    def remove(self, name: str) -> None:
+        """Delete an object."""
+        with self._telling(name):
+            self._files.delete_file(self.path(name))
+
+    @contextmanager
+    def _telling(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (
+            OSError
+        ) as error:  # pyarrow's errors of the network and of the server are of this kind
+            raise StorageError(
+                explain(
+                    f"object storage failed at {name}: {str(error)[:300]}",
+                    value=str(self.location),
+                    where="storage.url and storage.endpoint_url",
+                    fix="check the address, the server and the credentials in the environment; then `pawl resume`",
+                )
+            ) from error
+
+
+def _blocks(source: Path | bytes) -> Iterator[bytes]:
+    if isinstance(source, bytes):
+        yield source
+        return
+    with source.open("rb") as handle:
+        while block := handle.read(BLOCK_BYTES):
+            yield block

@@ -1,0 +1,154 @@
+"""Bringing a run back from a bucket to a machine that has nothing of it: what its next round needs, checked.
+
+Of finished rounds only small files come, except for the last one; of policies, those that serve or are a reference. The
+rest stays in the bucket. Every file is compared with the sha256 that was written when it was sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.journal import Journal
+from orchestrator.removal_notes import FETCHED, LeftInBucket
+from orchestrator.run_folder import RunFolder
+from orchestrator.storage.bucket import Bucket, Location
+from orchestrator.storage.mirror import JOURNAL, SEGMENTS
+from policies import files
+from policies.errors import ConfigurationError, CorruptStateError, RunNotFoundError, explain
+from policies.records import RoundStatus
+
+SMALL_BYTES = 2**20
+IDENTITY = "run.json"
+_ROUND = re.compile(r"rounds/(\d+)/(.*)")
+_POLICY = re.compile(r"policies/(\d+)/(.*)")
+
+
+def is_address(text: str) -> bool:
+    """Whether a run is named by its place in a bucket."""
+    return text.startswith("s3:/")
+
+
+def fetch_run(
+    url: str,
+    runs_dir: Path,
+    *,
+    endpoint_url: str | None = None,
+    timeout_seconds: float = 60.0,
+    say: Callable[[str], None] = lambda text: None,
+) -> RunFolder:
+    """Make the run at `url` resumable under `runs_dir`; `run.json` comes last, so half a fetch is no run.
+
+    Raises:
+        ConfigurationError: there is a run of this name already.
+        RunNotFoundError: no run lies at `url`.
+        CorruptStateError: an object is not what was sent.
+        StorageError: the bucket does not answer.
+    """
+    location = Location.parse(url)
+    folder = RunFolder(runs_dir.resolve() / Path(location.prefix).name)
+    if folder.identity.exists():
+        raise ConfigurationError(
+            explain(
+                "there is a run of this name here already, and it may be ahead of the bucket",
+                value=str(folder.path),
+                where="--runs-dir",
+                fix=f"go on with it (`pawl resume {folder.path}`), move it away, or give another --runs-dir",
+            )
+        )
+    bucket = Bucket(location, endpoint_url, timeout_seconds)
+    index, journals = _index(bucket)
+    if IDENTITY not in index:
+        raise RunNotFoundError(
+            f"no run lies at {location}. Fix: give s3://BUCKET/PREFIX/RUN, and the server by AWS_ENDPOINT_URL"
+        )
+    _fetch_journal(bucket, folder, journals)
+    journal = Journal(folder.journal)
+    needed = _Needed(journal)
+    names = [name for name, facts in index.items() if needed(name, int(str(facts["bytes"])))]
+    left = LeftInBucket(address=str(location), names=tuple(sorted(index.keys() - set(names))))
+    files.write_json(folder.path / FETCHED, left.model_dump(mode="json"))
+    for name in sorted(names, key=lambda n: (n == IDENTITY, n)):
+        _fetch(bucket, folder.path, name, str(index[name]["sha256"]))
+    size = sum(int(str(index[n]["bytes"])) for n in names)
+    say(
+        f"fetched {len(names)} of {len(index)} files ({size / 2**20:.1f} MiB) of {location} into {folder.path}; "
+        f"{len(journal.results())} round(s) are finished"
+    )
+    return folder
+
+
+class _Needed:
+    """Which files the next round needs."""
+
+    def __init__(self, journal: Journal) -> None:
+        results = journal.results()
+        self._round = len(results)
+        served = [r.after for r in results]
+        self._accepted = next(
+            (
+                r.round
+                for r in reversed(results)
+                if r.status in (RoundStatus.IMPROVED, RoundStatus.KEPT)
+            ),
+            0,
+        )
+        self._served = frozenset(served)
+        """Any of them may be a reference (initial, rounds ago, moving average) or a share of a mixture."""
+
+    def __call__(self, name: str, num_bytes: int) -> bool:
+        if match := _ROUND.fullmatch(name):
+            number, rest = int(match[1]), match[2]
+            if number >= self._round - 1:
+                return True
+            if rest.startswith("train/") and number == self._accepted:
+                return True  # optimizer state that is carried over
+            return num_bytes <= SMALL_BYTES and not rest.endswith((".parquet", ".parquet.json"))
+        if match := _POLICY.fullmatch(name):
+            number = int(match[1])
+            return number in self._served or number >= self._round or num_bytes <= SMALL_BYTES
+        return True
+
+
+def _index(bucket: Bucket) -> tuple[dict[str, dict[str, object]], set[str]]:
+    """What was sent: size and sha256 of every file, and the sha256 of each state of the journal."""
+    index: dict[str, dict[str, object]] = {}
+    journals = set()
+    for name in bucket.names(SEGMENTS):
+        try:
+            segment = json.loads(bucket.read(name))
+            index |= segment["files"]
+            journals.add(segment["journal_sha256"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptStateError(
+                f"{bucket.location}/{name} cannot be read: {error}. Fix: restore it from a version of the bucket"
+            ) from error
+    return index, journals
+
+
+def _fetch_journal(bucket: Bucket, folder: RunFolder, journals: set[str]) -> None:
+    content = bucket.read(JOURNAL) if JOURNAL in bucket.names() else b""
+    digest = hashlib.sha256(content).hexdigest()
+    if digest not in journals:
+        raise CorruptStateError(
+            f"{bucket.location}/{JOURNAL} is not what was sent. Fix: restore it from a version of the bucket"
+        )
+    _fetch(bucket, folder.path, JOURNAL, digest)
+
+
+def _fetch(bucket: Bucket, root: Path, name: str, sha256: str) -> None:
+    target = (root / name).resolve()
+    if not target.is_relative_to(root):
+        raise CorruptStateError(f"{bucket.location}: {name!r} leads out of the run folder")
+
+    def write(temporary: Path) -> None:
+        if bucket.download(name, temporary) != sha256:
+            raise CorruptStateError(
+                f"{bucket.location}/{name} is not what was sent (its sha256 differs). Fix: restore it from a version "
+                "of the bucket; nothing is trained on changed files"
+            )
+
+    files.write_atomically(target, write)

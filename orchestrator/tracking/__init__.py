@@ -1,0 +1,1 @@
+"""MLflow behind a spool: the driver never waits for it."""

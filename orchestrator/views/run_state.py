@@ -1,0 +1,274 @@
+"""Read a run folder for people and scripts: the state of a run, and what a round holds. Never writes.
+
+Works while the run goes on, and without Ray, torch or MLflow. Shards are read one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from orchestrator.events import Event, EventKind
+from orchestrator.journal import JournalEntry
+from orchestrator.lease import is_alive
+from orchestrator.removal_notes import why_gone
+from orchestrator.rounds.phases import Collected, Drawn, Phase, Trained
+from orchestrator.run_folder import RoundFolder, RunFolder, ShardKind
+from orchestrator.views.activity import read_activity
+from policies.errors import ArtifactError, InputError, ResumeError
+from policies.examples import Example, PreferencePair, SupervisedExample, UnpairedExample
+from policies.records import Record, RoundResult
+from policies.shards import read_marker, read_records
+
+R = TypeVar("R", bound=Record)
+
+_FINAL = {
+    EventKind.RUN_FINISHED: "finished",
+    EventKind.RUN_FAILED: "failed",
+    EventKind.RUN_INTERRUPTED: "interrupted",
+}
+
+
+def read_journal(folder: RunFolder) -> list[JournalEntry]:
+    """The journal of a run that may be going on: a line that is being written is left out, not cut off."""
+    try:
+        lines = folder.journal.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    try:
+        return [JournalEntry.model_validate(json.loads(line)) for line in lines]
+    except ValueError as error:
+        raise ResumeError(
+            f"{folder.journal} cannot be read: {error}. Fix: restore it from a copy"
+        ) from error
+
+
+def read_run_events(folder: RunFolder) -> list[Event]:
+    """All events that can be read; events are for people, so a damaged line is passed over."""
+    found: list[Event] = []
+    try:
+        lines = folder.events.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            found.append(Event.model_validate(json.loads(line)))
+        except ValueError:
+            continue
+    return found
+
+
+def results_of(folder: RunFolder) -> list[RoundResult]:
+    """Finished rounds, in order."""
+    entries = [e for e in read_journal(folder) if e.phase is Phase.ACCEPT]
+    return [RoundResult.model_validate(e.result) for e in entries]
+
+
+def run_status(folder: RunFolder) -> dict[str, Any]:
+    """What `pawl status --json` prints."""
+    events, seconds = read_run_events(folder), phase_seconds(folder)
+    config = read_config(folder)
+    state = run_state(folder, events)
+    rounds = [
+        {
+            "round": r.round,
+            "status": r.status.value,
+            "version": r.after,
+            "reference": r.reference,
+            "metrics": r.metrics,
+            "seconds": seconds.get(r.round, {}),
+            "reason": r.reason,
+        }
+        for r in results_of(folder)
+    ]
+    return {
+        "name": folder.path.name,
+        "state": state,
+        "experiment": (config.get("tracking") or {}).get("experiment"),
+        "path": str(folder.path),
+        "rounds_planned": config.get("rounds"),
+        "rounds": rounds,
+        "current": _current(events) if state == "running" else None,
+        "activity": read_activity(folder) if state == "running" else None,
+        "message": _last_message(events) if state == "failed" else "",
+        "warnings": [
+            str(e.detail.get("message", "")) for e in events if e.kind is EventKind.WARNING
+        ],
+    }
+
+
+def phase_seconds(folder: RunFolder) -> dict[int, dict[str, float]]:
+    """Seconds by round and phase, repeated phases added up."""
+    total: dict[int, dict[str, float]] = {}
+    for event in read_run_events(folder):
+        spent = event.detail.get("seconds")
+        if (
+            event.kind is EventKind.PHASE_FINISHED
+            and event.round is not None
+            and event.phase
+            and isinstance(spent, (int, float))
+        ):
+            row = total.setdefault(event.round, {})
+            row[event.phase] = round(row.get(event.phase, 0.0) + float(spent), 3)
+    return total
+
+
+def run_state(folder: RunFolder, events: Sequence[Event]) -> str:
+    """running, finished, failed or interrupted; a dead driver that said nothing was interrupted."""
+    whole_run = [e.kind for e in events if e.kind in _FINAL or e.kind is EventKind.RUN_STARTED]
+    if whole_run and whole_run[-1] in _FINAL:
+        return _FINAL[whole_run[-1]]
+    return "running" if driver_is_alive(folder) else "interrupted"
+
+
+def driver_is_alive(folder: RunFolder) -> bool:
+    """Whether somebody drives the run; `orchestrator.lease` is the judge."""
+    return is_alive(folder)
+
+
+def _current(events: Sequence[Event]) -> dict[str, Any] | None:
+    for event in reversed(events):
+        if event.kind in (EventKind.PHASE_FINISHED, EventKind.ROUND_FINISHED):
+            return {"round": event.round, "phase": None, "since": event.at}
+        if event.kind is EventKind.PHASE_STARTED:
+            return {"round": event.round, "phase": event.phase, "since": event.at}
+        if event.kind in (
+            EventKind.WORKERS_STARTING,
+            EventKind.WORKERS_READY,
+            EventKind.RUN_STARTED,
+        ):
+            return {"round": None, "phase": event.kind.value, "since": event.at}
+    return None
+
+
+def _last_message(events: Sequence[Event]) -> str:
+    failed = [e for e in events if e.kind is EventKind.RUN_FAILED]
+    return (
+        f"{failed[-1].detail.get('error', '')}: {failed[-1].detail.get('message', '')}"
+        if failed
+        else ""
+    )
+
+
+def read_config(folder: RunFolder) -> dict[str, Any]:
+    """The resolved config as plain values; empty when there is none yet."""
+    try:
+        value = json.loads(folder.config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def example_kind(shards: Sequence[Path]) -> type[Example] | None:
+    """Which records a round's example shards hold, from the columns of the first; None when there is no shard.
+
+    Rounds of one run may differ: a supervised stage comes before a preference stage.
+
+    Raises:
+        ArtifactError: the file is not Parquet.
+    """
+    import pyarrow.parquet as pq
+
+    if not shards:
+        return None
+    try:
+        names = set(pq.read_schema(shards[0]).names)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{shards[0]} is not a Parquet file: {error}") from error
+    if "chosen" in names:
+        return PreferencePair
+    return UnpairedExample if "desirable" in names else SupervisedExample
+
+
+def stream_examples(folder: RoundFolder) -> Iterator[Example]:
+    """Training examples of a round, shard by shard."""
+    finished = [path for path in folder.shards("examples") if read_marker(path) is not None]
+    kind = example_kind(finished)
+    if kind is not None:
+        yield from stream(folder, "examples", kind)
+
+
+def round_of(folder: RunFolder, index: int) -> RoundFolder:
+    """Where the samples of a round lie; round 0 only has its measurement.
+
+    Raises:
+        InputError: the round has not begun.
+    """
+    known = folder.rounds()
+    if index not in known:
+        have = f"0 to {known[-1]}" if known else "none yet"
+        raise InputError(
+            f"round {index} has not begun in {folder.path} (rounds: {have}). Fix: give one of "
+            "them with --round"
+        )
+    chosen = folder.round(index)
+    return chosen.evaluation if index == 0 else chosen
+
+
+def stream(folder: RoundFolder, kind: ShardKind, record: type[R]) -> Iterator[R]:
+    """Records of a round, shard by shard; shards that are not finished are passed over."""
+    for path in folder.shards(kind):
+        if read_marker(path) is not None:
+            yield from read_records(path, record)
+
+
+def first_records(folder: RoundFolder, kind: ShardKind, record: type[R], limit: int) -> list[R]:
+    """At most `limit` records, reading no more shards than needed."""
+    return list(islice(stream(folder, kind, record), limit))
+
+
+def count_records(folder: RoundFolder, kind: ShardKind) -> int:
+    """Rows of all finished shards, from their markers."""
+    markers = [read_marker(path) for path in folder.shards(kind)]
+    return sum(m.num_rows for m in markers if m is not None)
+
+
+def round_summary(folder: RunFolder, index: int) -> dict[str, Any]:
+    """Counts, drops, update and metrics of one round, as far as it has come."""
+    where = round_of(folder, index)
+    entries = {e.phase: e.result for e in read_journal(folder) if e.round == index}
+    summary: dict[str, Any] = {
+        "round": index,
+        "status": "unfinished",
+        "phases": [p.value for p in Phase if p in entries],
+    }
+    if Phase.DRAW in entries:
+        summary["num_prompts"] = Drawn.model_validate(entries[Phase.DRAW]).num_prompts
+    summary["removed"] = why_gone(folder, "round", index) or ""
+    kinds: tuple[ShardKind, ...] = (
+        "trajectories",
+        "verdicts",
+        "judge_verdicts",
+        "comparisons",
+        "feedback",
+        "examples",
+    )
+    summary["on_disk"] = {kind: n for kind in kinds if (n := count_records(where, kind))}
+    if Phase.COLLECT in entries:
+        collected = Collected.model_validate(entries[Phase.COLLECT])
+        summary |= {
+            "num_trajectories": collected.num_trajectories,
+            "num_examples": collected.num_examples,
+        }
+        summary |= {"dropped": collected.dropped, "counts": collected.counts}
+    if Phase.TRAIN in entries:
+        trained = Trained.model_validate(entries[Phase.TRAIN])
+        summary["reference"] = str(trained.reference)
+        summary["reference_logprobs"] = trained.logprobs
+        summary["skipped_because"] = trained.skipped_because
+        if trained.outcome is not None:
+            summary["update"] = trained.outcome.model_dump(mode="json", exclude={"metrics"})
+    if Phase.ACCEPT in entries:
+        result = RoundResult.model_validate(entries[Phase.ACCEPT])
+        summary |= {
+            "status": result.status.value,
+            "reason": result.reason,
+            "before": result.before,
+            "after": result.after,
+        }
+        summary["metrics"] = result.metrics
+    summary["seconds"] = phase_seconds(folder).get(index, {})
+    return summary
