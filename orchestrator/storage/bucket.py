@@ -1,8 +1,8 @@
 """An S3-compatible bucket: the one module that speaks to object storage (through pyarrow).
 
 An object becomes visible whole or not at all, and replaces what had its name. There is no rename, and no two objects
-change together: whoever needs an order writes in that order (`orchestrator.storage.mirror`). Credentials come from where
-AWS clients look for them (environment, profile, instance), never from a config.
+change together: whoever needs an order writes in that order (`orchestrator.storage.mirror`). Credentials come from
+where AWS clients look for them (environment, profile, instance), never from a config.
 """
 
 from __future__ import annotations
