@@ -101,6 +101,8 @@ def _by_source(counts: Mapping[str, float]) -> dict[str, float]:
         if each.asked:
             found[f"{prefix}/errors"] = each.errors
             found[f"{prefix}/error_share"] = each.errors / each.asked
+        if each.fickle:
+            found[f"{prefix}/fickle_shards"] = each.fickle
         if each.comparisons:
             found[f"{prefix}/comparisons"] = each.comparisons
             found[f"{prefix}/agreement"] = each.agreed / each.comparisons

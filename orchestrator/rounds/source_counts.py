@@ -24,6 +24,8 @@ class SourceCounts(NamedTuple):
     agreed: float
     ties: float
     cache_hits: float
+    fickle: float
+    """Shards in which it said something else of the same trajectory when asked again."""
 
     @property
     def asked(self) -> float:
@@ -55,6 +57,7 @@ def count_sources(counts: Mapping[str, float]) -> list[SourceCounts]:
                     agreed=value("agreed"),
                     ties=value("ties"),
                     cache_hits=value("cache_hits"),
+                    fickle=value("fickle"),
                 )
             )
     return found

@@ -38,6 +38,7 @@ from policies.records import (
 from policies.seeds import derive_rng
 from policies.shards import Written, read_marker, read_records, write_draft
 from workers.portion import WHOLE, Portion
+from workers.verify.again import contradicting
 from workers.verify.aggregate import FeedbackSettings, aggregate, pass_at_k, powers_of_two
 from workers.verify.isolation import IsolatedVerifier
 from workers.verify.steps import parts_to_grade, verdict_on
@@ -106,7 +107,7 @@ class VerifyWorker:
             for trajectory in trajectories
             if trajectory.status is not TrajectoryStatus.ERROR
         ]
-        by_verifier = self._ask([item for item in items if portion.takes(item[1].id)])
+        by_verifier, fickle = self._ask([item for item in items if portion.takes(item[1].id)])
         for verifier in self._verifiers:
             if verifier.start_failure:
                 raise VerificationError(verifier.start_failure)
@@ -123,28 +124,30 @@ class VerifyWorker:
                 **_count_desirable(feedback),
                 **({"quarantined": len(skipped)} if skipped else {}),
                 "sources": {
-                    verifier.config.source: _summarise_source(of_one)
-                    for verifier, of_one in zip(self._verifiers, by_verifier, strict=True)
+                    v.config.source: _summarise_source(of_one)
+                    | ({"fickle": 1} if v in fickle else {})
+                    for v, of_one in zip(self._verifiers, by_verifier, strict=True)
                 },
             }
         )
         draft = write_draft(Path(output_path), Verdict, verdicts)
         return Written(files=(draft,), summary=summary)
 
-    def _ask(self, items: Sequence[tuple[Prompt, Trajectory]]) -> list[list[Verdict]]:
-        """Verdicts by verifier; all verifiers work side by side."""
+    def _ask(
+        self, items: Sequence[tuple[Prompt, Trajectory]]
+    ) -> tuple[list[list[Verdict]], list[IsolatedVerifier]]:
+        """Verdicts by verifier, and those that contradict themselves; all verifiers work side by side."""
         asked = []
         for verifier in self._verifiers:
             level = verifier.config.level
             parts = [(p, part) for p, t in items for part in parts_to_grade(t, level)]
             asked.append((level, parts, verifier.submit(parts)))
-        return [
-            [
-                verdict_on(part, verdict, level)
-                for (_, part), verdict in zip(parts, future.result(), strict=True)
-            ]
-            for level, parts, future in asked
+        answers = [future.result() for _, _, future in asked]
+        found = [
+            [verdict_on(p, v, level) for (_, p), v in zip(parts, of_one, strict=True)]
+            for (level, parts, _), of_one in zip(asked, answers, strict=True)
         ]
+        return found, contradicting(self._verifiers, [parts for _, parts, _ in asked], answers)
 
     def prefer(
         self,
