@@ -8,8 +8,10 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from policies.shards import marker_path
@@ -243,9 +245,10 @@ def read_only(scene: Scene, phase: str) -> None:
     """The file system turns read-only in the middle, as after a disk error; then it is mounted writable again."""
     place = scene.folder.path.parent
     with mounted(place, "size=50m"):
-        driver = scene.drive(scene.moment_in(phase, "hold"))
+        # Without a delay: only then does the whole driver stand still, and not just the thread that waited for it.
+        driver = scene.drive(replace(scene.moment_in(phase, "hold"), delay=0.0))
         driver.wait_until_fired()
-        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=False, timeout=30)
+        _make_read_only(place)
         driver.go_on()
         found = driver.wait()
         assert found == 75, f"exit code {found}:\n{driver.text[-3000:]}"
@@ -256,6 +259,15 @@ def read_only(scene: Scene, phase: str) -> None:
         kept = scene.home / "kept"
         shutil.copytree(place, kept)
     shutil.copytree(kept, place, dirs_exist_ok=True)
+
+
+def _make_read_only(place: Path) -> None:
+    """Refused by the kernel while a file is open for writing, as that of a heartbeat is for a moment."""
+    command = ["mount", "-o", "remount,ro", str(place)]
+    deadline = time.monotonic() + 10
+    while subprocess.run(command, check=False, timeout=30, stderr=subprocess.DEVNULL).returncode:
+        assert time.monotonic() < deadline, "the file system stays busy: nothing was broken"
+        time.sleep(0.02)
 
 
 def removed_while_running(scene: Scene, phase: str) -> None:
