@@ -1,8 +1,8 @@
 """Bad input is refused before anything starts: one table, through the command that users type.
 
 Rows that are about what happens while a run goes on are recorded outcomes and proved where they happen:
-53 to 55 (what a verifier returns, raises, prints, never finishes) in `test_verifiers.py` and `test_isolation.py`, whether it
-says the same twice in `test_fickle_verifiers.py`;
+53 to 55 (what a verifier returns, raises, prints, never finishes) in `test_verifiers.py` and `test_isolation.py`,
+whether it says the same twice in `test_fickle_verifiers.py`;
 47 (a pattern that never ends) in `test_isolation.py`; 48 and 49 also in `test_verifiers.py` and `test_code_tests.py`;
 59 (answers of judges) in `test_judge_parse.py`; 60 (nothing contains code) in `tests/integration/test_sandbox.py`;
 63 (metric names and values) in `test_tracking_names.py`; 26 (weights that are not finite) where weights are read.
