@@ -107,6 +107,10 @@ class WorkerLostError(PawlError):
     exit_code = TEMPORARY
 
 
+class WorkerMemoryError(WorkerLostError):
+    """A worker was ended because its node ran out of memory; a fresh one at once would be ended too."""
+
+
 class CallNotStartedError(WorkerLostError):
     """A worker died with this call still in its queue: the call ran nowhere and did nothing."""
 

@@ -185,7 +185,6 @@ class RayCluster:
                 )
 
     def wait_ready(self, groups: Sequence[Group], timeout_seconds: float) -> None:
-        import ray
 
         deadline = time.monotonic() + timeout_seconds
         if self._dock is not None:
@@ -196,7 +195,7 @@ class RayCluster:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise group.not_placed(waiting, timeout_seconds, "starting the run")
-                ray.wait([slot.built for slot in waiting], timeout=min(left, SLICE_SECONDS))
+                _pause(group.building(), min(left, SLICE_SECONDS))
             group.raise_if_broken()
 
     def wait_any(self, calls: Sequence[Call], timeout_seconds: float) -> list[Call]:
@@ -211,7 +210,7 @@ class RayCluster:
                 group.hand_out()
             settled: list[Call] = [c for c in ray_calls if c.failure is not None]
             refs = {c.ref: c for c in ray_calls if c.ref is not None and c.failure is None}
-            starting = [s.built for g in groups for s in g.starting()]
+            starting = [built for g in groups for built in g.building()]
             left = max(0.0, min(SLICE_SECONDS, deadline - time.monotonic()))
             if refs and not settled:
                 ray.wait([*refs, *starting], num_returns=1, timeout=left)

@@ -13,6 +13,7 @@ from policies.errors import (
     StorageError,
     WaitTimeoutError,
     WorkerLostError,
+    WorkerMemoryError,
     explain,
 )
 
@@ -73,7 +74,7 @@ def _of_the_cluster(error: Exception, label: str, where: str) -> PawlError | Non
     from ray import exceptions as ray
 
     if isinstance(error, ray.OutOfMemoryError):
-        return WorkerLostError(
+        return WorkerMemoryError(
             f"{label}: Ray ended the worker{where} because its node ran out of memory: {_cause(error)}. "
             "Fix: fewer workers on a node (a higher num_cpus in their resources), smaller batches or shards"
         )

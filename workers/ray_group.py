@@ -17,10 +17,15 @@ from policies.errors import (
     PawlError,
     PlacementError,
     WorkerLostError,
+    WorkerMemoryError,
     explain,
 )
 from workers.cluster import NO_FILES, Files, Resources
 from workers.ray_failures import Place, translate
+
+REST_SECONDS = 5.0
+"""How long no fresh worker is started on a node that ran out of memory; twice as long after each further death."""
+LONGEST_REST_SECONDS = 60.0
 
 
 @dataclass(eq=False)
@@ -72,6 +77,8 @@ class Slot:
     place: Place | None = None
     deadline: float = 0.0
     """Until when it must be placed and built, on the monotonic clock."""
+    rest_until: float = 0.0
+    """When its next actor is started, on the monotonic clock; 0 when it does not rest."""
     replaced: int = 0
     deaths: int = 0
     """In a row, without a finished call between them."""
@@ -130,9 +137,13 @@ class RayGroup:
             if slot.broken is not None:
                 raise slot.broken
 
+    def building(self) -> list[Any]:
+        """What becomes ready when a worker that is being started is built."""
+        return [slot.built for slot in self.starting() if not slot.rest_until]
+
     @property
     def actors(self) -> list[Any]:
-        return [slot.actor for slot in self.slots]
+        return [slot.actor for slot in self.slots if slot.actor is not None]
 
     def idle(self) -> list[Any]:
         """Actors that wait for work."""
@@ -164,7 +175,9 @@ class RayGroup:
     def pids(self) -> list[int]:
         import ray
 
-        ray.wait([s.built for s in self.slots], num_returns=self.size, timeout=60)
+        built = [s.built for s in self.slots if s.built is not None]
+        if built:
+            ray.wait(built, num_returns=len(built), timeout=60)
         self._look()
         return [slot.place.pid if slot.place is not None else -1 for slot in self.slots]
 
@@ -173,14 +186,25 @@ class RayGroup:
         slot.actor = self._start(slot, self._kwargs, self._files)
         slot.placed = slot.actor.place.remote()
         slot.built = slot.actor.build.remote()
-        slot.ready, slot.place = False, None
+        slot.ready, slot.place, slot.rest_until = False, None, 0.0
         slot.deadline = time.monotonic() + self.timeout_seconds
+
+    def _rest(self, slot: Slot) -> float:
+        """Start no actor for `slot` for a while, longer each time; returns the seconds."""
+        seconds: float = min(REST_SECONDS * 2 ** (slot.deaths - 1), LONGEST_REST_SECONDS)
+        slot.actor = slot.placed = slot.built = slot.place = None
+        slot.rest_until = time.monotonic() + seconds
+        slot.deadline = slot.rest_until + self.timeout_seconds
+        return seconds
 
     def _look(self) -> None:
         """See which workers that were being started are ready, and replace those that died meanwhile."""
         import ray
 
-        waiting = {s.built: s for s in self.slots if not s.ready and not s.gone}
+        for slot in self.starting():
+            if slot.rest_until and time.monotonic() >= slot.rest_until:
+                self._begin(slot)
+        waiting = {slot.built: slot for slot in self.starting() if not slot.rest_until}
         if not waiting:
             return
         done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
@@ -238,7 +262,8 @@ class RayGroup:
         """The error for workers that were not placed, or not built, in time."""
         import ray
 
-        placed, _ = ray.wait([s.placed for s in slots], num_returns=len(slots), timeout=0)
+        begun = [s.placed for s in slots if s.placed is not None]
+        placed = ray.wait(begun, num_returns=len(begun), timeout=0)[0] if begun else []
         loading = f"{len(placed)} of them loading still" if placed else "none of them runs yet"
         return PlacementError(
             explain(
@@ -291,8 +316,12 @@ class RayGroup:
             told = f"died {slot.deaths} times in a row (cluster.max_restarts: {self.max_restarts})"
             self._give_up(slot, WorkerLostError(f"{self.name} {slot.index} {told}, last: {error}"))
             return
-        self._on_warning(f"{error}; a fresh worker takes its place ({slot.deaths} in a row)")
-        self._begin(slot)
+        if isinstance(error, WorkerMemoryError):
+            soon = f"in {self._rest(slot):g} s, when the node may have memory again"
+        else:
+            soon = "at once"
+            self._begin(slot)
+        self._on_warning(f"{error}; a fresh worker takes its place {soon} ({slot.deaths} in a row)")
 
     def _give_up(self, slot: Slot, error: PawlError) -> None:
         slot.ready, slot.gone, slot.broken = False, str(error), error

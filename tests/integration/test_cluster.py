@@ -20,10 +20,12 @@ from policies.errors import (
     RolloutError,
     WaitTimeoutError,
     WorkerLostError,
+    WorkerMemoryError,
 )
 from workers.cluster import NO_FILES, Cluster, Resources
 from workers.inline import InlineCluster
 from workers.pool import RayCluster
+from workers.ray_group import REST_SECONDS
 from workers.ray_session import answers_without_token
 
 
@@ -125,6 +127,19 @@ def test_a_killed_worker_is_reported_and_a_fresh_one_takes_its_place(
         ray_cluster.result(behind, 60)
     assert ray_cluster.result(probes.submit("add", 1), 60) == 51
     assert probes.pids()[0] not in (pid, -1)
+
+
+def test_a_worker_whose_node_ran_out_of_memory_rests_before_it_is_started_again(
+    ray_cluster: RayCluster,
+) -> None:
+    probes = group(ray_cluster, start=5)
+    call = probes.submit("sleep", 60)
+    began = time.monotonic()
+    told = probes.lost(call, WorkerMemoryError(f"{call.label}: no memory is left"))
+    assert isinstance(told, WorkerMemoryError)
+    assert (probes.ready(), probes.actors, probes.pids()) == ([], [], [-1])
+    assert ray_cluster.result(probes.submit("add", 1), 60) == 6
+    assert REST_SECONDS <= time.monotonic() - began < REST_SECONDS + 20
 
 
 def test_a_worker_that_is_given_up_for_its_silence_is_replaced_and_that_too_has_an_end(

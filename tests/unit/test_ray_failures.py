@@ -14,6 +14,7 @@ from policies.errors import (
     StorageError,
     WaitTimeoutError,
     WorkerLostError,
+    WorkerMemoryError,
 )
 from workers.ray_failures import Place, translate
 
@@ -34,7 +35,7 @@ CASES: list[tuple[Exception, type[PawlError], str]] = [
     ),
     (exceptions.ActorDiedError(), WorkerLostError, "the worker died"),
     (exceptions.WorkerCrashedError(), WorkerLostError, "the worker died"),
-    (exceptions.OutOfMemoryError("23.1GB / 24GB"), WorkerLostError, "memory: 23.1GB.*num_cpus"),
+    (exceptions.OutOfMemoryError("23.1GB / 24GB"), WorkerMemoryError, "memory: 23.1GB.*num_cpus"),
     (exceptions.NodeDiedError("gone"), WorkerLostError, "node died"),
     (lost_object(exceptions.ObjectLostError), WorkerLostError, "answer was lost"),
     (lost_object(exceptions.OwnerDiedError), WorkerLostError, "process that held it"),
