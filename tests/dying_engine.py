@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import Literal, cast
 
-from policies.errors import WorkerLostError
+from policies.errors import WorkerLostError, WorkerMemoryError
 from workers.training.engine import UpdateJob, UpdateOutcome
 from workers.training.engines.fake import FakeTrainingEngine
 
@@ -22,7 +22,7 @@ class DyingEngine(FakeTrainingEngine):
         """Folder in which each death and each step that was made is noted."""
         die_at: tuple[int, ...] = ()
         """Steps, in order of the deaths."""
-        how: Literal["kill", "lost", "driver"] = "lost"
+        how: Literal["kill", "lost", "memory", "driver"] = "lost"
         """`kill` ends the process; the others say what an inline cluster would see."""
         rank: int = 0
         """Which of several workers dies."""
@@ -45,6 +45,8 @@ class DyingEngine(FakeTrainingEngine):
                 os.kill(os.getpid(), signal.SIGKILL)
             if config.how == "driver":
                 raise KeyboardInterrupt("the end of the driver, whose workers live inside it")
+            if config.how == "memory":
+                raise WorkerMemoryError("train 0: its node ran out of memory")
             raise WorkerLostError("train 0: the worker died")
         with (notes / f"steps-{self.rank}").open("a") as handle:
             handle.write(f"{step + 1}\n")

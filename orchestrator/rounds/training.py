@@ -16,7 +16,14 @@ from orchestrator.events import EventKind
 from orchestrator.file_sharing import update_files
 from orchestrator.run import RoundScope
 from orchestrator.waiting import wait_for_any, wait_for_result
-from policies.errors import DivergenceError, PawlError, TrainingError, WorkerLostError, explain
+from policies.errors import (
+    DivergenceError,
+    PawlError,
+    TrainingError,
+    WorkerLostError,
+    WorkerMemoryError,
+    explain,
+)
 from policies.files import make_directory, move, remove_tree, sync_files
 from workers.cluster import Call
 from workers.training.checkpoints import newest_step
@@ -30,6 +37,7 @@ def train(scope: RoundScope, job: UpdateJob, expected_steps: int) -> UpdateOutco
     Raises:
         DivergenceError: a number is not finite; the log of the steps before is in place.
         TrainingError: the workers died `cluster.max_attempts` times without getting to another checkpoint.
+        WorkerMemoryError: likewise, for want of memory.
     """
     tries = _Tries(scope, job)
     while True:
@@ -77,6 +85,7 @@ class _Tries:
 
         Raises:
             TrainingError: it was one too many.
+            WorkerMemoryError: likewise, and there was no memory: on a machine with some, or later, it may go on.
         """
         run, newest = self.scope.run, self._newest()
         if newest > self.newest:
@@ -85,7 +94,8 @@ class _Tries:
         remove_tree(Path(attempt.log_path).parent)
         if len(self.deaths) >= run.config.cluster.max_attempts:
             steps = ", ".join(map(str, sorted(set(self.deaths))))
-            raise TrainingError(
+            kind = WorkerMemoryError if isinstance(error, WorkerMemoryError) else TrainingError
+            raise kind(
                 explain(
                     f"the training worker died {len(self.deaths)} times since the checkpoint of step {newest}, while "
                     f"making step {steps}; the last time: {error}",

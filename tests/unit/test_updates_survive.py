@@ -12,7 +12,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind, read_events
 from orchestrator.launch import RunSummary, resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
-from policies.errors import TrainingError
+from policies.errors import TrainingError, WorkerMemoryError
 from policies.records import RoundStatus
 from tests.fake_runs import fake_config
 
@@ -77,6 +77,15 @@ def test_deaths_at_the_same_step_stop_the_run_with_the_reason(tmp_path: Path) ->
         run(tmp_path, "doomed", engine={"die_at": (3, 3, 3, 3)})
     assert "cluster.max_attempts" in str(caught.value)
     assert steps_made(tmp_path, "doomed") == [1, 2]
+
+
+def test_deaths_for_want_of_memory_end_the_run_as_worth_another_try(tmp_path: Path) -> None:
+    with pytest.raises(WorkerMemoryError, match=r"died 3 times .* ran out of memory") as caught:
+        run(tmp_path, "hungry", engine={"die_at": (3, 3, 3), "how": "memory"})
+    assert caught.value.exit_code == 75
+    resume_experiment(RunFolder(tmp_path / "hungry"))
+    run(tmp_path, "whole")
+    assert left(tmp_path / "hungry") == left(tmp_path / "whole")
 
 
 def test_a_resumed_run_goes_on_inside_the_update_that_its_driver_left(tmp_path: Path) -> None:
