@@ -122,10 +122,12 @@ def _start(
 ) -> None:
     """Start a node and wait until it is up: two that start at once may want the same ports."""
     command = [*before, str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments]
+    # What earlier tests of this process told Ray is not for these nodes.
+    own = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}
     with log.open("wb") as output:
         node = subprocess.Popen(
             command,
-            env=os.environ | env,
+            env=own | env,
             start_new_session=True,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -10,9 +10,11 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -285,6 +287,27 @@ def test_a_package_is_importable_only_when_it_is_named(sandbox: Sandbox) -> None
     assert sandbox.run(code).error.endswith("No module named 'yaml'")
     with limited(sandbox, packages=("pyyaml",)) as with_yaml:
         assert with_yaml.run(code).stdout == "[1, 2]\n"
+
+
+def test_a_package_below_tmp_is_importable_and_cannot_be_changed(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # code in the sandbox is another user
+        (folder / "tiny.py").write_text("VALUE = 7\n", encoding="utf-8")
+        about = folder / "tiny-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Name: tiny\nVersion: 1.0\n", encoding="utf-8")
+        (about / "RECORD").write_text("tiny.py,,\n", encoding="utf-8")
+        monkeypatch.syspath_prepend(name)
+        with limited(sandbox, packages=("tiny",)) as with_tiny:
+            assert with_tiny.run("import tiny; print(tiny.VALUE)").stdout == "7\n"
+            change = f"open({str(folder / 'tiny.py')!r}, 'w')"
+            assert with_tiny.run(change).status is SandboxStatus.RAISED
+            assert with_tiny.run(f"open({str(folder / 'new.py')!r}, 'w').close()").stdout == ""
+        assert (folder / "tiny.py").read_text(encoding="utf-8") == "VALUE = 7\n"
+        assert not (folder / "new.py").exists()
 
 
 def test_a_package_that_is_not_installed_is_refused() -> None:

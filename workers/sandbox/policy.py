@@ -149,6 +149,8 @@ class Plan:
         arguments += ["--hostname", "sandbox", "--info-fd", str(info), "--clearenv"]
         for name, value in ENVIRONMENT.items():
             arguments += ["--setenv", name, value]
+        # First: what is bound below lies on top of it, also where Python or its packages are installed below /tmp.
+        arguments += ["--size", str(self.settings.scratch_mb * MEGABYTE), "--tmpfs", "/tmp"]  # nosec B108 # private
         seen: list[str] = []
         for path in self.interpreter.library + self.packages.readable:
             link = os.readlink(path) if os.path.islink(path) else ""
@@ -160,18 +162,7 @@ class Plan:
         arguments += ["--ro-bind", self.interpreter.executable, self.interpreter.executable]
         for device in devices():
             arguments += ["--dev-bind", device, device]
-        size = str(self.settings.scratch_mb * MEGABYTE)
-        return [
-            *arguments,
-            "--size",
-            size,
-            "--tmpfs",
-            "/tmp",  # nosec B108 # a private mount
-            "--remount-ro",
-            "/",
-            "--chdir",
-            "/tmp",  # nosec B108 # a private mount
-        ]
+        return [*arguments, "--remount-ro", "/", "--chdir", "/tmp"]  # nosec B108 # a private mount
 
 
 def make_plan(
