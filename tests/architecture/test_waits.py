@@ -77,6 +77,9 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("workers/verify/isolation.py", "self.submit([(prompt, trajectory)]).result()"): (
         "the thread kills its child after verifiers[].timeout_seconds and then answers"
     ),
+    ("workers/verify/again.py", "future.result()"): (
+        "one answer of the verifier's thread, which bounds it with verifiers[...].timeout_seconds"
+    ),
     ("workers/verify/worker.py", "future.result()"): (
         "the verifier's thread kills its child after verifiers[].timeout_seconds for each item"
     ),
