@@ -175,6 +175,7 @@ def with_a_real_model(folder: Path, name: str, **changes: Any) -> dict[str, Any]
     return tree
 
 
+@pytest.mark.slow
 def test_two_training_workers_on_two_nodes_make_the_weights_of_one(
     tmp_path: Path, nodes: Nodes
 ) -> None:
