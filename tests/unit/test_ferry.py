@@ -281,7 +281,11 @@ def until(holds: Any, seconds: float = 20.0) -> None:
         try:
             if holds():
                 return
-        except (OSError, ValueError, KeyError):
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+        ):  # not there yet, or half there: the deadline below decides
             pass
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.05)
