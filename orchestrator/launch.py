@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from orchestrator.assembly import assemble
+from orchestrator.config.number_formats import with_number_formats
 from orchestrator.config.remote_code import trusted_code
 from orchestrator.config.resolved import (
     config_digest,
@@ -77,6 +78,7 @@ def run_experiment(
         InterruptedRun: it was asked to stop.
     """
     check_floors()
+    config = with_number_formats(config)
     if folder.identity.exists():
         raise ConfigurationError(
             explain(

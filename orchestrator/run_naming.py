@@ -49,6 +49,7 @@ def same_run(runs_dir: Path, name: str, config: RunConfig) -> RunFolder | None:
     Raises:
         ConfigurationError: there is one, with another config; the keys that differ are named.
     """
+    from orchestrator.config.number_formats import with_formats_of
     from orchestrator.config.resolved import sealed
 
     _check_place(runs_dir)
@@ -61,7 +62,7 @@ def same_run(runs_dir: Path, name: str, config: RunConfig) -> RunFolder | None:
         raise ResumeError(
             f"{folder.config} cannot be read: {error}. Fix: restore it from a copy"
         ) from error
-    differ = _differences(recorded, sealed(config))
+    differ = _differences(recorded, sealed(with_formats_of(config, recorded)))
     if differ:
         shown = "; ".join(differ[:_NUM_SHOWN])
         more = f"; and {len(differ) - _NUM_SHOWN} more" if len(differ) > _NUM_SHOWN else ""

@@ -156,11 +156,11 @@ _JUDGE_16 = "judges=[{type: rubric, backend: {type: engine, engine: transformers
 
 FORMATS: Sequence[Row] = (
     Row(17, "float16-on-a-cpu", ("a CPU cannot be used with float16", "'float16 on a CPU'", "Set by: policy.dtype",
-        "Fix: use bfloat16"),
+        "Fix: use auto, bfloat16"),
         config=changed("dtype: float32", "dtype: float16"),
         overrides=("cluster.backend=ray", "rollout.engine=transformers"), commands=LATE),
     Row(17, "float16-judge-on-a-cpu", ("a CPU cannot be used with float16", "'float16 on a CPU'",
-        "Set by: judges[0].backend.dtype", "Fix: use bfloat16"),
+        "Set by: judges[0].backend.dtype", "Fix: use auto, bfloat16"),
         overrides=("cluster.backend=ray", _JUDGE_16), commands=LATE),
 )  # fmt: skip
 

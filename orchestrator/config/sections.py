@@ -41,8 +41,10 @@ class PolicySettings(Settings):
     (the cached demo model)."""
     revision: str | None = None
     """Commit or tag of a hub model; null takes the newest."""
-    dtype: NumberFormat = "bfloat16"
-    """Number format of the sampler's weights; float16 is for GPUs only. Training keeps fp32 weights."""
+    dtype: NumberFormat | Literal["auto"] = "auto"
+    """Number format of the sampler's weights; float16 is for GPUs only. `auto`: bfloat16 on a GPU and on a CPU that
+    multiplies it in hardware, else float32, which is several times as fast there; the run's config records the
+    choice. Training keeps fp32 weights."""
     adapter: AdapterSettings | None = None
     """LoRA settings; null trains all weights."""
 

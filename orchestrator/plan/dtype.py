@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orchestrator.config.number_formats import cpu_multiplies_bf16
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.machine import Machine
@@ -21,8 +22,13 @@ def plan_dtype(config: RunConfig, plan: Plan, machine: Machine | None) -> None:
         plan: where the lines go.
         machine: where it would run; None for another machine, whose GPUs are not known.
     """
-    for where, dtype, num_gpus, remedy in _wanted(config):
+    wanted = list(_wanted(config))
+    if wanted:
+        plan.add("number formats", ", ".join(f"{where} {dtype}" for where, dtype, _, _ in wanted))
+    for where, dtype, num_gpus, remedy in wanted:
         device = _device(config, num_gpus, machine)
+        if device == "cpu" and dtype in ("bfloat16", "bf16") and machine is not None:
+            _warn_of_slow_bf16(where, dtype, plan)
         if device == "cpu" and dtype == "float16":
             plan.add(
                 "number format",
@@ -30,7 +36,7 @@ def plan_dtype(config: RunConfig, plan: Plan, machine: Machine | None) -> None:
                     "a CPU cannot be used with float16: it is slower there than float32, and overflows at 65504",
                     value=f"{dtype} on a CPU",
                     where=where,
-                    fix="use bfloat16 (every CPU has it) or float32, or give the group a GPU (resources.num_gpus)",
+                    fix="use auto, bfloat16 or float32, or give the group a GPU (resources.num_gpus)",
                 ),
                 "problem",
             )
@@ -48,6 +54,20 @@ def plan_dtype(config: RunConfig, plan: Plan, machine: Machine | None) -> None:
                     ),
                     "problem",
                 )
+
+
+def _warn_of_slow_bf16(where: str, dtype: str, plan: Plan) -> None:
+    if not cpu_multiplies_bf16():
+        plan.add(
+            "number format",
+            explain(
+                "this machine's processor has no instructions for bfloat16: it is several times slower than float32",
+                value=dtype,
+                where=where,
+                fix="use auto, which takes what is fast here",
+            ),
+            "warning",
+        )
 
 
 def _wanted(config: RunConfig) -> Iterator[tuple[str, str, float, str]]:

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.config.number_formats import with_number_formats
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.answers import plan_answers
 from orchestrator.plan.dtype import plan_dtype
@@ -52,6 +53,7 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     """
     plan = Plan()
     machine = this_machine()
+    config = with_number_formats(config, elsewhere=elsewhere)
     if not elsewhere:
         for problem in below_floor():
             plan.add("versions", problem, "problem")

@@ -52,8 +52,9 @@ class TrainingOptions(Settings):
     """Gradients are scaled down to this norm."""
     optimizer: Literal["reset", "carry"] = "reset"
     """Start each round with fresh AdamW moments, or carry them over from the last accepted round."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Autocast of the forward pass; weights, gradients and log-softmax stay in fp32."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Autocast of the forward pass; weights, gradients and log-softmax stay in fp32. `auto`: bf16 on a GPU and on a CPU
+    that multiplies it in hardware, else fp32; chosen before the run, and an update never sees it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     loss_mask: Literal["policy", "completion"] = "policy"
