@@ -156,7 +156,7 @@ class CollectedRows:
         pairs = "\n  ".join(self._conflicts[:NUM_SHOWN]) + ("\n  ..." if count > NUM_SHOWN else "")
         if self.config.conflicts == "refuse":
             raise InputError(
-                f"{count} row{'' if count == 1 else 's'} of {origin} ask what another row asks and contradict it:\n"
+                f"{count} row{'' if count == 1 else 's'} of {origin} contradict a row that asks the same:\n"
                 f"  {pairs}\nSet by: prompts.*.conflicts = refuse. Fix: correct these rows, or set "
                 "prompts.*.conflicts: keep_first (the first row counts) or prompts.*.conflicts: drop (none does)"
             )

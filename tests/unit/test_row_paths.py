@@ -103,7 +103,7 @@ def test_a_template_without_its_column_is_refused_with_one_that_works(
 
 def test_a_template_that_makes_all_rows_one_prompt_is_refused(tmp_path: Path) -> None:
     rows = [{"question": f"Q{i}", "subject": "maths"} for i in range(3)]
-    with pytest.raises(InputError, match="all 3 rows of .* become the same prompt"):
+    with pytest.raises(InputError, match=r"all 3 rows of .* become the same prompt"):
         read(tmp_path, rows, template="A question of {subject}?")
 
 
