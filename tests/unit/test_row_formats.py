@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -110,7 +110,7 @@ def test_hugging_face_reads_the_same_layouts(tmp_path: Path) -> None:
 
 
 def test_every_layout_can_be_configured() -> None:
-    assert {"auto"} | {layout.name for layout in FORMATS} == set(Format.__args__)
+    assert {"auto"} | {layout.name for layout in FORMATS} == set(get_args(Format))
 
 
 @pytest.mark.parametrize("kind", KINDS)
