@@ -82,8 +82,11 @@ def validate(
         say_json({"valid": False, "problems": str(error).splitlines()})
         raise typer.Exit(REFUSED) from None
     if as_json:
-        say_json({"valid": True, "config": sealed(loaded.config)})
+        found = [f"{line.what}: {line.found}" for line in looked_at.lines]
+        say_json({"valid": True, "config": sealed(loaded.config), "prompts": found})
         return
+    for line in looked_at.of("ok"):
+        say(f"{line.what}: {line.found}")
     for line in looked_at.of("warning"):
         complain(f"warning: {line.what}: {line.found}")
     c = loaded.config

@@ -138,6 +138,13 @@ def plan_prompts(
     """Load both sets, and look for prompts that stand in both."""
     train = _load("prompts.train", config.prompts.train, plan, elsewhere=elsewhere)
     held_out = _load("prompts.held_out", config.prompts.held_out, plan, elsewhere=elsewhere)
+    return _compared(config, plan, train, held_out)
+
+
+def _compared(
+    config: RunConfig, plan: Plan, train: list[Prompt], held_out: list[Prompt]
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Look for prompts that stand in both sets, and for a round that is larger than its set."""
     shared = overlapping(train, held_out)
     if shared:
         allowed = config.prompts.allow_overlap
@@ -172,10 +179,15 @@ def check_prompts(config: RunConfig) -> Plan:
     A data set of the hub, or one that a heavy package makes, is left to `pawl plan` and `pawl run`.
     """
     plan = Plan()
-    sources = (config.prompts.train, config.prompts.held_out)
-    if any(getattr(type(source).component, "is_heavy", False) for source in sources):
-        return plan
-    train, held_out = plan_prompts(config, plan, elsewhere=True)
+    loaded: list[list[Prompt]] = []
+    for name in ("train", "held_out"):
+        source = getattr(config.prompts, name)
+        if getattr(type(source).component, "is_heavy", False):
+            plan.add(f"prompts.{name}", f"{source.type} is not read here: `pawl plan` reads it")
+            loaded.append([])
+        else:
+            loaded.append(_load(f"prompts.{name}", source, plan, elsewhere=True))
+    train, held_out = _compared(config, plan, *loaded)
     plan_answers(config, plan, train, held_out)
     return plan
 
@@ -188,10 +200,13 @@ def _load(name: str, source: Component.Config, plan: Plan, *, elsewhere: bool) -
         )
         return []
     try:
-        prompts: list[Prompt] = create(source).load()
+        reader = create(source)
+        prompts: list[Prompt] = reader.load()
     except PawlError as error:
         plan.add(name, str(error).replace("prompts.*", name), "problem")
         return []
+    for note in reader.notes():
+        plan.add(name, note)
     plan.add(
         name,
         f"{len(prompts)} prompts from {source.type}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class TokenCounts:
         measured = len(held_out) * config.evaluation.samples_per_prompt
         every = [*train, *held_out]
         longest, exact = longest_prompt(every, model, by_bytes=config.rollout.engine.type == "fake")
-        characters = [sum(len(m.content) for m in p.messages) for p in every]
+        characters = [len(prompt_text(p)) for p in every]
         scale = longest / max(1, *characters) if characters else 0.0
         return cls(
             longest_prompt=longest,
@@ -82,13 +83,17 @@ def completion_tokens(config: RunConfig, per_turn: int) -> int:
     return tokens if limit is None else min(tokens, int(limit))
 
 
+def prompt_text(prompt: Prompt) -> str:
+    """All that a template is given of a prompt, as one text: its messages, and the schemas of its tools."""
+    tools = [json.dumps(tool) for tool in prompt.tools]
+    return "\n".join([*(message.full_text for message in prompt.messages), *tools])
+
+
 def longest_prompt(
     prompts: Sequence[Prompt], model: ModelFacts | None, *, by_bytes: bool
 ) -> tuple[int, bool]:
     """Tokens of the longest prompt, and whether they were counted rather than guessed."""
-    texts = sorted(("\n".join(m.content for m in p.messages) for p in prompts), key=len)[
-        -_NUM_LONGEST:
-    ]
+    texts = sorted(map(prompt_text, prompts), key=len)[-_NUM_LONGEST:]
     template = _TEMPLATE_TOKENS * max((len(p.messages) + 1 for p in prompts), default=1)
     if by_bytes:
         return max((len(t.encode()) for t in texts), default=0) + template * 4, True

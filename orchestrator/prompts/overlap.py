@@ -41,7 +41,7 @@ def overlapping(train: Sequence[Prompt], held_out: Sequence[Prompt]) -> list[Pro
 def _normalised(prompt: Prompt) -> tuple[str, ...]:
     # Another system message, other spaces or capitals do not make another question.
     return tuple(
-        " ".join(unicodedata.normalize("NFKC", message.content).casefold().split())
+        " ".join(unicodedata.normalize("NFKC", message.full_text).casefold().split())
         for message in prompt.messages
         if message.role != "system"
     )

@@ -34,6 +34,10 @@ class PromptSource(Component):
         """
         raise NotImplementedError
 
+    def notes(self) -> tuple[str, ...]:
+        """How the data were read, in words, once they are loaded; what was not used is named."""
+        return ()
+
 
 PROMPT_SOURCES = Family("prompt source", package="orchestrator.prompts.sources", base=PromptSource)
 

@@ -127,7 +127,7 @@ def _told(trajectory: Trajectory) -> str:
 
 def _prompt_texts(place: RoundFolder, ids: Iterable[str]) -> dict[str, str]:
     found = find_prompts(place, ids)
-    return {k: "\n".join(f"{m.role}: {m.content}" for m in p.messages) for k, p in found.items()}
+    return {k: "\n".join(f"{m.role}: {m.full_text}" for m in p.messages) for k, p in found.items()}
 
 
 def feedback_view(folder: RunFolder, index: int, limit: int) -> list[dict[str, Any]]:

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from orchestrator.prompts.draw import draw
 from orchestrator.prompts.overlap import check_overlap
-from orchestrator.prompts.rows import fill
 from orchestrator.prompts.source import PROMPT_SOURCES, is_safe_id
+from orchestrator.prompts.templates import fill
 from policies.component import create
 from policies.errors import ConfigurationError, InputError
 from policies.records import Message, Prompt
@@ -134,7 +134,7 @@ CHAT = {"columns": {"messages": "m"}}
         (GOOD + '{"prompt": "cut', {}, r"a\.jsonl:2: not JSON"),
         (GOOD + "[1]", {}, r":2: expected an object, got list"),
         (GOOD + "7", {}, r":2: expected an object, got int"),
-        ('{"question": "x"}', {}, r":1: no 'prompt'; columns here: question"),
+        ('{"body": "x"}', {}, r":1: no 'prompt'; columns here: body"),
         ('{"prompt": null}', {}, r":1: 'prompt' must be text, got NoneType"),
         ('{"prompt": 7}', {}, r":1: 'prompt' must be text, got int 7"),
         ('{"prompt": "  "}', {}, r":1: 'prompt' is empty"),
@@ -156,7 +156,7 @@ CHAT = {"columns": {"messages": "m"}}
         (
             '{"prompt": "x"}',
             {"template": "{y}"},
-            r":1: the template names 'y'; columns here: prompt",
+            r":1: the template names 'y': no 'y'; columns here: prompt",
         ),
         ('{"prompt": "x", "n": 1.5}', {"columns": {"id": "n"}}, "must be text or an integer"),
         (
@@ -172,7 +172,7 @@ CHAT = {"columns": {"messages": "m"}}
         ('{"m": [{"role": "system", "content": "x"}]}', CHAT, "no message of the user"),
         (
             '{"m": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}',
-            CHAT,
+            {**CHAT, "last_assistant": "refuse"},
             "ends with the assistant's turn",
         ),
     ],
@@ -219,8 +219,8 @@ def test_parquet_is_read_and_checked_like_lines(tmp_path: Path) -> None:
     pq.write_table(table, path)
     with pytest.raises(InputError, match=r"a\.parquet: row 3: 'question' is empty"):
         load(config)
-    with pytest.raises(InputError, match="no 'prompt'; columns here: question, answer"):
-        load({"type": "parquet", "path": str(path)})
+    with pytest.raises(InputError, match="no 'text'; columns here: question, answer"):
+        load({**config, "columns": {"prompt": "text"}})
     path.write_text("not parquet at all", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         load(config)

@@ -71,7 +71,9 @@ def test_columns_are_typed_so_that_other_tools_can_read_them(tmp_path: Path) -> 
     schema = pq.read_schema(path)
     assert schema.names == ["id", "messages", "answer", "metadata", "tools"]
     assert (
-        str(schema.field("messages").type) == "list<element: struct<role: string, content: string>>"
+        str(schema.field("messages").type)
+        == "list<element: struct<role: string, content: string, name: string, reasoning_content: string, "
+        "tool_calls: list<element: string>, tool_call_id: string>>"
     )
 
 

@@ -29,6 +29,7 @@ from workers.alive import beat
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.partner import Outcome, Partner, Reply
 from workers.rollout.partner_threads import Finished, PartnerThreads
+from workers.rollout.shown_calls import check_shown
 from workers.rollout.strategy import RolloutJob
 from workers.rollout.transcript import Transcript
 
@@ -179,6 +180,8 @@ class Conversations:
                     (*c.prompt.tools, *tools),
                     rewritten_history=self._config.rewritten_history,
                 )
+                read = self._engine.chat.decode(c.transcript.prompt_token_ids)
+                check_shown(read, c.prompt.messages, c.prompt.tools)
         except PawlError as error:
             self._fail(c, str(error))
             return

@@ -9,6 +9,7 @@ from typing import Literal
 from policies.component import Component, Family
 from policies.records import Message, PolicyVersion, Sampling, StopReason
 from workers.rollout.chat import ChatFormat
+from workers.rollout.shown_calls import check_shown
 
 NumberFormat = Literal["bfloat16", "float16", "float32"]
 """What weights are loaded and computed in."""
@@ -53,7 +54,9 @@ class RolloutEngine(Component):
         self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()
     ) -> tuple[int, ...]:
         """Token ids of the chat prompt, generation prompt included, by the model's own chat template."""
-        return self.chat.encode(self.chat.text(messages, tools, generation_prompt=True))
+        text = self.chat.text(messages, tools, generation_prompt=True)
+        check_shown(text, messages, tools)
+        return self.chat.encode(text)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Sample one completion per request; the answers come in the order of the requests."""

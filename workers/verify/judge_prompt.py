@@ -143,7 +143,7 @@ def prompt_text(prompt: Prompt) -> str:
     """The task as a judge sees it: one message as it is, several with their roles."""
     if len(prompt.messages) == 1:
         return prompt.messages[0].content
-    return "\n".join(f"[{message.role}]\n{message.content}" for message in prompt.messages)
+    return "\n".join(f"[{message.role}]\n{message.full_text}" for message in prompt.messages)
 
 
 def answer_text(answer: Json) -> str:

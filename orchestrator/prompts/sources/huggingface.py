@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from orchestrator.prompts.rows import Row, RowConfig, RowError, RowSource
+from orchestrator.prompts.row_values import Row, RowError
+from orchestrator.prompts.rows import RowConfig, RowSource
 from policies.errors import InputError, boundary, explain
 
 _BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
@@ -36,7 +37,7 @@ class HuggingFaceSource(RowSource):
     def rows(self) -> Iterator[Row | RowError]:
         dataset = self._dataset()
         for number, values in enumerate(dataset, start=1):
-            yield Row(f"{self.origin()}: row {number}", values)
+            yield Row(f"{self.origin()}: row {number}", values, is_padded=True)
 
     def origin(self) -> str:
         config = self.config

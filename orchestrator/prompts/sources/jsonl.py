@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from orchestrator.prompts.paths import existing_file, listed
-from orchestrator.prompts.rows import Row, RowConfig, RowError, RowSource
+from orchestrator.prompts.row_values import Row, RowError
+from orchestrator.prompts.rows import RowConfig, RowSource
 from policies.errors import InputError, explain
 
 MAX_LINE_BYTES = 16 * 2**20

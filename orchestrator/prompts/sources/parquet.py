@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.prompts.paths import existing_file, listed
-from orchestrator.prompts.rows import Row, RowConfig, RowError, RowSource
+from orchestrator.prompts.row_values import Row, RowError
+from orchestrator.prompts.rows import RowConfig, RowSource
 from policies.errors import InputError, explain
 
 NUM_ROWS_AT_ONCE = 1024
@@ -41,7 +42,7 @@ def _read(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=NUM_ROWS_AT_ONCE):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(f"{path}: row {number}", values)
+                    yield Row(f"{path}: row {number}", values, is_padded=True)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(
             explain(

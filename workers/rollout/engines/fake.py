@@ -9,6 +9,7 @@ are a block of code, and once it has read "Output: N" it answers N.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Sequence
@@ -50,7 +51,9 @@ class FakeChat(ChatFormat):
         generation_prompt: bool,
     ) -> str:
         opening = "<assistant>" if generation_prompt else ""
-        return "".join(f"<{m.role}>{m.content}</{m.role}>" for m in messages) + opening
+        offered = f"<tools>{json.dumps(list(tools))}</tools>" if tools else ""
+        said = "".join(f"<{m.role}>{m.full_text}</{m.role}>" for m in messages)
+        return offered + said + opening
 
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
         if not special:
