@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -111,6 +111,7 @@ class FunctionSignature:
             ConfigurationError: it has no signature, or none that tells how to call it.
         """
         self._where = where
+        self._name = getattr(function, "__name__", "the_function")
         try:
             parameters = dict(inspect.signature(function).parameters)
         except (TypeError, ValueError) as error:
@@ -268,8 +269,8 @@ class FunctionSignature:
         absent = [f"{n}: {NOT_HERE[n]}" for n in missing if n in NOT_HERE]
         if absent:
             fix = (
-                "give the parameter a default and do without it, or wrap the function: "
-                f"`def score(prompts, completions, **columns): return THE_FUNCTION(..., {missing[0]}=None)`"
+                "give the parameter a default and do without it, or, where None will do, add this line to the file and "
+                f"name `score`: `{self._wrapper(missing)}`"
             )
             what = f"Pawl has not what the function asks for ({'; '.join(absent)})"
         elif self._factory_hint:
@@ -292,6 +293,13 @@ class FunctionSignature:
         )
         shown = ", ".join(f"{n} <- {_said(s)}" for n, s in sources.items()) or "no parameters"
         return VerificationError(explain(what, value=shown, where=self._where, fix=fix))
+
+    def _wrapper(self, missing: Sequence[str]) -> str:
+        """A function around this one that gives None for what is missing, as a line of Python."""
+        names = [n for n in self._required if n not in missing]
+        rest = ["**columns"] if self.takes_all else []
+        given = [f"{n}={n}" for n in names] + [f"{n}=None" for n in missing] + rest
+        return f"def score({', '.join(names + rest)}): return {self._name}({', '.join(given)})"
 
     def _guess(
         self, missing: Iterable[str], sources: Mapping[str, str], columns: Mapping[str, Any]

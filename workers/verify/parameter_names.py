@@ -37,7 +37,8 @@ _COMPLETION = (
 _ANSWER = (
     "answer solution ground_truth label gold target reference ground_truth_answer groundtruth gold_answer "
     "golden_answer gold_solution gold_label reference_answer reference_solution correct_answer right_answer "
-    "true_answer target_answer expected expected_answer expected_output expected_response truth gt gold_standard answer_key"
+    "true_answer target_answer expected expected_answer expected_output expected_response truth gt gold_standard "
+    "answer_key"
 )
 _SAME = (
     "extra_info data_source task state completion_ids prompt_messages completion_messages log_extra log_metric "
