@@ -31,7 +31,7 @@ TEXTS = ["It is 56.", "56, for sure it is 56.", "It is 65."]
             "def f(prompts, completions, **kwargs):\n"
             "    order = sorted(completions, key=len)\n"
             "    return [1 - order.index(c) / len(order) for c in completions]",
-            [1.0, 1 / 3, 1.0],
+            [1.0, 1 / 3, 2 / 3],
         ),
         (  # relative to the mean of the group
             "def f(completions, **kwargs):\n"
@@ -91,7 +91,8 @@ TEXTS = ["It is 56.", "56, for sure it is 56.", "It is 65."]
         ),
         (
             "def f(data_sources, solution_strs, ground_truths, extra_infos=None, **kwargs):\n"
-            "    return [float(g in s and e['level'] == 2) for s, g, e in zip(solution_strs, ground_truths, extra_infos)]",
+            "    rows = zip(solution_strs, ground_truths, extra_infos)\n"
+            "    return [float(g in s and e['level'] == 2) for s, g, e in rows]",
             [1, 1, 0],
         ),
         (
@@ -149,7 +150,10 @@ def test_an_empty_attempt_takes_part_and_is_a_zero(tmp_path: Path) -> None:
 
 
 def test_a_column_of_the_data_comes_before_the_usual_names_of_the_answer(tmp_path: Path) -> None:
-    source = "def f(completions, solution, answer): return [s == 'worked out' and a == '56' for s, a in zip(solution, answer)]"
+    source = (
+        "def f(completions, solution, answer):\n"
+        "    return [s == 'worked out' and a == '56' for s, a in zip(solution, answer)]"
+    )
     assert scores(written(tmp_path, source), question("56", solution="worked out"), ["x"]) == [1.0]
 
 
@@ -212,7 +216,7 @@ def test_what_an_environment_or_a_critic_says_is_no_tool_message() -> None:
         "def f(completions, **kw): return [float('56' in c[0]['content']) for c in completions]",
         "def f(completions, **kw): return [float('56' in c[-1].get('content', '')) for c in completions]",
         "def last(c): return c[-1]['content']\ndef f(completions, **kw): return ['56' in last(c) for c in completions]",
-        "def f(completions: list[list[dict[str, str]]], **kw): return ['56' in str(c[0].values()) for c in completions]",
+        "def f(completions: list[list[dict[str, str]]]): return ['56' in str(c[0].values()) for c in completions]",
         "def f(prompts, completions, **kw):\n"
         "    assert prompts[0][-1] == {'role': 'user', 'content': '7 times 8?'}\n"
         "    return [float('56' in c[0]['content']) for c in completions]",
@@ -234,7 +238,7 @@ def test_a_function_that_reads_messages_gets_messages_without_a_setting(
         "def f(completions, **kw): return ['56' in c for c in completions]",
         "def f(completions: list[str], **kw): return ['56' in c for c in completions]",
         "import json\ndef f(completions, **kw):\n"
-        "    return ['56' in json.dumps({'content': c}) and json.loads('{\"content\": 1}')['content'] == 1 for c in completions]",
+        "    return ['56' in json.loads(json.dumps({'content': c}))['content'] for c in completions]",
     ],
 )
 def test_a_function_that_reads_texts_gets_texts(tmp_path: Path, source: str) -> None:
@@ -322,7 +326,7 @@ def test_a_function_that_makes_the_reward_is_refused_with_the_setting_that_calls
         "    assert not kwargs\n    return {'score': float(ground_truth in solution_str), 'acc': 1, 'pred': 'x'}",
         "def f(solution_str, ground_truth): return ground_truth in solution_str, True, '56'",
         "def f(model_output: str, ground_truth: str) -> float: return float(ground_truth in model_output)",
-        "def f(predict_str, ground_truth, use_boxed=True): return float(ground_truth in predict_str and use_boxed is True)",
+        "def f(predict_str, ground_truth, boxed=True): return float(ground_truth in predict_str and boxed is True)",
         "async def f(data_source, solution_str, ground_truth, extra_info): return float(ground_truth in solution_str)",
         "def f(solution_str, ground_truth, method='strict', format_score=0.0, score=1.0):\n"
         "    return score if ground_truth in solution_str and method == 'strict' else format_score",

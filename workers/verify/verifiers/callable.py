@@ -195,10 +195,11 @@ class CallableVerifier(Verifier):
         """Return what the function says of all attempts in one call. Empty ones take part, and are a 0 as always."""
         verdicts = []
         for trajectory, said in zip(trajectories, self._ask(prompt, trajectories), strict=True):
-            if not trajectory.completion.strip():
-                verdicts.append(self.scored(trajectory, 0.0, "empty completion"))
-            elif isinstance(said, ResultError):
+            if isinstance(said, ResultError):
                 verdicts.append(self.failed(trajectory, str(said)))
+            elif not trajectory.completion.strip():
+                empty = self.scored(trajectory, 0.0, "empty completion")
+                verdicts.append(empty.model_copy(update={"metrics": said.metrics}))
             else:
                 verdicts.append(said)
         return verdicts
@@ -235,12 +236,13 @@ class CallableVerifier(Verifier):
             )
             found = [self._reader.one(self._awaited(self._function(*positional, **named)))]
         verdicts: list[Verdict | ResultError] = []
+        of_call = logged.metrics  # stands beside the first verdict
         for index, (trajectory, said) in enumerate(zip(trajectories, found, strict=True)):
             if isinstance(said, ResultError):
                 verdicts.append(said)
                 continue
             note = "; ".join(n for n in (said.note, logged.note(index, len(found))) if n)
-            metrics = {**said.metrics, **(logged.metrics if index == 0 else {})}
+            metrics, of_call = {**said.metrics, **of_call}, {}
             verdicts.append(self._verdict(trajectory, said, note, metrics))
         return verdicts
 
