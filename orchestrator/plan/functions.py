@@ -57,9 +57,10 @@ def try_functions(
     longest = completion_tokens(config, config.rollout.max_tokens)
     for verifier, prompts in _users_own(config, train, held_out):
         name = f"{LINE}{verifier.source}"
-        if not _described(verifier, prompts[0]) and verifier.type == "callable":
+        if _described(verifier, prompts[0]):
+            _answers(verifier, prompts, plan)
+        elif verifier.type == "callable":
             continue  # it cannot be called: `plan_answers` said so
-        _answers(verifier, prompts, plan)
         attempts = probe_attempts(prompts[0], longest)
         with IsolatedVerifier(verifier) as isolated:
             found = isolated.probe(prompts[0], attempts)
@@ -101,8 +102,11 @@ def _described(config: Verifier.Config, prompt: Prompt) -> str:
 def _answers(config: Verifier.Config, prompts: Sequence[Prompt], plan: Plan) -> None:
     """Say so when a function is to compare with an answer that the prompts have not."""
     verifier: Verifier = create(config)
-    lacking = [p for p in prompts if p.answer is None]
-    if not lacking or not verifier.needs_answer(lacking[0]):
+    try:
+        lacking = [p for p in prompts if verifier.lacks_answer(p)]
+    except PawlError:  # some prompt has not what the function asks for: `plan_answers` says so
+        return
+    if not lacking:
         return
     plan.add(
         f"{LINE}{config.source}",

@@ -132,7 +132,7 @@ class FunctionSignature:
         self._named = [
             n for n, p in self._kinds.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         ]
-        self._required = [
+        self.required = [
             n for n in self._named if self._kinds[n].default is inspect.Parameter.empty
         ]
         self.style: Style = self._style() if style == "auto" else style
@@ -190,15 +190,15 @@ class FunctionSignature:
             source = self._source(name, columns)
             if source is not None:
                 sources[name] = source
-            elif name in self._required:
+            elif name in self.required:
                 missing.append(name)
             else:
                 defaults.append(name)
         by_order = False
-        if missing and missing == self._required and not sources and self.style == "pawl":
+        if missing and missing == self.required and not sources and self.style == "pawl":
             order = BY_POSITION.get(len(missing))
             if order is not None:
-                sources, missing, by_order = dict(zip(self._required, order, strict=True)), [], True
+                sources, missing, by_order = dict(zip(self.required, order, strict=True)), [], True
         if missing:
             raise self._refused_missing(missing, sources, columns)
         keywords = self._keywords(columns, sources) if self.takes_all else {}
@@ -217,12 +217,12 @@ class FunctionSignature:
             known = "answer"
         default = self._kinds[name].default
         if name in columns and name not in OWN and not self._needed_elsewhere(name, known):
-            if self.style != "verl" or name in self._required or known is not None:
+            if self.style != "verl" or name in self.required or known is not None:
                 return COLUMN + name
             return None
-        if known == "data_source" and name not in self._required and "data_source" not in columns:
+        if known == "data_source" and name not in self.required and "data_source" not in columns:
             return None
-        if known is None or name in self._required or name in ALWAYS or default is None:
+        if known is None or name in self.required or name in ALWAYS or default is None:
             return known
         return None
 
@@ -260,7 +260,7 @@ class FunctionSignature:
         for name in _KEYWORDS[self.style]:
             found.setdefault(name, known[name])
         found |= {n: self._given(n, columns) for n in self._arguments}
-        taken = set(sources) | (set(self._named) - set(self._required))
+        taken = set(sources) | (set(self._named) - set(self.required))
         return {n: source for n, source in found.items() if n not in taken}
 
     def _refused_missing(
@@ -296,7 +296,7 @@ class FunctionSignature:
 
     def _wrapper(self, missing: Sequence[str]) -> str:
         """A function around this one that gives None for what is missing, as a line of Python."""
-        names = [n for n in self._required if n not in missing]
+        names = [n for n in self.required if n not in missing]
         rest = ["**columns"] if self.takes_all else []
         given = [f"{n}={n}" for n in names] + [f"{n}=None" for n in missing] + rest
         return f"def score({', '.join(names + rest)}): return {self._name}({', '.join(given)})"

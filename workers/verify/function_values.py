@@ -71,7 +71,7 @@ def value_of(source: str, prompt: Prompt, trajectory: Trajectory, *, messages: b
         case "completion":
             return completion_messages(trajectory) if messages else trajectory.completion
         case "answer":
-            return copy.deepcopy(_answer(prompt))
+            return copy.deepcopy(answer_of(prompt))
         case "metadata":
             return copy.deepcopy(prompt.metadata)
         case "extra_info":
@@ -106,7 +106,8 @@ def _column(columns: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _answer(prompt: Prompt) -> Any:
+def answer_of(prompt: Prompt) -> Any:
+    """The ground truth; of a row as verl writes it also where the answer was not mapped."""
     if prompt.answer is None:  # rows as verl writes them, when their answer was not mapped
         return _column(prompt.metadata, "reward_model.ground_truth")
     return prompt.answer

@@ -6,7 +6,7 @@ What fails on every one of them, or leaves its range on any, would fail in the r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from policies.errors import explain
 from policies.records import (
@@ -108,41 +108,53 @@ def probe(
         judge: gives verdicts and never raises.
     """
     started = time.monotonic()
-    verdicts = list(_asked(verifier, prompt, attempts, judge))
+    together = judge(verifier, prompt, attempts) if verifier.takes_groups else []
+    broken = [v.error or "" for v in together if v.status is VerdictStatus.ERROR]
+    apart = bool(broken) and len(broken) == len(together)  # then each alone may tell why
+    verdicts = (
+        together if together and not apart else _one_by_one(verifier, prompt, attempts, judge)
+    )
     errors = [v.error or "" for v in verdicts if v.status is VerdictStatus.ERROR]
     found = Probe(assignment=verifier.described(prompt), said=", ".join(map(_said, verdicts)))
     failed = len(errors) == len(verdicts)
+    problem = ""
     if time.monotonic() - started < verifier.config.timeout_seconds:
-        problem = verifier.probe_problem(prompt, attempts, failed=failed)
-        if problem:
-            return found.model_copy(update={"problem": problem})
-    if failed:
-        problem = explain(
-            f"verifier {verifier.config.source!r} fails on each of {len(errors)} made-up attempts: {errors[0]}",
-            value=f"prompt {prompt.id}",
-            where=verifier.code,
-            fix="correct it, or name another function",
-        )
+        problem = verifier.probe_problem(prompt, attempts, error=errors[0] if failed else "")
+    if not problem and failed:
+        problem = _failure(verifier, prompt, f"each of {len(errors)} made-up attempts", errors[0])
+    if not problem and apart and not errors:
+        problem = _failure(verifier, prompt, f"{len(attempts)} made-up attempts at once", broken[0])
+    if problem:
         return found.model_copy(update={"problem": problem})
     if errors:
-        warning = f"fails on {len(errors)} of {len(verdicts)} made-up attempts, e.g.: {errors[0]}"
+        of_all = ", and with them on all attempts at the prompt" if apart else ""
+        warning = f"fails on {len(errors)} of {len(verdicts)} made-up attempts{of_all}: {errors[0]}"
         return found.model_copy(update={"warning": warning})
     return found
 
 
-def _asked(
+def _failure(verifier: Verifier, prompt: Prompt, what: str, error: str) -> str:
+    if "Set by: " in error:  # it has its four parts
+        return f"on {what}, {error}"
+    return explain(
+        f"verifier {verifier.config.source!r} fails on {what}: {error}",
+        value=f"prompt {prompt.id}",
+        where=verifier.code,
+        fix="correct it, or name another function",
+    )
+
+
+def _one_by_one(
     verifier: Verifier, prompt: Prompt, attempts: Sequence[Trajectory], judge: Judge
-) -> Iterator[Verdict]:
-    if verifier.takes_groups:
-        verdicts = judge(verifier, prompt, attempts)
-        if any(v.status is not VerdictStatus.ERROR for v in verdicts):
-            yield from verdicts
-            return
+) -> list[Verdict]:
+    """Verdicts on attempts alone, until `timeout_seconds` have passed; at least one."""
     deadline = time.monotonic() + verifier.config.timeout_seconds
+    verdicts: list[Verdict] = []
     for attempt in attempts:
-        yield from judge(verifier, prompt, [attempt])
+        verdicts += judge(verifier, prompt, [attempt])
         if time.monotonic() > deadline:
-            return
+            break
+    return verdicts
 
 
 def _said(verdict: Verdict) -> str:

@@ -64,18 +64,18 @@ class Verifier(Component):
         """The setting that names the verifier's code, for messages."""
         return f"verifiers[...].type = {self.config.type}"
 
-    def probe_problem(self, prompt: Prompt, attempts: Sequence[Trajectory], *, failed: bool) -> str:
+    def probe_problem(self, prompt: Prompt, attempts: Sequence[Trajectory], *, error: str) -> str:
         """Say in four parts why a run must not start, after a try; empty where nothing is wrong.
 
         Args:
             prompt: a real prompt.
             attempts: made up, and already judged.
-            failed: all verdicts on them were errors.
+            error: the first error, where all verdicts on them were errors; else empty.
         """
         return ""
 
-    def needs_answer(self, prompt: Prompt) -> bool:
-        """Whether a parameter that must be filled gets the answer of `prompt`; read for `pawl plan` alone."""
+    def lacks_answer(self, prompt: Prompt) -> bool:
+        """Whether a function has a parameter for the answer that must be filled, and `prompt` has no answer."""
         return False
 
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:

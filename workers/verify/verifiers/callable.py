@@ -26,7 +26,7 @@ from policies.errors import ConfigurationError, PawlError, VerificationError, bo
 from policies.records import Json, Prompt, Trajectory, Verdict
 from workers.verify.function_fit import WANTED, Fit, FunctionSignature
 from workers.verify.function_results import Logged, ResultError, ResultReader, Said
-from workers.verify.function_values import arguments_for_many, arguments_for_one
+from workers.verify.function_values import answer_of, arguments_for_many, arguments_for_one
 from workers.verify.message_form import annotated_form, source_reads_messages
 from workers.verify.verifier import VERIFIERS, Verifier
 
@@ -123,10 +123,12 @@ class CallableVerifier(Verifier):
             shown += f"; [{low:g}, {high:g}] is mapped to [0, 1]"
         return shown
 
-    def needs_answer(self, prompt: Prompt) -> bool:
-        return "answer" in self._fit(prompt).sources.values()
+    def lacks_answer(self, prompt: Prompt) -> bool:
+        sources = self._fit(prompt).sources
+        asked = any(sources.get(name) == "answer" for name in self._prepared().required)
+        return asked and answer_of(prompt) is None
 
-    def probe_problem(self, prompt: Prompt, attempts: Sequence[Trajectory], *, failed: bool) -> str:
+    def probe_problem(self, prompt: Prompt, attempts: Sequence[Trajectory], *, error: str) -> str:
         """Say what the made-up attempts showed: another range, or the other of texts and messages.
 
         Where the form was guessed the other one is tried too: it must fail, or say the same.
@@ -141,30 +143,21 @@ class CallableVerifier(Verifier):
                 fix=f"say what its lowest and highest values are, e.g. `score_range: {list(held)}`; they are mapped to "
                 "[0, 1]",
             )
-        if not self._form_is_guessed or not (failed or self.reads_messages):
+        if not self._form_is_guessed or not (error or self.reads_messages):
             return ""
-        scores, others = self._tried(prompt, attempts), self._tried(prompt, attempts, other=True)
-        if others is None or (scores is not None and scores == others):
-            return ""
+        scores = None if error else self._tried(prompt, attempts)
+        others = self._tried(prompt, attempts, other=True)
+        if others is None or scores == others or (error and len(set(others)) == 1):
+            return ""  # what says the same of everything does not read what it is given
         chosen = "chat messages" if self.reads_messages else "texts"
-        what = (
-            f"the function fails when it is given {chosen}"
-            if scores is None
-            else (
-                "the function says one thing of texts and another of chat messages, so what it expects cannot be told"
-            )
-        )
-        setting = (
-            str(not self.reads_messages).lower()
-            if scores is None
-            else "true` or `conversational: false"
-        )
-        return explain(
-            what,
-            value=chosen,
-            where=f"verifiers[...].conversational of {self.config.function}",
-            fix=f"set `conversational: {setting}` (true: messages)",
-        )
+        where = f"verifiers[...].conversational of {self.config.function}"
+        if error:
+            other = str(not self.reads_messages).lower()
+            what = f"the function fails when it is given {chosen}, and not with the other form: {error}"
+            return explain(what, value=chosen, where=where, fix=f"set `conversational: {other}`")
+        what = "the function says one thing of texts and another of chat messages: what it expects cannot be told"
+        fix = "set `conversational: true` (messages) or `conversational: false` (texts)"
+        return explain(what, value=chosen, where=where, fix=fix)
 
     def _tried(
         self, prompt: Prompt, attempts: Sequence[Trajectory], *, other: bool = False
