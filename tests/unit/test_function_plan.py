@@ -1,4 +1,4 @@
-"""`pawl plan` shows how a user's function is called and tries it: what would fail in the run is refused with a remedy."""
+"""`pawl plan` shows how a user's function is called and tries it; what would fail later is refused with a remedy."""
 
 from __future__ import annotations
 
