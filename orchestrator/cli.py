@@ -69,6 +69,7 @@ def validate(
     """Check a config and its prompt files without starting anything (see also `pawl plan`)."""
     from orchestrator.config.files import load_config
     from orchestrator.config.resolved import sealed
+    from orchestrator.plan.functions import LINE
     from orchestrator.plan.inputs import check_prompts
     from orchestrator.plan.lines import refuse_what_cannot_run
 
@@ -89,6 +90,9 @@ def validate(
         say(f"{line.what}: {line.found}")
     for line in looked_at.of("warning"):
         complain(f"warning: {line.what}: {line.found}")
+    for line in looked_at.of("ok"):
+        if line.what.startswith(LINE):
+            say(f"{line.what}: {line.found}")
     c = loaded.config
     judged = [v.source for v in c.verifiers] + [j.source for j in c.judges]
     say(

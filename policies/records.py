@@ -305,6 +305,13 @@ class Verdict(Record):
     confidence: Probability = 1.0
     rationale: str = ""
     seconds: float = 0.0
+    metrics: dict[str, float] = Field(default_factory=dict, exclude_if=lambda found: not found)
+    """Numbers that a function gave beside its score; written only where there are some, as `Trajectory.opening`."""
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _none_is_empty(cls, found: Any) -> Any:
+        return {} if found is None else found  # a file without the column, or a row without one
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

@@ -33,12 +33,13 @@ def plan_answers(
         for verifier in verifiers:
             reasons = _refused(verifier, prompts)
             if reasons:
-                examples = "\n  ".join(reasons[:NUM_SHOWN])
+                told = list(dict.fromkeys(reasons))  # the same of every prompt is said once
+                examples = "\n  ".join(told[:NUM_SHOWN])
                 plan.add(
                     name,
                     f"{len(reasons)} of {len(prompts)} prompts cannot be judged by {verifier.source}:\n  "
                     + examples
-                    + ("\n  ..." if len(reasons) > NUM_SHOWN else ""),
+                    + ("\n  ..." if len(told) > NUM_SHOWN else ""),
                     "problem" if len(reasons) > allowed * len(prompts) else "warning",
                 )
 

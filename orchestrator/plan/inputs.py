@@ -9,6 +9,7 @@ from orchestrator.config.remote_code import code_files, foreign_code, trusted_by
 from orchestrator.config.run_config import RunConfig
 from orchestrator.model_files import resolve_model
 from orchestrator.plan.answers import plan_answers
+from orchestrator.plan.functions import show_functions
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.model import ModelFacts, adapter_base, read_model
 from orchestrator.plan.sizes import TokenCounts, completion_tokens, memory_text
@@ -189,6 +190,7 @@ def check_prompts(config: RunConfig) -> Plan:
             loaded.append(_load(f"prompts.{name}", source, plan, elsewhere=True))
     train, held_out = _compared(config, plan, *loaded)
     plan_answers(config, plan, train, held_out)
+    show_functions(config, plan, train, held_out)
     return plan
 
 

@@ -1,6 +1,6 @@
 """The preflight: what a config would run where, whether it fits, what it would cost and write.
 
-Starts nothing, but for the processes in which verifiers judge solutions that prompts bring.
+Starts nothing, but for the processes in which verifiers judge solutions that prompts bring, and a user's own are tried.
 
 Every line is `ok`, `warning` or `problem`; a run with a problem is refused before anything is written.
 """
@@ -16,6 +16,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.answers import plan_answers
 from orchestrator.plan.dtype import plan_dtype
 from orchestrator.plan.floors import below_floor
+from orchestrator.plan.functions import try_functions
 from orchestrator.plan.inputs import plan_context, plan_model, plan_prompts
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.machine import Machine, existing_parent, free_disk, this_machine
@@ -61,6 +62,9 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     train, held_out = plan_prompts(config, plan, elsewhere=elsewhere)
     plan_answers(config, plan, train, held_out)
     plan_solutions(
+        config, plan, train, held_out, elsewhere=elsewhere or config.cluster.address is not None
+    )
+    try_functions(
         config, plan, train, held_out, elsewhere=elsewhere or config.cluster.address is not None
     )
     _workers(config, plan, machine, elsewhere=elsewhere or config.cluster.address is not None)

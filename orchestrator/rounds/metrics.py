@@ -103,6 +103,8 @@ def _by_source(counts: Mapping[str, float]) -> dict[str, float]:
             found[f"{prefix}/error_share"] = each.errors / each.asked
         if each.fickle:
             found[f"{prefix}/fickle_shards"] = each.fickle
+        for name, mean in each.metrics.items():
+            found[f"{prefix}/metrics/{name}"] = mean
         if each.comparisons:
             found[f"{prefix}/comparisons"] = each.comparisons
             found[f"{prefix}/agreement"] = each.agreed / each.comparisons

@@ -27,6 +27,9 @@ class SourceCounts(NamedTuple):
     fickle: float
     """Shards in which it said something else of the same trajectory when asked again."""
 
+    metrics: Mapping[str, float]
+    """Means of the numbers that a user's function gave besides its scores, by name."""
+
     @property
     def asked(self) -> float:
         return self.scored + self.abstained + self.errors
@@ -58,6 +61,21 @@ def count_sources(counts: Mapping[str, float]) -> list[SourceCounts]:
                     ties=value("ties"),
                     cache_hits=value("cache_hits"),
                     fickle=value("fickle"),
+                    metrics=_means(counts, f"{marker}{source}/metrics/"),
                 )
             )
     return found
+
+
+def _means(counts: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """Mean by name, from the entries `<prefix><name>/sum` and `<prefix><name>/count`."""
+    names = [
+        n.removeprefix(prefix).removesuffix("/sum")
+        for n in counts
+        if n.startswith(prefix) and n.endswith("/sum")
+    ]
+    return {
+        name: counts[f"{prefix}{name}/sum"] / counts[f"{prefix}{name}/count"]
+        for name in names
+        if counts.get(f"{prefix}{name}/count")
+    }

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field, JsonValue
 
-from policies.component import load_object
+from policies.component import import_from_folder_of, load_object
 from policies.errors import ConfigurationError, PawlError, RolloutError, boundary
 from policies.records import Record, ToolCallStatus
 from workers.child_process import begin_as_child, clean_text, line_of, storable
@@ -82,6 +82,7 @@ def main() -> None:
 
 
 def _load(reference: str) -> Callable[..., Any]:
+    import_from_folder_of(reference)
     function = load_object(reference)
     if not callable(function) or inspect.isclass(function):
         raise ConfigurationError(f"{reference!r} is not a function")

@@ -1,4 +1,4 @@
-"""Whether verifiers say the same of the same trajectory: asked once more about the first one of each shard.
+"""Whether verifiers say the same of the same trajectory: asked once more what was asked first of each shard.
 
 What a policy learns from verdicts that are partly chance is partly chance, and no other number shows it.
 """
@@ -25,12 +25,14 @@ def contradicting(
         asked: what, a list for each of them.
         verdicts: what they said of it.
     """
-    again = [
-        (verifier, said[0], verifier.submit(items[:1]))
-        for verifier, items, said in zip(verifiers, asked, verdicts, strict=True)
-        if said and said[0].status is not VerdictStatus.ERROR
-    ]
-    return [v for v, first, future in again if _differs(first, future.result()[0])]
+    again = []
+    for verifier, items, said in zip(verifiers, asked, verdicts, strict=True):
+        number = verifier.first_question(
+            items
+        )  # a group is asked about as a whole, for its members are compared
+        if number and not any(v.status is VerdictStatus.ERROR for v in said[:number]):
+            again.append((verifier, said[:number], verifier.submit(items[:number])))
+    return [v for v, first, future in again if any(map(_differs, first, future.result()))]
 
 
 def _differs(first: Verdict, second: Verdict) -> bool:

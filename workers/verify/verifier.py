@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -21,7 +22,8 @@ class Verifier(Component):
         weight: float = Field(default=1.0, gt=0)
         """Share of this score in the weighted mean over verifiers and judges."""
         timeout_seconds: float = Field(default=10.0, gt=0)
-        """Longest time for one trajectory; after it the process is killed and the verdict is an error."""
+        """Longest time for one trajectory; after it the process is killed and the verdict is an error. A call about all
+        attempts at a prompt has so much for each of them."""
         level: Literal["trajectory", "step"] = "trajectory"
         """Grade whole trajectories, or every step that the policy wrote (`rollout.steps` says what a step is)."""
 
@@ -48,9 +50,41 @@ class Verifier(Component):
         """
         return None
 
+    @property
+    def takes_groups(self) -> bool:
+        """Whether `verify_group` is called with all attempts at a prompt, because they are judged by comparison."""
+        return False
+
+    def described(self, prompt: Prompt) -> str:
+        """How a user's function is called for `prompt`, in a line for `pawl plan`; empty where there is no function."""
+        return ""
+
+    @property
+    def code(self) -> str:
+        """The setting that names the verifier's code, for messages."""
+        return f"verifiers[...].type = {self.config.type}"
+
+    def probe_problem(self, prompt: Prompt, attempts: Sequence[Trajectory], *, error: str) -> str:
+        """Say in four parts why a run must not start, after a try; empty where nothing is wrong.
+
+        Args:
+            prompt: a real prompt.
+            attempts: made up, and already judged.
+            error: the first error, where all verdicts on them were errors; else empty.
+        """
+        return ""
+
+    def lacks_answer(self, prompt: Prompt) -> bool:
+        """Whether a function has a parameter for the answer that must be filled, and `prompt` has no answer."""
+        return False
+
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return the verdict on `trajectory`. Whatever this raises becomes an error verdict."""
         raise NotImplementedError
+
+    def verify_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Verdict]:
+        """Return the verdicts on all attempts at `prompt`, in order; asked where `takes_groups`."""
+        return [self.verify(prompt, trajectory) for trajectory in trajectories]
 
     def scored(self, trajectory: Trajectory, score: float, rationale: str = "") -> Verdict:
         """A verdict with a score in [0, 1]."""
@@ -69,6 +103,15 @@ class Verifier(Component):
             trajectory_id=trajectory.id,
             status=VerdictStatus.ABSTAINED,
             rationale=rationale,
+        )
+
+    def failed(self, trajectory: Trajectory, error: str) -> Verdict:
+        """No verdict: the verifier itself went wrong. Never a score."""
+        return Verdict(
+            source=self.config.source,
+            trajectory_id=trajectory.id,
+            status=VerdictStatus.ERROR,
+            error=error,
         )
 
 

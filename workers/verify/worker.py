@@ -7,7 +7,6 @@ drafts, and divides.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -41,13 +40,9 @@ from workers.portion import WHOLE, Portion
 from workers.verify.again import contradicting
 from workers.verify.aggregate import FeedbackSettings, aggregate, pass_at_k, powers_of_two
 from workers.verify.isolation import IsolatedVerifier
+from workers.verify.source_summary import Summary, summarise_source, within_budget
 from workers.verify.steps import parts_to_grade, verdict_on
 from workers.verify.verifier import Verifier
-
-Summary = dict[str, Any]
-
-MAX_SUMMARY_BYTES = 1000
-NUM_TOP_ERRORS = 3
 
 _EXAMPLE_RECORDS: dict[str, type[Any]] = {
     "pair": PreferencePair,
@@ -118,13 +113,13 @@ class VerifyWorker:
         verdicts = [verdict for of_one in by_verifier for verdict in of_one]
         verdicts.sort(key=lambda verdict: place[verdict.trajectory_id])
         feedback = [f for group in self._score(groups, verdicts, ()) for f in group.feedback]
-        summary = _within_budget(
+        summary = within_budget(
             {
                 "trajectories": sum(len(trajectories) for _, trajectories in groups),
                 **_count_desirable(feedback),
                 **({"quarantined": len(skipped)} if skipped else {}),
                 "sources": {
-                    v.config.source: _summarise_source(of_one)
+                    v.config.source: summarise_source(of_one)
                     | ({"fickle": 1} if v in fickle else {})
                     for v, of_one in zip(self._verifiers, by_verifier, strict=True)
                 },
@@ -183,7 +178,7 @@ class VerifyWorker:
         built = [_build(builder, group, seed, scope) for group in scored]
         examples = [example for of_one in built for example in of_one.examples]
         feedback = [f for group in scored for f in group.feedback]
-        summary = _within_budget(
+        summary = within_budget(
             {
                 "prompts": len(scored),
                 "prompts_with_example": sum(bool(of_one.examples) for of_one in built),
@@ -227,7 +222,7 @@ class VerifyWorker:
             if t.status is not TrajectoryStatus.ERROR
         ]
         turns = [turn for t in sampled for turn in t.turns if turn.role == "policy"]
-        summary = _within_budget(
+        summary = within_budget(
             {
                 "prompts": len(scored),
                 "prompts_graded": sum(any(_usable(group)) for group in scored),
@@ -330,20 +325,6 @@ def _read_all(kind: type[Any], *paths: str | None) -> list[Any]:
     return [record for path in paths if path for record in read_records(Path(path), kind)]
 
 
-def _summarise_source(verdicts: Sequence[Verdict]) -> Summary:
-    statuses = Counter(verdict.status for verdict in verdicts)
-    errors = Counter(verdict.error for verdict in verdicts if verdict.error is not None)
-    ranked = sorted(errors.items(), key=lambda item: (-item[1], item[0]))
-    return {
-        "scored": statuses[VerdictStatus.SCORED],
-        "abstained": statuses[VerdictStatus.ABSTAINED],
-        "errors": statuses[VerdictStatus.ERROR],
-        "score_sum": math.fsum(v.score for v in verdicts if v.score is not None),
-        "seconds": round(math.fsum(v.seconds for v in verdicts), 6),
-        "top_errors": [[text, count] for text, count in ranked[:NUM_TOP_ERRORS]],
-    }
-
-
 def _count_desirable(feedback: Sequence[Feedback]) -> Summary:
     counts = Counter(f.desirable for f in feedback)
     steps = [step.desirable for f in feedback for step in f.steps]
@@ -385,15 +366,3 @@ def _pass_at(groups: Sequence[ScoredGroup]) -> dict[str, dict[str, float]]:
         values = [pass_at_k(samples, correct, k) for samples, correct in counts if samples >= k]
         result[str(k)] = {"sum": math.fsum(values), "prompts": len(values)}
     return result
-
-
-def _within_budget(summary: Summary) -> Summary:
-    """Shorten error messages, then leave them out, until the summary is small enough for the driver."""
-    sources: dict[str, Summary] = summary.get("sources", {})
-    messages = {name: source["top_errors"] for name, source in sources.items()}
-    for length in (300, 160, 80, 40, 0):
-        for name, source in sources.items():
-            source["top_errors"] = [[text[:length], n] for text, n in messages[name] if length]
-        if len(json.dumps(summary)) <= MAX_SUMMARY_BYTES:
-            break
-    return summary

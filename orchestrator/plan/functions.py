@@ -1,0 +1,121 @@
+"""The part of the preflight about code that users bring to score with: which parameter gets what, and one try.
+
+A function that is called wrongly, or that raises on everything, costs a whole round of sampling before it is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.plan.lines import Plan
+from orchestrator.plan.sizes import completion_tokens
+from policies.component import create
+from policies.errors import PawlError, VerificationError, boundary, explain
+from policies.records import Prompt
+from workers.verify.isolation import IsolatedVerifier
+from workers.verify.probe import probe_attempts
+from workers.verify.verifier import VERIFIERS, Verifier
+
+LINE = "function "
+"""How the lines begin that say how a function is called: `function mine`."""
+
+
+def show_functions(
+    config: RunConfig, plan: Plan, train: Sequence[Prompt], held_out: Sequence[Prompt]
+) -> None:
+    """Add a line for every function that scores: which parameter gets what. Nothing is called."""
+    for verifier, prompts in _users_own(config, train, held_out):
+        described = _described(verifier, prompts[0])
+        if described:
+            plan.add(f"{LINE}{verifier.source}", described)
+            _answers(verifier, prompts, plan)
+
+
+def try_functions(
+    config: RunConfig,
+    plan: Plan,
+    train: Sequence[Prompt],
+    held_out: Sequence[Prompt],
+    *,
+    elsewhere: bool,
+) -> None:
+    """Try every verifier that is the user's own code on made-up attempts at a real prompt, in its own process.
+
+    What fails on all of them, or returns what cannot be scored, is a problem; what fails on some is a warning.
+
+    Args:
+        config: what would run.
+        plan: where the lines go.
+        train: training prompts.
+        held_out: held-out prompts.
+        elsewhere: the run is for another machine: nothing is tried here.
+    """
+    if elsewhere:
+        show_functions(config, plan, train, held_out)
+        return
+    longest = completion_tokens(config, config.rollout.max_tokens)
+    for verifier, prompts in _users_own(config, train, held_out):
+        name = f"{LINE}{verifier.source}"
+        if _described(verifier, prompts[0]):
+            _answers(verifier, prompts, plan)
+        elif verifier.type == "callable":
+            continue  # it cannot be called: `plan_answers` said so
+        attempts = probe_attempts(prompts[0], longest)
+        with IsolatedVerifier(verifier) as isolated:
+            found = isolated.probe(prompts[0], attempts)
+        if found.problem:
+            plan.add(
+                name, "\n  ".join(t for t in (found.assignment, found.problem) if t), "problem"
+            )
+            continue
+        tried = f"tried on {len(attempts)} made-up attempts at {prompts[0].id}: {found.said}"
+        plan.add(name, "; ".join(t for t in (found.assignment, tried) if t))
+        if found.warning:
+            plan.add(name, found.warning, "warning")
+
+
+def _users_own(
+    config: RunConfig, train: Sequence[Prompt], held_out: Sequence[Prompt]
+) -> list[tuple[Verifier.Config, Sequence[Prompt]]]:
+    """Verifiers that are not shipped, each once, with the prompts that they judge, where there are any."""
+    found: list[tuple[Verifier.Config, Sequence[Prompt]]] = []
+    for verifiers, prompts in ((config.verifiers, train), (config.evaluation_verifiers, held_out)):
+        for verifier in verifiers:
+            home = type(verifier).component.__module__
+            shipped = home.startswith(f"{VERIFIERS.package}.") and verifier.type != "callable"
+            if prompts and not shipped and verifier not in [known for known, _ in found]:
+                found.append((verifier, prompts))
+    return found
+
+
+def _described(config: Verifier.Config, prompt: Prompt) -> str:
+    """The assignment; empty where there is no function, or none that can be called."""
+    try:
+        with boundary(VerificationError, f"verifier {config.source!r}"):
+            verifier: Verifier = create(config)
+            return verifier.described(prompt)
+    except PawlError:
+        return ""
+
+
+def _answers(config: Verifier.Config, prompts: Sequence[Prompt], plan: Plan) -> None:
+    """Say so when a function is to compare with an answer that the prompts have not."""
+    verifier: Verifier = create(config)
+    try:
+        lacking = [p for p in prompts if verifier.lacks_answer(p)]
+    except PawlError:  # some prompt has not what the function asks for: `plan_answers` says so
+        return
+    if not lacking:
+        return
+    plan.add(
+        f"{LINE}{config.source}",
+        explain(
+            f"a parameter gets the answer, and {len(lacking)} of {len(prompts)} prompts have none: it would be None",
+            value=lacking[0].id,
+            where="the answer column of the prompt source (columns.answer)",
+            fix="map the column that holds the answer, or say which column the parameter gets: "
+            "`arguments: {PARAMETER: COLUMN}`, or leave the parameter out",
+        ),
+        "problem" if len(lacking) == len(prompts) else "warning",
+    )
