@@ -80,12 +80,11 @@ def answer_of(attempt: Trajectory, *, unfinished: bool = False) -> AttemptAnswer
     spoken = without_thoughts(turn.marked_text or turn.text, turn.opened_thought)
     if spoken is None:
         return AttemptAnswer("", "the thought is not finished")
-    ended = unfinished or not is_cut(attempt)
-    if ended:
-        tagged = tagged_answer(spoken, ended=True)
-        return AttemptAnswer(spoken.strip() if tagged is None else tagged)
     if any(following.calls for following in attempt.turns[index + 1 : index + 2]):
         return AttemptAnswer("", "the attempt ended with a tool call")
+    if unfinished or not is_cut(attempt):
+        tagged = tagged_answer(spoken, ended=True)
+        return AttemptAnswer(spoken.strip() if tagged is None else tagged)
     explicit = explicit_answer(spoken)
     if explicit is None:
         return AttemptAnswer("", "the attempt ran into a limit before it had answered")

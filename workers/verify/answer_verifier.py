@@ -20,7 +20,7 @@ class AnswerVerifier(Verifier):
         there, what that holds. `everything`: its last turn as it was written, thoughts included."""
         unfinished: Literal["wrong", "read"] = "wrong"
         """What an attempt scores that a limit of tokens or turns cut short. `wrong`: 0, unless it holds a closed
-        `<answer>` tag or `\\boxed{...}`, for what has not ended has not answered. `read`: what its text happens to say."""
+        `<answer>` tag or `\\boxed{...}`, for what has not ended has not answered. `read`: what its text says so far."""
 
     config: Config
 

@@ -183,9 +183,9 @@ class PromptedJudge(Judge):
         prompt_file: Path | None = None
         """Your own prompt as a text file with placeholders; null takes the shipped one."""
         view: View = "completion"
-        """What is judged: the policy's answer as verifiers read it, without thoughts, empty when a limit cut the attempt
-        short (at the level `step`: the step alone), or the `transcript` of all turns as they were written (up to the
-        step, which is marked as the one to judge)."""
+        """What is judged: the policy's answer as verifiers read it: no thoughts, and empty when a limit cut it short
+        (at the level `step`: the step alone), or the `transcript` of all turns as they were written (up to the step,
+        which is marked as the one to judge)."""
         temperature: float = Field(default=0.0, ge=0)
         """Sampling temperature of the judge model; 0 is greedy."""
         verdict_only: bool = False
