@@ -29,8 +29,8 @@ class ReasoningGym(AnswerVerifier):
         """Settings of `reasoning_gym`."""
 
         timeout_seconds: float = Field(default=60.0, gt=0)
-        """Longest time for one trajectory. The scorer may take a twentieth of it as processor time; an answer that takes
-        it longer is a 0."""
+        """Longest time for one trajectory. The scorer may take a twentieth of it as processor time; an answer with
+        which it takes longer is a 0."""
         tag: str | None = "answer"
         """The answer is the text of the last `<answer>...</answer>` behind the thoughts. Another name reads that tag
         where there is none of these; null reads no further tag."""
@@ -74,7 +74,7 @@ class ReasoningGym(AnswerVerifier):
         return self.scored(trajectory, score, f"read {answer[:80]!r}")
 
     def _score(self, dataset: Any, entry: dict[str, Any], answer: str) -> float | None:
-        """What the data set's scorer says; None when it raises or takes more than a twentieth of the verifier's time."""
+        """What the data set's scorer says; None when it raises or takes too long (a twentieth of the time)."""
         return call_in_copy(
             lambda: dataset.score_answer(answer, entry),
             cpu_seconds=self.config.timeout_seconds / 20,
