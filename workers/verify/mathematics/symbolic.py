@@ -7,6 +7,7 @@ wrong: which of the two it was is known because the ground truth is tried alone 
 from __future__ import annotations
 
 import re
+import weakref
 
 from policies.errors import VerificationError, explain
 from workers.child_process import ChildLostError, ChildProcess, ChildTimedOutError, line_of
@@ -63,11 +64,12 @@ class SymbolicComparison:
                 child.epitaph(f"for symbolic comparison does not start: {error}")
             ) from error
         self._child = child
+        self._end = weakref.finalize(self, child.kill)  # it does not outlive who started it
 
     def close(self) -> None:
         """Kill the process."""
         if self._child is not None:
-            self._child.kill()
+            self._end()
             self._child = None
 
     def same(self, gold: str, found: str) -> bool:
