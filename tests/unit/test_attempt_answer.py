@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from policies.attempt_answer import answer_of, left_open, without_thoughts, written_by
@@ -172,9 +174,15 @@ def test_a_call_that_nothing_followed_is_no_answer() -> None:
 
 def test_a_turn_that_is_graded_by_name_stands_for_itself() -> None:
     turns = (turn("It is 56."), observed("Check it."), turn("I wonder", StopReason.LENGTH))
-    first = {"graded": Span(turn=0, start=0, end=1), "status": TrajectoryStatus.TRUNCATED}
+    first: dict[str, Any] = {
+        "graded": Span(turn=0, start=0, end=1),
+        "status": TrajectoryStatus.TRUNCATED,
+    }
     assert answer_of(attempt("", turns=turns, **first)).text == "It is 56."
-    last = {"graded": Span(turn=2, start=0, end=1), "status": TrajectoryStatus.TRUNCATED}
+    last: dict[str, Any] = {
+        "graded": Span(turn=2, start=0, end=1),
+        "status": TrajectoryStatus.TRUNCATED,
+    }
     assert answer_of(attempt("", turns=turns, **last)).missing
 
 

@@ -134,7 +134,8 @@ def _close(gold: Quantity, found: Quantity, value: Fraction | Decimal, decimal_p
     whole = gold.value.denominator == value.denominator == 1
     if whole or (gold.exact and found.exact):
         return False
-    return abs(gold.value - value) <= min(Fraction(1), abs(gold.value)) / 10**decimal_places
+    limit = min(Fraction(1), abs(gold.value)) / Fraction(10**decimal_places)
+    return abs(gold.value - value) <= limit
 
 
 def _of_number(found: re.Match[str]) -> Fraction | Decimal | None:
