@@ -143,6 +143,15 @@ class Turn(Record):
     """Of a policy turn, when the run splits turns into steps; empty means that the turn is one step."""
     calls: tuple[ToolCall, ...] = ()
     """Of an observation: the tool calls that it answers."""
+    opened_thought: str = Field(default="", exclude_if=lambda found: not found)
+    """Of a policy turn: the mark (`<think>`) that the template began it with; part of the prompt's tokens."""
+    marked_text: str = Field(default="", exclude_if=lambda found: not found)
+    """Of a policy turn with control tokens that mark thoughts: `text`, which leaves them out, with them."""
+
+    @field_validator("opened_thought", "marked_text", mode="before")
+    @classmethod
+    def _none_is_empty(cls, found: Any) -> Any:
+        return found or ""  # a file without the column, or a row without one
 
     @model_validator(mode="after")
     def _aligned(self) -> Self:

@@ -32,7 +32,12 @@ _PROCESS = re.compile(r"\bprocess (\d+)\b")
 _QUIET_SHARE = 0.25
 """A worker that is quiet for this share of the silence timeout is worth a word."""
 _MANY_STARTS = 3
-_CHILDREN = ("workers.verify.child", "workers.rollout.function_child", "workers.sandbox")
+_CHILDREN = (
+    "workers.verify.child",
+    "workers.verify.mathematics.symbolic_child",
+    "workers.rollout.function_child",
+    "workers.sandbox",
+)
 
 
 def examine_run(folder: RunFolder) -> Diagnosis:

@@ -32,7 +32,7 @@ WALLS = {
     "mlflow": {"orchestrator/tracking/mlflow_client.py"},
     "trl": {"workers/training/engines/trl.py"},
     "httpx": {"workers/verify/backends/openai.py"},
-    "math_verify": {"workers/verify/verifiers/math_answer.py"},
+    "math_verify": {"workers/verify/mathematics/symbolic_child.py"},
 }
 HEAVY = (
     "ray",

@@ -15,6 +15,7 @@ from policies.errors import JudgeError
 from policies.records import Message, PolicyVersion, StopReason
 from policies.store import PolicyStore
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
+from workers.rollout.engines.fake import FakeChat
 from workers.verify.judge import BACKENDS, BackendContext, JudgeBackend, Question
 
 
@@ -24,6 +25,8 @@ class Echo(RolloutEngine):
     built: ClassVar[list[dict[str, Any]]] = []
     calls: ClassVar[list[int]] = []
     seeds: ClassVar[list[int]] = []
+
+    chat = FakeChat()
 
     class Config(Component.Config):
         """Settings of the echo."""
@@ -47,7 +50,10 @@ class Echo(RolloutEngine):
             raise ValueError("prompt longer than the model")
         return [
             Generation(
-                token_ids=(1,), logprobs=(0.0,), text=f"re: {text}", stop_reason=StopReason.STOP
+                token_ids=(1,),
+                logprobs=(0.0,),
+                text=f"re: {text}",
+                stop_reason=StopReason.LENGTH if "endless" in text else StopReason.STOP,
             )
             for text in texts
         ]
@@ -150,3 +156,13 @@ def test_the_shipped_scripted_engine_serves_a_judge_from_the_policy_store(tmp_pa
     first, second = judge.ask([asked, asked])
     assert "56" in first.text
     assert first.text == second.text
+
+
+def test_an_answer_that_was_cut_is_an_error_for_half_a_score_is_another_score() -> None:
+    replies = backend().ask([question("endless"), question("short")])
+    assert (replies[0].text, replies[1].text) == (None, "re: short")
+    assert "max_tokens" in str(replies[0].error)
+
+
+def test_a_thought_that_the_judges_template_opened_is_part_of_what_is_read() -> None:
+    assert backend().ask([question("hm <think>")])[0].text == "<think>re: hm <think>"

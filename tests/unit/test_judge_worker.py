@@ -107,7 +107,7 @@ def shard(tmp_path: Path) -> Shard:
         attempt("q", 0, "only one"),
         attempt("p", 1, "much longer"),
         attempt("p", 2, "", status="error"),
-        attempt("p", 3, "medium ok", status="truncated"),
+        attempt("p", 3, "medium ok"),
     ]
     write_records(tmp_path / "prompts.parquet", Prompt, prompts)
     write_records(tmp_path / "trajectories.parquet", Trajectory, trajectories)
@@ -256,3 +256,22 @@ def test_what_a_worker_is_built_from_pickles() -> None:
     assert judges == [judge(), judge("rubric")]
     assert context == CONTEXT
     assert JudgeJob(prompt=Prompt(id="p", messages=()), trajectories=(), seed=1).seed == 1
+
+
+@pytest.mark.parametrize("kind", ["pairwise", "rubric"])
+def test_an_attempt_that_a_limit_cut_scores_worst_and_costs_no_question(
+    tmp_path: Path, kind: str
+) -> None:
+    prompts = [Prompt(id="p", messages=(Message(role="user", content="Task"),))]
+    attempts_at_it = [
+        attempt("p", 0, "short"),
+        attempt("p", 1, "the longest by far, but without an e", status="truncated"),
+        attempt("p", 2, "<think>longer than the other, and unfinished"),
+    ]
+    write_records(tmp_path / "prompts.parquet", Prompt, prompts)
+    write_records(tmp_path / "trajectories.parquet", Trajectory, attempts_at_it)
+    shard = Shard(tmp_path)
+    summary = shard.run(JudgeWorker([judge(kind)], CONTEXT))
+    by_id = {v.trajectory_id: v.score or 0.0 for v in shard.verdicts()}
+    assert by_id["p.0"] > max(by_id["p.1"], by_id["p.2"])
+    assert summary[kind].get("questions", 0) == (0 if kind == "pairwise" else 1)

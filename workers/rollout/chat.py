@@ -44,6 +44,14 @@ class ChatFormat(ABC):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids`, control tokens left out."""
 
+    def spelled(self, token_ids: Sequence[int]) -> str:
+        """Text of `token_ids` with control tokens as they are spelled."""
+        return self.decode(token_ids)
+
+    def hides_marks(self, token_ids: Sequence[int]) -> bool:
+        """Whether `decode` leaves out a control token among them that marks a thought or an answer."""
+        return False
+
     def encode_pieces(self, pieces: Sequence[str]) -> tuple[int, ...]:
         """Token ids of the pieces one after the other; no control token spans two of them.
 

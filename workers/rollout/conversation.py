@@ -46,6 +46,9 @@ class ConversationStrategy(RolloutStrategy):
         cut_turns: Literal["end", "answer"] = "end"
         """What follows a turn that ran out of `rollout.max_tokens`: `end` truncates the trajectory there, `answer` lets
         the partner answer what was written so far."""
+        partner_reads: Literal["answer", "everything"] = "answer"
+        """What partners (tools, environments) read of a policy turn: `answer`, what stands behind its thoughts, so that
+        no call inside a thought is run and no move in it is made; `everything`, the thoughts too."""
         rewritten_history: RewrittenHistory = "refuse"
         """When the chat template shows earlier turns otherwise than they were sampled (some remove thoughts): `refuse`
         such a model or trajectory, or `keep` the sampled tokens, which the model then reads unlike its template."""

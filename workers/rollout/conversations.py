@@ -31,6 +31,7 @@ from workers.rollout.partner import Outcome, Partner, Reply
 from workers.rollout.partner_threads import Finished, PartnerThreads
 from workers.rollout.shown_calls import check_shown
 from workers.rollout.strategy import RolloutJob
+from workers.rollout.thought_marks import spoken_text
 from workers.rollout.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -229,6 +230,10 @@ class Conversations:
                 stop_reason=said.stop_reason,
             )
         )
+        read = said.text
+        if self._config.partner_reads == "answer":
+            chat, asked = self._engine.chat, c.transcript.token_ids
+            read = spoken_text(said.text, said.token_ids, asked, chat)
         c.transcript.said(said.token_ids, said.text)
         cut = said.stop_reason is StopReason.LENGTH
         if cut and (shrunk or self._config.cut_turns == "end"):
@@ -236,7 +241,7 @@ class Conversations:
             return
         self._hand_over(
             c,
-            lambda _: _checked_reply(partner.reply(said.text, turn)),
+            lambda _: _checked_reply(partner.reply(read, turn)),
             self._replied,
             f"the answer to turn {turn}",
         )
@@ -378,12 +383,15 @@ def _checked_reply(reply: object) -> Reply:
 
 
 def _graded(c: _Conversation) -> Span | None:
-    """The tokens of the turn that the partner wants graded; None for the last one."""
+    """The tokens of the turn that the partner wants graded; None for the last turn of an attempt that ended."""
     policy_turns = c.policy_turns
     number = c.outcome.graded_turn
-    if number is None or number == len(policy_turns) - 1:
+    if number is None:
         return None
     if not 0 <= number < len(policy_turns):
         raise RolloutError(f"turn {number} is to be graded, the policy has {len(policy_turns)}")
     turn = policy_turns[number]
+    whole = c.turns[turn].stop_reason is not StopReason.LENGTH
+    if number == len(policy_turns) - 1 and not (c.ending is Ending.TOKEN_LIMIT and whole):
+        return None
     return Span(turn=turn, start=0, end=len(c.turns[turn].token_ids))

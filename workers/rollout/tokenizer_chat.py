@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from policies.attempt_answer import is_mark
 from policies.errors import RolloutError, boundary
 from policies.records import Message
 from workers.rollout.chat import ChatFormat, cuts, split_at
@@ -43,6 +44,9 @@ class TokenizerChat(ChatFormat):
         )
         self.controls = tuple(sorted({added[i].content for i in self._control_ids}))
         self._named = frozenset(int(i) for i in named)
+        self._hidden_marks = frozenset(
+            i for i, token in added.items() if token.special and is_mark(token.content)
+        )
 
     @classmethod
     def load(cls, path: str | Path, *, trust_remote_code: bool = False) -> TokenizerChat:
@@ -112,6 +116,12 @@ class TokenizerChat(ChatFormat):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def spelled(self, token_ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
+    def hides_marks(self, token_ids: Sequence[int]) -> bool:
+        return not self._hidden_marks.isdisjoint(token_ids)
 
     @cached_property
     def _spelled(self) -> re.Pattern[str]:

@@ -28,6 +28,7 @@ from workers.portion import WHOLE, Portion
 from workers.rollout.engine import RolloutEngine
 from workers.rollout.segment import with_steps
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
+from workers.rollout.thought_marks import with_thought_marks
 
 StepKind = Literal["turn", "line", "sentence"]
 """What a step is: a policy turn, or the lines or sentences in it."""
@@ -148,7 +149,8 @@ class RolloutWorker:
                 ),
                 self.engine,
             )
-        return [with_steps(t, self.engine.chat, self.steps) for t in found]
+        chat = self.engine.chat
+        return [with_thought_marks(with_steps(t, chat, self.steps), chat) for t in found]
 
 
 def _shares(job: ShardJob) -> list[tuple[PolicyVersion, int, int]]:

@@ -13,6 +13,9 @@ from policies.component import Component, Family
 from policies.errors import JudgeError, PawlError, boundary
 from policies.records import Comparison, Message, PolicyVersion, Prompt, Trajectory, Verdict
 
+CUT = "the answer was cut at max_tokens: its last line may be half of one. Fix: raise judges[...].max_tokens"
+"""Error of a reply that ran out of tokens: a score that is cut is another score."""
+
 
 @dataclass(frozen=True)
 class Question:

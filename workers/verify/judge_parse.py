@@ -1,10 +1,14 @@
-"""Reading a judge model's answer, strictly: what is not exactly the asked-for last line is an error."""
+"""Reading a judge model's answer, strictly: what is not exactly the asked-for last line is an error.
+
+Thoughts are left out by the rule that holds for attempts, too (`policies.attempt_answer`).
+"""
 
 from __future__ import annotations
 
 import math
 import re
 
+from policies.attempt_answer import without_thoughts
 from policies.errors import JudgeError
 
 MAX_TEXT = 2_000
@@ -54,7 +58,7 @@ def read_score(text: str, *, low: float, high: float) -> float:
 
 def _last_line_value(text: str, label: str) -> str:
     """What follows `label:` on the last line; all lines that start so must say the same."""
-    lines = [line.strip(_MARKUP) for line in _after_thoughts(text).splitlines()]
+    lines = [line.strip(_MARKUP) for line in (without_thoughts(text) or "").splitlines()]
     lines = [line for line in lines if line]
     values = [value for line in lines if (value := _labelled(line, label)) is not None]
     if not values or _labelled(lines[-1], label) is None:
@@ -73,11 +77,3 @@ def _labelled(line: str, label: str) -> str | None:
     if not colon or name.strip(_MARKUP).lower() != label:
         return None
     return value.strip(_MARKUP).removesuffix(".").strip(_MARKUP)
-
-
-def _after_thoughts(text: str) -> str:
-    """Drop a reasoning model's thoughts; an unfinished thought leaves no answer at all."""
-    _, closed, answer = text.rpartition("</think>")
-    if closed:
-        return answer
-    return "" if "<think>" in text else text

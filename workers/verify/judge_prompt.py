@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
+from policies.attempt_answer import answer_of
 from policies.component import load_object, reference_to
 from policies.errors import ConfigurationError, JudgeError, explain
 from policies.records import Json, Message, Prompt, Span, Trajectory, Turn
@@ -112,9 +113,9 @@ def fenced(text: str) -> str:
 
 
 def viewed_text(trajectory: Trajectory, view: View, level: Level = "trajectory") -> str:
-    """What a judge sees of an attempt or of its graded step; empty when the policy wrote nothing."""
+    """What a judge sees of an attempt or of its graded step; empty when there is no answer."""
     if view == "completion":
-        return trajectory.completion
+        return trajectory.completion if level == "step" else answer_of(trajectory).text
     if level == "step" and trajectory.graded is not None:
         return _until_step(trajectory, trajectory.graded)
     if not any(t.text.strip() for t in trajectory.turns if t.role == "policy"):
@@ -182,8 +183,9 @@ class PromptedJudge(Judge):
         prompt_file: Path | None = None
         """Your own prompt as a text file with placeholders; null takes the shipped one."""
         view: View = "completion"
-        """What is judged: the last text of the policy (at the level `step`: the step alone), or the `transcript` of
-        all turns (up to the step, which is marked as the one to judge)."""
+        """What is judged: the policy's answer as verifiers read it: no thoughts, and empty when a limit cut it short
+        (at the level `step`: the step alone), or the `transcript` of all turns as they were written (up to the step,
+        which is marked as the one to judge)."""
         temperature: float = Field(default=0.0, ge=0)
         """Sampling temperature of the judge model; 0 is greedy."""
         verdict_only: bool = False

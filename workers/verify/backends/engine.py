@@ -12,10 +12,17 @@ from pydantic import Field, model_validator
 
 from policies.component import Component, create
 from policies.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
-from policies.records import PolicyVersion, Sampling
+from policies.records import PolicyVersion, Sampling, StopReason
 from policies.seeds import derive_seed
-from workers.rollout.engine import ENGINES, GenerationRequest, NumberFormat, RolloutEngine
-from workers.verify.judge import BackendContext, JudgeBackend, Question, Reply
+from workers.rollout.engine import (
+    ENGINES,
+    Generation,
+    GenerationRequest,
+    NumberFormat,
+    RolloutEngine,
+)
+from workers.rollout.thought_marks import marked_text
+from workers.verify.judge import CUT, BackendContext, JudgeBackend, Question, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +137,17 @@ class EngineBackend(JudgeBackend):
             return self._generate(dict(items[:middle])) | self._generate(dict(items[middle:]))
         seconds = (time.perf_counter() - started) / len(requests)
         return {
-            index: Reply(text=answer.text, seconds=seconds)
-            for index, answer in zip(requests, answers, strict=True)
+            index: self._reply(request, answer, seconds)
+            for (index, request), answer in zip(requests.items(), answers, strict=True)
         }
+
+    def _reply(self, request: GenerationRequest, answer: Generation, seconds: float) -> Reply:
+        """What was written, the mark of a thought that the template opened included; a cut text is none."""
+        assert self._engine is not None
+        if request.choices:
+            return Reply(text=answer.text, seconds=seconds)
+        if answer.stop_reason is StopReason.LENGTH:
+            return Reply(text=None, error=CUT, seconds=seconds)
+        chat = self._engine.chat
+        text = marked_text(answer.text, answer.token_ids, request.prompt_token_ids, chat)
+        return Reply(text=text, seconds=seconds)

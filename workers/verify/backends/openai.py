@@ -29,7 +29,7 @@ from policies.component import Component
 from policies.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
 from policies.records import Json
 from workers.alive import beat
-from workers.verify.judge import BackendContext, JudgeBackend, Question, Reply
+from workers.verify.judge import CUT, BackendContext, JudgeBackend, Question, Reply
 from workers.verify.judge_parse import cleaned
 
 if TYPE_CHECKING:
@@ -307,6 +307,8 @@ def _read(content: bytes) -> _Attempt:
         return _Attempt(
             error=f"the answer is empty (finish_reason {choice.get('finish_reason')!r})"
         )
+    if choice.get("finish_reason") == "length":
+        return _Attempt(error=CUT)
     return _Attempt(text=text)
 
 

@@ -8,11 +8,12 @@ from typing import Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from policies.attempt_answer import answer_of
 from policies.errors import SandboxUnavailableError, VerificationError, explain
 from policies.records import Json, Prompt, Record, Trajectory, Verdict
 from workers.sandbox.sandbox import Sandbox, hide_memory
 from workers.sandbox.settings import CallResult, SandboxSettings, SandboxStatus
-from workers.verify.verifier import Verifier
+from workers.verify.answer_verifier import AnswerVerifier
 
 SPARE_SECONDS = 10.0
 """Beyond its tests a verdict needs this much: starting a process again, killing one."""
@@ -38,7 +39,7 @@ Test = CallTest | ProgramTest
 _TESTS = TypeAdapter(tuple[Test, ...])
 
 
-class CodeTests(Verifier):
+class CodeTests(AnswerVerifier):
     """Code that passes the tests of its prompt. No code, code that does not run, and wrong results are a 0.
 
     The code gets inputs and nothing else: what is expected, and the comparison, stay in the verifier's
@@ -46,7 +47,7 @@ class CodeTests(Verifier):
     use others.
     """
 
-    class Config(Verifier.Config):
+    class Config(AnswerVerifier.Config):
         """Settings of `code_tests`."""
 
         timeout_seconds: float = Field(default=60.0, gt=0)
@@ -57,13 +58,15 @@ class CodeTests(Verifier):
         """Key of a reference solution (source text) in the prompt's metadata, where there is one: before a run it is
         put to the prompt's tests, and the prompts whose solution fails are named."""
         code_from: Literal["last_block", "text"] = "last_block"
-        """The last fenced code block of the completion, or all of its text."""
+        """The last fenced code block of the answer, or all of its text. Of an attempt that a limit cut short: a block
+        that was closed."""
         languages: tuple[str, ...] = ("", "python", "py", "python3")
         """Words after the opening fence of blocks that count."""
         score: Literal["all", "share"] = "all"
         """1 if all tests pass, else 0; or the share that passes."""
-        numbers: Literal["by_type", "by_value"] = "by_type"
-        """by_type: 4 and 4.0 differ; by_value: they are equal. A bool is never a number."""
+        numbers: Literal["by_type", "by_value"] = "by_value"
+        """by_value: 4 and 4.0 are equal, as in Python, for data files turn whole numbers into floats where a column
+        has a gap; by_type: they differ. A bool is never a number."""
         absolute_tolerance: float = Field(default=0.0, ge=0)
         """Largest difference of two floats that still counts as equal; whole numbers are compared exactly."""
         relative_tolerance: float = Field(default=0.0, ge=0)
@@ -136,9 +139,10 @@ class CodeTests(Verifier):
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return 1.0, 0.0, or the share of tests passed."""
         tests = self._tests(prompt)
-        code = self._code(trajectory.completion)
+        answer = self.answer(trajectory)
+        code = self._code_of_cut(trajectory) if answer.missing else self._code(answer.text)
         if code is None:
-            return self.scored(trajectory, 0.0, "no code in the completion")
+            return self.scored(trajectory, 0.0, answer.missing or "no code in the answer")
         outcomes: list[str] = []
         for outcome in self._outcomes(code, tests):
             outcomes.append(outcome)
@@ -225,10 +229,17 @@ class CodeTests(Verifier):
         key = self.config.tests_key
         return "the answer column of the prompt source" if key is None else f"metadata {key}"
 
-    def _code(self, completion: str) -> str | None:
+    def _code(self, answer: str) -> str | None:
         if self.config.code_from == "text":
-            return completion if completion.strip() else None
-        return last_block(completion, self.config.languages)
+            return answer if answer.strip() else None
+        return last_block(answer, self.config.languages)
+
+    def _code_of_cut(self, attempt: Trajectory) -> str | None:
+        """Code of an attempt that a limit cut short: in a block that was closed, it is explicit and whole."""
+        if self.config.code_from == "text":
+            return None
+        spoken = answer_of(attempt, unfinished=True).text
+        return last_block(spoken, self.config.languages, closed=True)
 
 
 def _demands_nothing(test: Test) -> bool:
@@ -245,8 +256,11 @@ def _failure(status: SandboxStatus, error: str) -> str:
     return ": ".join([status.value, *last])
 
 
-def last_block(text: str, languages: Sequence[str]) -> str | None:
-    """The last fenced block in one of `languages`; one that was never closed runs to the end of the text."""
+def last_block(text: str, languages: Sequence[str], *, closed: bool = False) -> str | None:
+    """The last fenced block in one of `languages`; one that was never closed runs to the end of the text.
+
+    With `closed`, there is none when the last one was not closed.
+    """
     found: str | None = None
     block: list[str] | None = None
     fence = language = ""
@@ -262,7 +276,7 @@ def last_block(text: str, languages: Sequence[str]) -> str | None:
         else:
             block.append(line)
     if block is not None and language in languages:
-        found = "\n".join(block)
+        found = None if closed else "\n".join(block)
     return found if found is not None and found.strip() else None
 
 

@@ -7,12 +7,17 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from policies.attempt_answer import is_cut, written_by
 from policies.records import Prompt, Trajectory, Verdict
 from workers.verify.verifier import Verifier
 
 
 class FormatRules(Verifier):
-    """Checks every rule that is set. An empty completion keeps none of them."""
+    """Checks every rule that is set on all that was written, thoughts included.
+
+    The mark of a thought that the chat template wrote before the policy's turn counts as written. An empty completion,
+    and an attempt that a limit of tokens or turns cut short, keep none of the rules.
+    """
 
     class Config(Verifier.Config):
         """Settings of `format_rules`; at least one rule must be set."""
@@ -22,7 +27,8 @@ class FormatRules(Verifier):
         must_not_match: tuple[str, ...] = ()
         """Regular expressions that must not be found; one rule per pattern."""
         required_tags: tuple[str, ...] = ()
-        """Names such as `think`: `<think>` and `</think>` must each stand exactly once, in this order."""
+        """Names such as `think`: `<think>` and `</think>` must each stand exactly once, in this order; an opening
+        at the end of the prompt, where many chat templates write it, counts."""
         max_characters: int | None = Field(default=None, gt=0)
         """Longest completion, in characters."""
         max_tokens: int | None = Field(default=None, gt=0)
@@ -55,6 +61,8 @@ class FormatRules(Verifier):
         """Return the share of rules that are kept, or whether all are."""
         if not trajectory.completion.strip():
             return self.scored(trajectory, 0.0, "empty completion")
+        if self.config.level == "trajectory" and is_cut(trajectory):
+            return self.scored(trajectory, 0.0, "a limit cut the attempt: it kept to no format")
         kept = self._kept(trajectory)
         broken = [rule for rule, is_kept in kept.items() if not is_kept]
         share = 1 - len(broken) / len(kept)
@@ -65,12 +73,14 @@ class FormatRules(Verifier):
 
     def _kept(self, trajectory: Trajectory) -> dict[str, bool]:
         config, text = self.config, trajectory.completion
+        if config.level == "trajectory":
+            text = written_by(trajectory)
         rules = {f"must match {p}": re.search(p, text) is not None for p in config.must_match}
         rules |= {f"must not match {p}": re.search(p, text) is None for p in config.must_not_match}
         rules |= {f"tag <{tag}>": _has_tag(text, tag) for tag in config.required_tags}
         if config.max_characters is not None:
             rules[f"at most {config.max_characters} characters"] = (
-                len(text) <= config.max_characters
+                len(trajectory.completion) <= config.max_characters
             )
         if config.max_tokens is not None:
             rules[f"at most {config.max_tokens} tokens"] = (

@@ -1,108 +1,114 @@
-"""Score 1 when the completion's final mathematical answer equals the prompt's, by math-verify.
+"""Score 1 when the completion's final mathematical answer equals the prompt's, by math-verify and sympy.
 
-math-verify bounds its own work with `signal.alarm`, which works in the main thread of a process only.
-Verifiers run in the main thread of their own process, so its timeouts are kept, below ours.
+Numbers, units, lists, choices and words are compared here; only expressions reach sympy, in a process of their own,
+because an answer such as 10^(10^10) would occupy it for ever. An answer that cannot be computed is wrong.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-from typing import Any
+import re
+from decimal import Decimal
 
 from pydantic import Field
 
 from policies.errors import VerificationError, explain
 from policies.records import Prompt, Trajectory, Verdict
+from workers.verify.answer_verifier import AnswerVerifier
 from workers.verify.answers import answer_text
-from workers.verify.verifier import Verifier
+from workers.verify.mathematics.comparison import Comparison
+from workers.verify.mathematics.extraction import candidate, kind_of
+from workers.verify.mathematics.notation import tidy
+from workers.verify.mathematics.symbolic import SymbolicComparison, is_too_large
+
+_MAX_WORDS = 8
 
 
-class MathAnswer(Verifier):
-    """Parses LaTeX and plain expressions and compares them symbolically."""
+class MathAnswer(AnswerVerifier):
+    """Reads the last box, what is announced as the answer, a formula, or the last number, and compares it by its value.
 
-    class Config(Verifier.Config):
+    Numbers are equal when their values are; units may be left out, but not differ; lists without brackets in any order.
+    Letters of choices and words are compared as such.
+    """
+
+    class Config(AnswerVerifier.Config):
         """Settings of `math_answer`."""
 
+        timeout_seconds: float = Field(default=60.0, gt=0)
+        """Longest time for one trajectory; leaves room to start sympy again after an answer that was too large."""
         step_seconds: int = Field(default=3, gt=0)
-        """Longest time for each of math-verify's own steps (parse, compare); whole seconds, below `timeout_seconds`."""
+        """Most processor time of one comparison in sympy, in whole seconds; an answer that takes more is wrong."""
         decimal_places: int = Field(default=6, ge=0)
-        """Decimal places to which numbers are rounded before they are compared."""
+        """Decimals may differ from the answer by 10^-`decimal_places`, times the answer where that is below 1. Whole
+        numbers and fractions must be equal."""
         last_characters: int = Field(default=8000, gt=0)
-        """How much of the end of a completion is parsed; parsing takes longer than linear time."""
+        """How much of the end of a completion is read."""
 
     config: Config
 
-    def prepare(self) -> None:
-        """Import math-verify (and sympy) before the first trajectory is timed."""
-        import math_verify
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._symbolic = SymbolicComparison(
+            decimal_places=config.decimal_places,
+            cpu_seconds=config.step_seconds,
+            wall_seconds=config.timeout_seconds / 3,
+        )
+        self._comparison = Comparison(self._symbolic.same, decimal_places=config.decimal_places)
 
-        assert math_verify.parse
-        logging.getLogger("math_verify").setLevel(logging.ERROR)
+    def prepare(self) -> None:
+        """Start the process that imports sympy before the first trajectory is timed."""
+        self._symbolic.start()
 
     def check_prompt(self, prompt: Prompt) -> None:
-        answer_text(prompt, self.config.source)
+        self._gold(prompt)
 
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return 1.0 or 0.0; a completion without an answer that can be read is a 0."""
-        gold = self._gold(answer_text(prompt, self.config.source), prompt)
-        text = trajectory.completion[-self.config.last_characters :]
-        found = self._parse(text) if text.strip() else []
+        gold = self._gold(prompt)
+        answer = self.answer(trajectory)
+        if answer.missing:
+            return self.unanswered(trajectory, answer)
+        kind = kind_of(gold)
+        found = candidate(answer.text[-self.config.last_characters :], kind)
         if not found:
             return self.scored(trajectory, 0.0, "no answer found")
-        correct = self._equal(gold, found)
-        return self.scored(trajectory, float(correct), f"read {_shown(found)}")
+        if kind == "choice":
+            correct = found.strip("() ").upper() == gold.strip("() ")
+        else:
+            correct = self._comparison.same(gold, found)
+        return self.scored(trajectory, float(correct), f"read {found[:80]!r}")
 
-    def _gold(self, answer: str, prompt: Prompt) -> list[Any]:
-        # An answer column holds bare LaTeX more often than not; delimiters make it parse as such.
-        delimited = answer if "$" in answer or "\\boxed" in answer else f"${answer}$"
-        for text in (delimited, answer):
-            parsed = self._parse(text)
-            if any(not isinstance(option, str) for option in parsed):
-                return parsed
-        raise VerificationError(
-            explain(
-                f"the answer of prompt {prompt.id!r} cannot be read as mathematics",
-                value=answer,
-                where="the answer column of the prompt source (columns.answer)",
-                fix="write a number or LaTeX, or use exact_match",
+    def _gold(self, prompt: Prompt) -> str:
+        """The ground truth as answers are brought to; raises where nothing could be compared with it."""
+        answer = prompt.answer
+        written = answer_text(prompt, self.config.source)
+        if isinstance(answer, float):
+            written = (
+                f"{Decimal(str(answer)).normalize():f}" if abs(answer) < 1e300 else str(answer)
             )
-        )
-
-    def _parse(self, text: str) -> list[Any]:
-        from math_verify import parse
-
-        parsed: list[Any] = parse(text, parsing_timeout=self._step_seconds())
-        return parsed
-
-    def _equal(self, gold: list[Any], found: list[Any]) -> bool:
-        from math_verify import verify
-        from math_verify.errors import TimeoutException
-
-        options = {
-            "float_rounding": self.config.decimal_places,
-            "timeout_seconds": self._step_seconds(),
-        }
-        try:
-            return bool(verify(gold, found, raise_on_error=True, **options))
-        except TimeoutException as error:  # a BaseException: no boundary would catch it
+        boxed = re.fullmatch(r"\s*\$*\\boxed\{(.*)\}\$*\s*", written, re.DOTALL)
+        gold = tidy(boxed.group(1) if boxed else written)
+        if problem := _problem(gold):
             raise VerificationError(
                 explain(
-                    "comparing the answers took too long",
-                    value=_shown(found),
-                    where="verifiers[...].step_seconds",
-                    fix="raise it together with timeout_seconds; unreadable answers cost little",
+                    f"the answer of prompt {prompt.id!r} cannot be read as mathematics: {problem}",
+                    value=answer,
+                    where="the answer column of the prompt source (columns.answer)",
+                    fix="write a number, a list or LaTeX; for other texts use {type: exact_match, where: contains}",
                 )
-            ) from error
-        except (
-            Exception
-        ):  # the two are of kinds that cannot be compared; the other readings still count
-            return bool(verify(gold, found, raise_on_error=False, **options))
-
-    def _step_seconds(self) -> int:
-        return max(1, min(self.config.step_seconds, math.ceil(self.config.timeout_seconds / 3)))
+            )
+        return gold
 
 
-def _shown(found: list[Any]) -> str:
-    # The text that was read, not the expression: printing an expression may compute it.
-    return repr(next((option for option in found if isinstance(option, str)), "?"))[:80]
+def _problem(gold: str) -> str:
+    """Why nothing can be compared with `gold`; empty when something can."""
+    if not re.search(r"[0-9A-Za-z\u0080-\U0010ffff]", gold.replace("\\", " ")):
+        return "nothing is left of it without punctuation"
+    if gold.count("{") != gold.count("}"):
+        return "its braces do not match"
+    if re.search(r"(?:\\|[-+*/^_=])$", gold):
+        return "it ends in the middle"
+    if kind_of(gold) == "words" and len(gold.split()) > _MAX_WORDS:
+        return f"it has more than {_MAX_WORDS} words"
+    if kind_of(gold) == "mathematics" and is_too_large(gold):
+        return "it is too large to be computed"
+    return ""

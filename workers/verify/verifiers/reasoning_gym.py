@@ -10,19 +10,30 @@ import json
 import re
 from typing import Any, Literal
 
+from pydantic import Field
+
 from policies.errors import VerificationError, explain
 from policies.records import Prompt, Trajectory, Verdict
-from workers.verify.verifier import Verifier
+from workers.verify.answer_verifier import AnswerVerifier
+from workers.verify.forked_call import call_in_copy
 
 
-class ReasoningGym(Verifier):
-    """Takes the answer out of the completion and hands it to the data set's own `score_answer`."""
+class ReasoningGym(AnswerVerifier):
+    """Takes the answer out of the completion and hands it to the data set's own `score_answer`.
 
-    class Config(Verifier.Config):
+    A scorer that raises on what the policy wrote, or takes too long over it, was given garbage: 0. One that does so on
+    the data set's own answer has failed itself: an error.
+    """
+
+    class Config(AnswerVerifier.Config):
         """Settings of `reasoning_gym`."""
 
+        timeout_seconds: float = Field(default=60.0, gt=0)
+        """Longest time for one trajectory. The scorer may take a twentieth of it as processor time; an answer with
+        which it takes longer is a 0."""
         tag: str | None = "answer"
-        """The answer is the text of the last `<answer>...</answer>`; null reads no tag."""
+        """The answer is the text of the last `<answer>...</answer>` behind the thoughts. Another name reads that tag
+        where there is none of these; null reads no further tag."""
         otherwise: Literal["whole", "last_line", "nothing"] = "whole"
         """What is scored when the tag is absent; `nothing` scores 0."""
 
@@ -40,11 +51,17 @@ class ReasoningGym(Verifier):
 
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return the data set's score."""
-        answer = self._extract(trajectory.completion)
         dataset, entry = self._origin(prompt)
+        said = self.answer(trajectory)
+        if said.missing:
+            return self.unanswered(trajectory, said)
+        answer = self._extract(said.text)
         if not answer:
             return self.scored(trajectory, 0.0, "no answer found")
-        score = float(dataset.score_answer(answer, entry))
+        score = self._score(dataset, entry, answer)
+        if score is None:
+            self._check_scorer(prompt, dataset, entry)
+            return self.scored(trajectory, 0.0, f"the scorer cannot read {answer[:80]!r}")
         if not 0.0 <= score <= 1.0:
             raise VerificationError(
                 explain(
@@ -55,6 +72,26 @@ class ReasoningGym(Verifier):
                 )
             )
         return self.scored(trajectory, score, f"read {answer[:80]!r}")
+
+    def _score(self, dataset: Any, entry: dict[str, Any], answer: str) -> float | None:
+        """What the data set's scorer says; None when it raises or takes too long (a twentieth of the time)."""
+        return call_in_copy(
+            lambda: dataset.score_answer(answer, entry),
+            cpu_seconds=self.config.timeout_seconds / 20,
+            wall_seconds=self.config.timeout_seconds * 0.4,
+        )
+
+    def _check_scorer(self, prompt: Prompt, dataset: Any, entry: dict[str, Any]) -> None:
+        """Raise VerificationError when the scorer fails on the data set's own answer, too."""
+        if self._score(dataset, entry, str(entry.get("answer"))) is None:
+            raise VerificationError(
+                explain(
+                    f"the scorer of {prompt.metadata['dataset']!r} fails on the data set's own answer",
+                    value=str(entry.get("answer"))[:80],
+                    where="metadata.dataset of the prompt",
+                    fix="use another data set, or raise verifiers[...].timeout_seconds",
+                )
+            )
 
     def _extract(self, completion: str) -> str:
         if self.config.tag is not None:

@@ -13,14 +13,14 @@ from pydantic import field_validator
 
 from policies.errors import VerificationError, explain
 from policies.records import Prompt, Trajectory, Verdict
+from workers.verify.answer_verifier import AnswerVerifier
 from workers.verify.answers import answer_text
-from workers.verify.verifier import Verifier
 
 
-class RegexMatch(Verifier):
+class RegexMatch(AnswerVerifier):
     """Searches a pattern. A group called `answer` must moreover hold the prompt's answer in its last match."""
 
-    class Config(Verifier.Config):
+    class Config(AnswerVerifier.Config):
         """Settings of `regex_match`."""
 
         pattern: str | None = None
@@ -52,10 +52,13 @@ class RegexMatch(Verifier):
 
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return 1.0 or 0.0."""
-        text = trajectory.completion
-        if not text.strip():
-            return self.scored(trajectory, 0.0, "empty completion")
         pattern = self._pattern(prompt)
+        answer = self.answer(trajectory)
+        if answer.missing:
+            return self.unanswered(trajectory, answer)
+        text = answer.text
+        if not text.strip():
+            return self.scored(trajectory, 0.0, "empty answer")
         if self.config.mode == "fullmatch":
             whole = pattern.fullmatch(text.strip())
             matches = [whole] if whole else []
