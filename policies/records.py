@@ -6,51 +6,16 @@ text, are what moves from the sampler to the trainer, and every mask comes from 
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Json = JsonValue
+from policies.messages import Json as Json
+from policies.messages import Message as Message
+from policies.messages import Record as Record
+
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Record(BaseModel):
-    """Base of all records."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Message(Record):
-    """One chat message. Example: `Message(role="user", content="What is 7 times 8?")`.
-
-    What only some messages have is written only where there is any: to templates that ask whether a key is there, and
-    to digests, the others are a role and a content.
-    """
-
-    role: str
-    content: str
-    """Text; empty where an assistant's message only calls tools."""
-    name: str | None = Field(default=None, exclude_if=lambda found: found is None)
-    """Who speaks, or of a tool's answer the tool."""
-    reasoning_content: str | None = Field(default=None, exclude_if=lambda found: found is None)
-    """An assistant's thoughts, for templates that show them apart from the content."""
-    tool_calls: tuple[dict[str, Json], ...] = Field(default=(), exclude_if=lambda found: not found)
-    """An assistant's calls, in the chat template's form: `{"type": "function", "function": {"name", "arguments"}}`."""
-    tool_call_id: str | None = Field(default=None, exclude_if=lambda found: found is None)
-    """Of a tool's answer: the `id` of the call that it answers."""
-
-    @field_validator("tool_calls", mode="before")
-    @classmethod
-    def _none_is_empty(cls, found: Any) -> Any:
-        return () if found is None else found  # a file without the column, or a row without one
-
-    @property
-    def full_text(self) -> str:
-        """Thoughts, content and tool calls in one text: for judges, for people, and for counting."""
-        calls = [json.dumps(call, ensure_ascii=False) for call in self.tool_calls]
-        return "\n".join(part for part in (self.reasoning_content, self.content, *calls) if part)
 
 
 class Prompt(Record):
