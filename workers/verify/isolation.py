@@ -131,7 +131,7 @@ class IsolatedVerifier:
             where=f"verifiers[...].type = {self.config.type}",
             fix="correct it, or name another function",
         )
-        return Probe(problem=clean_text(problem))
+        return Probe(problem=clean_text(problem), failed=True)
 
     def _judge_all(self, items: Sequence[tuple[Prompt, Trajectory]]) -> list[Verdict]:
         written: dict[str, str] = {}
