@@ -14,7 +14,7 @@ from policies.component import create
 from policies.errors import PawlError, VerificationError, boundary, explain
 from policies.records import Prompt
 from workers.verify.isolation import IsolatedVerifier
-from workers.verify.probe import probe_attempts
+from workers.verify.probe import Probe, probe_attempts
 from workers.verify.verifier import VERIFIERS, Verifier
 
 LINE = "function "
@@ -61,18 +61,34 @@ def try_functions(
             _answers(verifier, prompts, plan)
         elif verifier.type == "callable":
             continue  # it cannot be called: `plan_answers` said so
-        attempts = probe_attempts(prompts[0], longest)
-        with IsolatedVerifier(verifier) as isolated:
-            found = isolated.probe(prompts[0], attempts)
+        found, tried = _tried(verifier, prompts, longest)
         if found.problem:
             plan.add(
                 name, "\n  ".join(t for t in (found.assignment, found.problem) if t), "problem"
             )
             continue
-        tried = f"tried on {len(attempts)} made-up attempts at {prompts[0].id}: {found.said}"
         plan.add(name, "; ".join(t for t in (found.assignment, tried) if t))
         if found.warning:
             plan.add(name, found.warning, "warning")
+
+
+def _tried(
+    config: Verifier.Config, prompts: Sequence[Prompt], max_tokens: int
+) -> tuple[Probe, str]:
+    """What a try showed, and a line about it. What fails at the first prompt is tried at another one, too."""
+    with IsolatedVerifier(config) as verifier:
+        found = verifier.probe(prompts[0], probe_attempts(prompts[0], max_tokens))
+        prompt = prompts[len(prompts) // 2]
+        if found.failed and prompt is not prompts[0]:
+            second = verifier.probe(prompt, probe_attempts(prompt, max_tokens))
+            if not second.failed:
+                warning = "\n  ".join(t for t in (found.problem, second.warning) if t)
+                return second.model_copy(update={"warning": warning}), _line(second, prompt)
+        return found, _line(found, prompts[0])
+
+
+def _line(found: Probe, prompt: Prompt) -> str:
+    return f"tried on made-up attempts at {prompt.id}, with scores {found.said}"
 
 
 def _users_own(

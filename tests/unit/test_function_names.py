@@ -196,3 +196,19 @@ def test_args_and_kwargs_alone_are_refused_until_the_signature_is_said(tmp_path:
 
 def test_every_name_of_the_table_stands_for_something_that_can_be_given() -> None:
     assert set(ONE.values()) | set(MANY.values()) == set(MEANINGS)
+
+
+def test_settings_that_say_nothing_new_are_written_as_older_runs_wrote_them(tmp_path: Path) -> None:
+    settings = verifier_of(written(tmp_path, "def f(completion): return 1.0")).config
+    assert not {"arguments", "factory_arguments"} & set(settings.model_dump(mode="json"))
+    said = verifier_of(
+        written(tmp_path, "def f(x): return 1.0"), arguments={"x": "completion"}
+    ).config
+    assert said.model_dump(mode="json")["arguments"] == {"x": "completion"}
+
+
+def test_columns_reach_a_function_with_metadata_of_verl_and_names_of_ours(tmp_path: Path) -> None:
+    source = (
+        "def f(completion, extra_info, level=1): return level == 2 and extra_info['level'] == 2"
+    )
+    assert scores(written(tmp_path, source), question(level=2), ["x"]) == [1.0]

@@ -162,7 +162,7 @@ class FunctionSignature:
             return (
                 "verl_batch" if names & MARKS_VERL_BATCH and "completions" not in names else "trl"
             )
-        if names & MARKS_VERL:
+        if names & MARKS_VERL and not names & {"prompt", "completion"}:
             return "verl"
         if not self._named and any(
             p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in self._kinds.values()

@@ -95,7 +95,10 @@ class IsolatedVerifier:
 
     def probe(self, prompt: Prompt, attempts: Sequence[Trajectory]) -> Probe:
         """Try the verifier on made-up attempts at a real prompt; a problem where it does not start, hangs or dies."""
-        return self._thread.submit(self._probe, prompt, attempts).result()
+        asking = self.config.timeout_seconds * max(2, len(attempts)) + PROBE_SPARE_SECONDS
+        # The thread bounds both itself; this holds should it be asked while it still judges.
+        limit = self._start_timeout_seconds + asking + PROBE_SPARE_SECONDS
+        return self._thread.submit(self._probe, prompt, attempts).result(limit)
 
     def first_question(self, items: Sequence[tuple[Prompt, Trajectory]]) -> int:
         """How many of `items` are asked about in the first request: 1, or all attempts at the first prompt."""
@@ -131,7 +134,7 @@ class IsolatedVerifier:
             where=f"verifiers[...].type = {self.config.type}",
             fix="correct it, or name another function",
         )
-        return Probe(problem=clean_text(problem))
+        return Probe(problem=clean_text(problem), failed=True)
 
     def _judge_all(self, items: Sequence[tuple[Prompt, Trajectory]]) -> list[Verdict]:
         written: dict[str, str] = {}

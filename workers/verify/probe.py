@@ -39,6 +39,8 @@ class Probe(Record):
     problem: str = ""
     """Why the run must not start; empty where nothing speaks against it."""
     warning: str = ""
+    failed: bool = False
+    """The problem is that it raised, hung or died on everything; with another prompt it might not."""
 
 
 def probe_attempts(prompt: Prompt, max_tokens: int) -> tuple[Trajectory, ...]:
@@ -64,9 +66,10 @@ def probe_attempts(prompt: Prompt, max_tokens: int) -> tuple[Trajectory, ...]:
 
 
 def _answer_text(prompt: Prompt) -> str:
+    """The answer, or the first value in one that is a list or a struct."""
     answer = prompt.answer
-    if isinstance(answer, list) and answer and not isinstance(answer[0], (list, dict)):
-        answer = answer[0]
+    while isinstance(answer, (list, dict)) and answer:
+        answer = next(iter(answer.values())) if isinstance(answer, dict) else answer[0]
     return "42" if answer is None or isinstance(answer, (list, dict)) else str(answer)
 
 
@@ -120,12 +123,13 @@ def probe(
     problem = ""
     if time.monotonic() - started < verifier.config.timeout_seconds:
         problem = verifier.probe_problem(prompt, attempts, error=errors[0] if failed else "")
-    if not problem and failed:
+    failed = failed and not problem
+    if failed:
         problem = _failure(verifier, prompt, f"each of {len(errors)} made-up attempts", errors[0])
-    if not problem and apart and not errors:
+    elif not problem and apart and not errors:
         problem = _failure(verifier, prompt, f"{len(attempts)} made-up attempts at once", broken[0])
     if problem:
-        return found.model_copy(update={"problem": problem})
+        return found.model_copy(update={"problem": problem, "failed": failed})
     if errors:
         of_all = ", and with them on all attempts at the prompt" if apart else ""
         warning = f"fails on {len(errors)} of {len(verdicts)} made-up attempts{of_all}: {errors[0]}"

@@ -41,10 +41,12 @@ class CallableVerifier(Verifier):
         """`package.module:name`, `./file.py:name`, or the name of an installed entry point (group `pawl.verifiers`)."""
         signature: Literal["auto", "pawl", "trl", "verl", "verl_batch", "openrlhf"] = "auto"
         """How the function is called; `auto` tells by the names of its parameters."""
-        arguments: dict[str, str] = Field(default_factory=dict)
+        arguments: dict[str, str] = Field(default_factory=dict, exclude_if=lambda set_: not set_)
         """What parameters get, by parameter: a column of the metadata (`level`, `extra_info.index`), or one of the
         words that `docs/functions.md` lists (`completion`, `answer`, ...). Not needed where the names are known."""
-        factory_arguments: dict[str, Json] | None = None
+        factory_arguments: dict[str, Json] | None = Field(
+            default=None, exclude_if=lambda set_: set_ is None
+        )
         """Set where `function` makes the function: what it is called with, once, at the start. Default: it is none."""
         score_range: tuple[float, float] | None = None
         """Lowest and highest value that the function returns, mapped to [0, 1]; unset: it returns [0, 1] itself."""
