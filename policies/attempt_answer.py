@@ -43,14 +43,14 @@ _MARK = re.compile(
 )
 _MARK_TOKENS = ("<|channel|>", "<|channel>", "<channel|>", "_of_solution|>", "<unused94>")
 _NAME = re.compile(r"reasoning|reflection|scratchpad|inner_monologue", re.IGNORECASE)
+_BEGINNINGS = ("<", "[", "\u25c1", "Here is my", "here is my")
 _CHANNEL = "<|channel|>"
 _FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 _END_OF_MESSAGE = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
 _BARE_FINAL = re.compile(r"\Aanalysis.*assistantfinal", re.DOTALL)
 """Harmony's channels once a tokenizer has left its control tokens out."""
 _TAG = r"(?:answer|final_answer)"
-_TAGGED = re.compile(rf"<({_TAG})>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
-_OPEN_TAG = re.compile(rf"<{_TAG}>", re.IGNORECASE)
+_ANSWER_TAG = re.compile(rf"<(?P<close>/?){_TAG}>", re.IGNORECASE)
 _SOLUTION = re.compile(r"<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>|\Z)", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
@@ -155,13 +155,17 @@ def tagged_answer(spoken: str, *, ended: bool) -> str | None:
 
     One that is not closed counts when the turn has `ended`: a stop string may have taken the closing away.
     """
-    closed = list(_TAGGED.finditer(spoken))
-    rest = spoken[closed[-1].end() :] if closed else spoken
-    opened = list(_OPEN_TAG.finditer(rest))
-    if opened:
-        return rest[opened[-1].end() :].strip() if ended else None
-    if closed:
-        return closed[-1].group(2).strip()
+    inside: int | None = None
+    answer: str | None = None
+    for tag in _ANSWER_TAG.finditer(spoken):
+        if not tag["close"]:
+            inside = tag.end()
+        elif inside is not None:
+            answer, inside = spoken[inside : tag.start()].strip(), None
+    if inside is not None:
+        return spoken[inside:].strip() if ended else None
+    if answer is not None:
+        return answer
     solution = list(_SOLUTION.finditer(spoken))
     if solution and (ended or "<|end_of_solution|>" in solution[-1].group()):
         return solution[-1].group(1).strip()
@@ -173,8 +177,8 @@ def explicit_answer(spoken: str) -> str | None:
     tagged = tagged_answer(spoken, ended=False)
     if tagged is not None:
         return tagged
-    if _OPEN_TAG.search(spoken):
-        return None
+    if any(not tag["close"] for tag in _ANSWER_TAG.finditer(spoken)):
+        return None  # the last one is open
     starts = [found.start() for found in _BOX.finditer(spoken)]
     end = closing_brace(spoken, spoken.index("{", starts[-1])) if starts else None
     return None if end is None else spoken[starts[-1] : end + 1]
@@ -209,6 +213,8 @@ def _final_channel(text: str) -> str | None:
 
 
 def _marks(text: str) -> list[re.Match[str]]:
+    if not any(begin in text for begin in _BEGINNINGS):
+        return []  # most texts; the pattern is slow on long ones
     return list(_MARK.finditer(text))
 
 

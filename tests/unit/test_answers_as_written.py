@@ -193,6 +193,8 @@ def test_the_verifier_that_a_refused_number_is_sent_to_takes_it(
         ("56", "<think>It is 56</think>It is 57.", 0.0),
         ("56", "It is 57", 0.0),
         ("5", "2-5", 1.0),
+        ("9", "The area is 9 m^2", 1.0),
+        ("9", "The area is $9 \\text{ cm}^{2}$", 1.0),
         ("-5", "2-5", 0.0),
     ],
 )

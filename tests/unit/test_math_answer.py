@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -291,3 +292,39 @@ def test_how_close_decimals_must_be_is_a_setting() -> None:
     assert score(loose, "0.3333", "0.332") == 1.0
     assert score(loose, "0.3333", "0.31") == 0.0
     assert score(loose, "1000000", "1000001") == 0.0
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "so 56 ",
+        "5",
+        "answer is not ",
+        "answer is ",
+        "$",
+        "\\(",
+        "(",
+        "{",
+        "\\text{",
+        "1,",
+        "1 000 ",
+        "B ",
+        "\\frac{",
+        "^",
+        "1/",
+        "-",
+        "\\boxed{",
+        "\\boxed{1},",
+        "<answer>",
+        "<think></think>",
+        "x=1,",
+        "cm/",
+        "!",
+    ],
+)
+def test_a_text_of_one_piece_again_and_again_is_judged_at_once(
+    verifier: Verifier, piece: str
+) -> None:
+    started = time.process_time()
+    verifier.verify(question("(1, 2)"), attempt(piece * 20_000))
+    assert time.process_time() - started < 4.0

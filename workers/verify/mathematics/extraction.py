@@ -12,6 +12,8 @@ from workers.verify.mathematics.quantity import last_quantity, read_quantity
 Kind = Literal["mathematics", "choice", "words"]
 """What an answer is: something to compute with, the letter of a choice, or words."""
 
+MAX_BOXES = 60
+"""How many boxes are looked at, from the last one back: a policy may write thousands that it never closes."""
 FUNCTIONS = frozenset(
     [
         "sin",
@@ -54,12 +56,12 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    r"[^.\n]*\b(?:answer\s+(?:is|was)\s*(?:not|n't|never)\b|answer\s+isn['\u2019]t\b|is\s+not\s+the\s+answer\b)"
-    r"(?:\.\d|[^.\n])*",
+    r"\banswer\s+(?:is|was)\s*(?:not|n't|never)\b|\banswer\s+isn['\u2019]t\b|\bis\s+not\s+the\s+answer\b",
     re.IGNORECASE,
 )
 _MATHEMATICS = re.compile(
-    r"\$\$(.+?)\$\$|(?<!\\)\$([^$\n]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
+    r"\$\$(.{1,600}?)\$\$|(?<!\\)\$([^$\n]+?)(?<!\\)\$|\\\((.{1,600}?)\\\)|\\\[(.{1,600}?)\\\]",
+    re.DOTALL,
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|\*|$)|\n|;\s|\s(?:because|since|so|as|which|where)\b")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
@@ -94,7 +96,7 @@ def candidate(text: str, kind: Kind) -> str:
     boxed = _last_boxes(text)
     if boxed is not None:
         return _letter(tidy(boxed)) if kind == "choice" else tidy(boxed)
-    text = _DENIED.sub(" ", text)
+    text = _without_denials(text)
     announced = _announced(text)
     if kind == "choice":
         return _letter(tidy(announced)) if announced else _last_letter(text)
@@ -107,10 +109,24 @@ def candidate(text: str, kind: Kind) -> str:
     return _mathematics_in(text, at_start=False)
 
 
+def _without_denials(text: str) -> str:
+    """`text` without the sentences that say what the answer is not."""
+    kept, position = [], 0
+    for found in _DENIED.finditer(text):
+        start = max(
+            position, text.rfind(". ", 0, found.start()) + 1, text.rfind("\n", 0, found.start())
+        )
+        end = re.compile(r"\.(?!\d)|\n|\Z").search(text, found.end())
+        if found.start() >= position and end is not None:
+            kept.append(text[position:start])
+            position = end.end()
+    return "".join([*kept, text[position:]]) if kept or position else text
+
+
 def _last_boxes(text: str) -> str | None:
     """Content of the last box, with those right before it where only commas or `and` stand between."""
     spans: list[tuple[int, int, str]] = []
-    for found in _BOX.finditer(text):
+    for found in list(_BOX.finditer(text))[-MAX_BOXES:]:
         end = closing_brace(text, found.end() - 1)
         if end is None or (spans and found.start() < spans[-1][1]):
             continue

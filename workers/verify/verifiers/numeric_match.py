@@ -31,6 +31,7 @@ _ANNOUNCED = re.compile(
     r"[^\d=:]*(?::|\b(?:is|are|was|equals|makes|gives|gets?|so|thus|hence|therefore|answer|result|total|sum)\b)[\s,]*",
     re.IGNORECASE,
 )
+_UNIT_POWER = re.compile(r"(?<=[A-Za-z}])\s?\^\s?(?:\{-?\d\}|-?\d)(?!\d)")
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 _GOLD = re.compile(
     r"(?P<number>[-+\u2212]?\s*[$\u20ac\u00a3]?\s*[-+\u2212]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)"
@@ -60,10 +61,10 @@ def find_number(text: str, *, which: Which = "last") -> Decimal | None:
 
 
 def readable(text: str) -> str:
-    """`text` with the separators that LaTeX and print put between thousands as commas, and digits in ASCII."""
-    text = "".join(_ascii_digit(c) for c in text)
+    """`text` with commas between thousands, digits in ASCII, and without the powers of units."""
+    text = _UNIT_POWER.sub("", "".join(_ascii_digit(c) for c in text))
     text = (
-        text.replace("{,}", ",").replace("\\$", "$").replace("\\,", _THIN).replace("{\\,}", _THIN)
+        text.replace("{,}", ",").replace("\\$", "$").replace("{\\,}", _THIN).replace("\\,", _THIN)
     )
     return _GROUPED.sub(lambda found: re.sub(_SEPARATORS, ",", found.group()), text)
 
