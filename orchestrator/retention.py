@@ -15,7 +15,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind
 from orchestrator.removal_notes import Kind, Removed, note_path
 from orchestrator.run import Run
-from orchestrator.run_folder import RoundFolder, RunFolder, ShardKind
+from orchestrator.run_folder import RunFolder, ShardKind
 from policies import files
 from policies.component import create
 from policies.records import RoundResult
@@ -34,7 +34,7 @@ KINDS: tuple[ShardKind, ...] = (
 """What is removed of an old round; the prompts, the steps of the update and the journal stay."""
 _LOOK_AHEAD = 2000
 """Rounds of the future whose references are worked out one by one."""
-_SCORES = ("eval/pass@1", "eval/score")
+_SCORES = ("serving/pass@1", "eval/pass@1", "eval/score")
 
 
 def keep_what_is_wanted(run: Run) -> None:
@@ -64,6 +64,8 @@ def needed_policies(config: RunConfig, results: Sequence[RoundResult]) -> set[in
     served = [result.after for result in results]
     best = best_round(results)
     wanted = {0, served[-1], best.after}
+    if results[-1].best is not None:
+        wanted.add(results[-1].best)
     schedules: dict[int, ReferenceSchedule] = {}
     for index in range(len(served), min(config.rounds, len(served) + _LOOK_AHEAD) + 1):
         num_new = index - len(served)
@@ -149,7 +151,7 @@ def _place(folder: RunFolder, kind: Kind, number: int) -> _Place:
     if kind == "optimizer":
         state = folder.round(number).optimizer_state
         return _Place((marker_path(state),), (state,))
-    halves: tuple[RoundFolder, ...] = (folder.round(number), folder.round(number).evaluation)
+    halves = (folder.round(number), *folder.round(number).measurements())
     return _Place(
         tuple(marker_path(p) for half in halves for kind in KINDS for p in half.shards(kind)),
         tuple(half.path / kind for half in halves for kind in KINDS),

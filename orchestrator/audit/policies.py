@@ -129,7 +129,7 @@ def _check_parent(
 def _check_chain(
     entries: Sequence[JournalEntry], published: Mapping[int, Published], check: Check
 ) -> None:
-    serving = 0
+    serving, served = 0, {0}
     for entry in _of(entries, Phase.ACCEPT):
         result = RoundResult.model_validate(entry.result)
         where = f"round {result.round}"
@@ -139,6 +139,8 @@ def _check_chain(
         )
         candidate = published.get(result.round)
         possible = {result.before} | ({candidate.version} if candidate else set())
+        if result.status is RoundStatus.REJECTED:
+            possible |= served  # the acceptance rule may go back to a version from before
         check.expect(
             result.after in possible,
             f"{where} left version {result.after}, which it neither started from nor published",
@@ -154,6 +156,7 @@ def _check_chain(
                 f"{where} is {result.status.value} without its new version serving",
             )
         serving = result.after
+        served.add(serving)
 
 
 def check_references(

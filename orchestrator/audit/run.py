@@ -26,6 +26,7 @@ from orchestrator.rounds.phases import (
     Evaluated,
     Phase,
     Published,
+    Remeasured,
     Synced,
     Trained,
 )
@@ -45,6 +46,8 @@ _RESULTS: dict[Phase, type[Record]] = {
     Phase.PUBLISH: Published,
     Phase.SYNC: Synced,
     Phase.EVALUATE: Evaluated,
+    Phase.COMPARE: Remeasured,
+    Phase.FINAL: Remeasured,
     Phase.ACCEPT: RoundResult,
 }
 """What each phase leaves in the journal."""
@@ -54,6 +57,8 @@ _NEEDS = {
     Phase.PUBLISH: Phase.TRAIN,
     Phase.SYNC: Phase.PUBLISH,
     Phase.EVALUATE: Phase.DRAW,
+    Phase.COMPARE: Phase.EVALUATE,
+    Phase.FINAL: Phase.DRAW,
     Phase.ACCEPT: Phase.DRAW,
 }
 """Which phase of the same round must have finished before."""
@@ -77,7 +82,8 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     served = {result.round: result.after for result in results}
     first = next((e for e in entries if (e.round, e.phase) == (0, Phase.DRAW)), None)
     gone = removed(folder, "round")
-    held_out = None if first is None else str(first.result["digest"]).rpartition(":")[2]
+    sets = [] if first is None else str(first.result["digest"]).split(":")
+    measured = dict(zip(("train", "held_out", "test"), sets, strict=False))
     for index in folder.rounds():
         of_round = {e.phase: e for e in entries if e.round == index}
         here = RoundAudit(
@@ -87,7 +93,7 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
             config,
             manifests,
             report,
-            held_out=held_out,
+            measured=measured,
             was_removed=index in gone,
             absent=absent,
             deep=deep,

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from orchestrator.acceptance.measurement import PromptCounts
 from policies.records import Record
 from policies.reference import ReferencePlan
 from workers.training.engine import UpdateOutcome
@@ -24,6 +25,10 @@ class Phase(StrEnum):
     PUBLISH = "publish"
     SYNC = "sync"
     EVALUATE = "evaluate"
+    COMPARE = "compare"
+    """Only where the acceptance rule wants a version measured again."""
+    FINAL = "final"
+    """Only at the start and the end of a run: measurements that no decision uses."""
     ACCEPT = "accept"
 
 
@@ -82,6 +87,15 @@ class Evaluated(Record):
     version: int
     digests: dict[str, str]
     metrics: dict[str, float]
+    counts: PromptCounts | None = None
+    """What came of each prompt's attempts; None by an older Pawl."""
+
+
+class Remeasured(Record):
+    """Versions that were measured once more, to decide on a candidate (`compare`), or for the record (`final`)."""
+
+    measurements: dict[str, Evaluated]
+    """By the name of the folder that holds its samples, inside the round's."""
 
 
 def headline(result: Record) -> dict[str, float]:

@@ -39,7 +39,7 @@ from policies.seeds import derive_rng
 from policies.shards import Written, read_marker, read_records, write_draft
 from workers.portion import WHOLE, Portion
 from workers.verify.again import contradicting
-from workers.verify.aggregate import FeedbackSettings, aggregate, pass_at_k, powers_of_two
+from workers.verify.aggregate import FeedbackSettings, aggregate
 from workers.verify.isolation import IsolatedVerifier
 from workers.verify.steps import parts_to_grade, verdict_on
 from workers.verify.verifier import Verifier
@@ -213,9 +213,10 @@ class VerifyWorker:
     ) -> Written:
         """Count what an evaluation needs; write the feedback.
 
-        Trajectories without usable feedback are left out of pass@k and counted as `unusable`; a prompt with
-        none left is missing from `prompts_graded`. `pass_at[k]` holds the sum over prompts of the unbiased
-        estimate, and how many prompts have at least k graded samples.
+        `by_prompt` holds a few numbers for each prompt of the shard, in order (so the summary of a large shard is
+        above 1 KB): attempts that were asked for, those that something graded, and among these the right ones, the
+        sum of their scores, those that ended by themselves, and the right ones of these. What the policy did wrong is
+        graded and wrong; what nothing graded (`unusable`) is our failure, and is kept apart.
         """
         groups = self._groups(trajectories_path, prompts_path)
         scored = self._score(groups, _read_all(Verdict, verdicts_path, judgement_path), ())
@@ -230,10 +231,9 @@ class VerifyWorker:
         summary = _within_budget(
             {
                 "prompts": len(scored),
-                "prompts_graded": sum(any(_usable(group)) for group in scored),
                 "samples": len(feedback),
                 **_count_desirable(feedback),
-                "pass_at": _pass_at(scored),
+                "by_prompt": _by_prompt(scored),
                 "policy_tokens": sum(t.num_policy_tokens for t in sampled),
                 "truncated": sum(t.status is TrajectoryStatus.TRUNCATED for t in sampled),
                 "neg_logprob_sum": -math.fsum(p for turn in turns for p in turn.logprobs),
@@ -366,25 +366,33 @@ def _summarise_examples(examples: Sequence[Example]) -> Summary:
     }
 
 
-def _usable(group: ScoredGroup) -> list[bool]:
-    return [feedback.score is not None for feedback in group.feedback]
-
-
 def _is_uniform(group: ScoredGroup, *, desirable: bool) -> bool:
     seen = [feedback.desirable for feedback in group.feedback if feedback.desirable is not None]
     return bool(seen) and all(bit is desirable for bit in seen)
 
 
-def _pass_at(groups: Sequence[ScoredGroup]) -> dict[str, dict[str, float]]:
-    counts = [
-        (sum(_usable(group)), sum(f.desirable is True for f in group.feedback)) for group in groups
-    ]
-    largest = max((samples for samples, _ in counts), default=0)
-    result: dict[str, dict[str, float]] = {}
-    for k in powers_of_two(largest):
-        values = [pass_at_k(samples, correct, k) for samples, correct in counts if samples >= k]
-        result[str(k)] = {"sum": math.fsum(values), "prompts": len(values)}
-    return result
+def _by_prompt(groups: Sequence[ScoredGroup]) -> dict[str, list[float]]:
+    """One list per count, with a number for each prompt in order."""
+    found: dict[str, list[float]] = {
+        name: [] for name in ("asked", "measured", "right", "score_sum", "ended", "ended_right")
+    }
+    for group in groups:
+        graded = [
+            (feedback, trajectory.status is TrajectoryStatus.COMPLETE)
+            for feedback, trajectory in zip(group.feedback, group.trajectories, strict=True)
+            if feedback.score is not None
+        ]
+        row = (
+            len(group.feedback),
+            len(graded),
+            sum(f.desirable is True for f, _ in graded),
+            math.fsum(f.score or 0.0 for f, _ in graded),
+            sum(ended for _, ended in graded),
+            sum(ended and f.desirable is True for f, ended in graded),
+        )
+        for column, value in zip(found.values(), row, strict=True):
+            column.append(value)
+    return found
 
 
 def _within_budget(summary: Summary) -> Summary:
