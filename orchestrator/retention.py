@@ -14,6 +14,7 @@ from pathlib import Path
 from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind
 from orchestrator.removal_notes import Kind, Removed, note_path
+from orchestrator.rounds.reuse import rounds_to_reuse
 from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder, ShardKind
 from policies import files
@@ -122,13 +123,14 @@ def _unwanted(
         for number in old:
             if number not in needed:
                 yield "policy", number
-        carrying = max((r.round for r in results if r.after == r.round), default=-1)
+        carrying = results[-1].after  # versions are numbered by round
         for index in finished:
             if index != carrying and folder.round(index).optimizer_state.exists():
                 yield "optimizer", index
     last = config.retention.trajectories
     if last != "all":
-        for index in finished[:-last]:
+        again = rounds_to_reuse(config, results, finished[-1] + 1, results[-1].after)
+        for index in sorted(set(finished[:-last]) - set(again)):
             if any(path.exists() for path in _place(folder, "round", index).then):
                 yield "round", index
 

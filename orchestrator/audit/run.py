@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.audit.check import Check, Report
-from orchestrator.audit.policies import check_lineage, check_references, check_training
+from orchestrator.audit.policies import check_lineage, check_references, check_reuse, check_training
 from orchestrator.audit.rounds import RoundAudit
 from orchestrator.config.resolved import read_config
 from orchestrator.config.run_config import RunConfig
@@ -78,6 +78,7 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     absent = frozenset(left.names if left else ())
     manifests = check_lineage(folder, entries, report, absent)
     check_references(config, entries, report["reference"])
+    check_reuse(entries, report["training"])
     results = [RoundResult.model_validate(e.result) for e in entries if e.phase is Phase.ACCEPT]
     served = {result.round: result.after for result in results}
     first = next((e for e in entries if (e.round, e.phase) == (0, Phase.DRAW)), None)

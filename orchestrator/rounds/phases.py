@@ -61,6 +61,12 @@ class Trained(Record):
     skipped_because: str = ""
     diverged: bool = False
     """It was abandoned because a number was not finite; `skipped_because` says which."""
+    forced: bool = False
+    """The reference log-probs were recomputed because the sampler's are too far off (`limits.max_logprob_gap`)."""
+    reused: tuple[int, ...] = ()
+    """Earlier rounds whose examples joined this round's (`on_rejection.keep_examples`)."""
+    num_reused: int = 0
+    """Examples that these rounds brought."""
 
 
 class Published(Record):

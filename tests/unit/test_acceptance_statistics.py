@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from orchestrator.acceptance.measurement import Measurement, PromptCounts, difference, pooled
 from orchestrator.acceptance.statistics import (
