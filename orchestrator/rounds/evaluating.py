@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.acceptance.measurement import PromptCounts
 from orchestrator.inputs import made_from
-from orchestrator.rounds.collecting import digests, pipeline, rollout_stage, totals, verify_stage
+from orchestrator.rounds.collecting import digests, rollout_stage, run_stages, totals, verify_stage
 from orchestrator.rounds.drawing import mend_prompts, write_measured_prompts
 from orchestrator.rounds.limits import check_collection
 from orchestrator.rounds.metrics import conversation_metrics
@@ -79,7 +79,7 @@ def _measure(
     shards = [folder.shard(i) for i in range(len(folder.prompt_shards()))]
     for shard in shards:
         _grade_anew(shard)
-    summaries = pipeline(scope, stages, phase=phase.value).run(shards)
+    summaries = run_stages(scope, stages, shards, phase=phase.value)
     check_collection(run, scope.index, totals(summaries), summaries)
     return Evaluated(
         version=version.number,

@@ -9,11 +9,13 @@ abandoned, and the round ends with the serving policy untouched.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 
+from orchestrator.events import EventKind
 from orchestrator.rounds.logprob_gap import must_recompute, was_forced
 from orchestrator.rounds.phases import Collected, Trained
-from orchestrator.rounds.reuse import learning_rate_factor, reused_examples
+from orchestrator.rounds.reuse import Reused, learning_rate_factor, reused_examples
 from orchestrator.rounds.training import train
 from orchestrator.run import RoundScope
 from policies.component import create
@@ -56,11 +58,11 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
         learning_rate_factor=learning_rate_factor(scope),
     )
     try:
-        outcome = train(scope, job, reused.paths, _expected_steps(scope, number))
+        outcome = _timed(scope, job, reused, number)
         if must_recompute(scope, outcome, source, forced):
             source, forced = "recompute", True
             job = job.model_copy(update={"logprobs": "recompute"})
-            outcome = train(scope, job, reused.paths, _expected_steps(scope, number))
+            outcome = _timed(scope, job, reused, number)
     except DivergenceError as error:
         run.events.warn(f"the update was abandoned: {error}", round_index=scope.index)
         return Trained(
@@ -78,6 +80,21 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
         reused=reused.rounds,
         num_reused=reused.num_examples,
     )
+
+
+def _timed(scope: RoundScope, job: UpdateJob, reused: Reused, number: int) -> UpdateOutcome:
+    """Make the update, and tell how fast it was: the journal has no clocks."""
+    started = time.monotonic()
+    outcome = train(scope, job, reused.paths, _expected_steps(scope, number))
+    seconds = time.monotonic() - started
+    scope.run.events.emit(
+        EventKind.THROUGHPUT,
+        round_index=scope.index,
+        phase="train",
+        stages={"train": {"tokens": outcome.num_tokens, "seconds": round(seconds, 3)}},
+        timings={name: v for name, v in outcome.metrics.items() if "second" in name},
+    )
+    return outcome
 
 
 def _too_few(number: int, needed: int, dropped: Mapping[str, int]) -> str:

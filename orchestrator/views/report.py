@@ -291,7 +291,8 @@ def _curve(points: Sequence[tuple[int, float, float]]) -> str:
         if e
     ]
     dots = [
-        f'<circle class="dot" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3.5"><title>round {s}: {v:.3f} ± {e:.3f}</title></circle>'
+        f'<circle class="dot" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3.5">'
+        f"<title>round {s}: {v:.3f} ± {e:.3f}</title></circle>"
         for s, v, e in points
     ]
     label = escape(f"pass@1 from {points[0][1]:.3f} to {points[-1][1]:.3f}")
