@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.audit.run import audit
+from orchestrator.config.files import load_config
 from orchestrator.events import EventKind, read_events
 from orchestrator.journal import Journal
 from orchestrator.launch import RunSummary, resume_experiment, run_experiment
@@ -308,3 +309,10 @@ def test_a_large_gap_ends_the_run_where_that_is_asked_for_or_nothing_is_left(
         run(tmp_path / "other", training=recomputed)
     (tmp_path / "third").mkdir()
     run(tmp_path / "third", training=recomputed, limits={"max_logprob_gap": 1.0})
+
+
+def test_the_engine_that_the_message_about_a_gap_names_can_be_set_as_it_says() -> None:
+    text = "rollout.engine={type: transformers}"
+    source = (Path(__file__).parents[2] / "orchestrator/rounds/logprob_gap.py").read_text()
+    assert text in source
+    assert load_config("quickstart", [text]).config.rollout.engine.type == "transformers"

@@ -40,6 +40,7 @@ from policies.shards import Written, read_marker, read_records, write_draft
 from workers.portion import WHOLE, Portion
 from workers.verify.again import contradicting
 from workers.verify.aggregate import FeedbackSettings, aggregate
+from workers.verify.by_prompt import count_by_prompt
 from workers.verify.isolation import IsolatedVerifier
 from workers.verify.steps import parts_to_grade, verdict_on
 from workers.verify.verifier import Verifier
@@ -233,7 +234,7 @@ class VerifyWorker:
                 "prompts": len(scored),
                 "samples": len(feedback),
                 **_count_desirable(feedback),
-                "by_prompt": _by_prompt(scored),
+                "by_prompt": count_by_prompt(scored),
                 "policy_tokens": sum(t.num_policy_tokens for t in sampled),
                 "truncated": sum(t.status is TrajectoryStatus.TRUNCATED for t in sampled),
                 "neg_logprob_sum": -math.fsum(p for turn in turns for p in turn.logprobs),
@@ -369,30 +370,6 @@ def _summarise_examples(examples: Sequence[Example]) -> Summary:
 def _is_uniform(group: ScoredGroup, *, desirable: bool) -> bool:
     seen = [feedback.desirable for feedback in group.feedback if feedback.desirable is not None]
     return bool(seen) and all(bit is desirable for bit in seen)
-
-
-def _by_prompt(groups: Sequence[ScoredGroup]) -> dict[str, list[float]]:
-    """One list per count, with a number for each prompt in order."""
-    found: dict[str, list[float]] = {
-        name: [] for name in ("asked", "measured", "right", "score_sum", "ended", "ended_right")
-    }
-    for group in groups:
-        graded = [
-            (feedback, trajectory.status is TrajectoryStatus.COMPLETE)
-            for feedback, trajectory in zip(group.feedback, group.trajectories, strict=True)
-            if feedback.score is not None
-        ]
-        row = (
-            len(group.feedback),
-            len(graded),
-            sum(f.desirable is True for f, _ in graded),
-            math.fsum(f.score or 0.0 for f, _ in graded),
-            sum(ended for _, ended in graded),
-            sum(ended and f.desirable is True for f, ended in graded),
-        )
-        for column, value in zip(found.values(), row, strict=True):
-            column.append(value)
-    return found
 
 
 def _within_budget(summary: Summary) -> Summary:
