@@ -52,7 +52,7 @@ class PromptCounts(Record):
     @property
     def unmeasured_share(self) -> float:
         """Share of all attempts that nothing graded, those at prompts that do not count included."""
-        return 1.0 - sum(self.measured) / max(sum(self.asked), 1)
+        return self.num_unmeasured / max(sum(self.asked), 1)
 
     @property
     def num_unmeasured(self) -> int:

@@ -146,6 +146,7 @@ def test_all_metrics_are_over_the_same_prompts_and_count_what_was_not_measured()
 def test_a_prompt_with_less_than_half_of_its_attempts_is_not_measured() -> None:
     assert counts(3, 4, measured=(3, 4)).measured_prompts == [1]
     nothing = counts(0, 0, measured=(0, 0)).metrics()
+    assert counts(*[4] * 20, measured=(8,) * 19 + (0,)).unmeasured_share == 0.05, "to the last bit"
     assert nothing == {
         "eval/prompts": 0,
         "eval/prompts_unmeasured": 2,

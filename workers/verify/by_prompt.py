@@ -1,4 +1,4 @@
-"""What came of the attempts at each held-out prompt: the counts that evaluation metrics and their errors are made of."""
+"""What came of the attempts at each held-out prompt: the counts that evaluation metrics and errors are made of."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from policies.records import ScoredGroup, TrajectoryStatus
 def count_by_prompt(groups: Sequence[ScoredGroup]) -> dict[str, list[float]]:
     """One list per count, with a number for each prompt in order.
 
-    `asked`: attempts; `measured`: those that something graded. Among these `right`, `score_sum`, `ended` (by themselves,
-    before any limit) and `ended_right`.
+    `asked`: attempts; `measured`: those that something graded. Among these `right`, `score_sum`, `ended` (by
+    themselves, before any limit) and `ended_right`.
     """
     found: dict[str, list[float]] = {
         name: [] for name in ("asked", "measured", "right", "score_sum", "ended", "ended_right")
