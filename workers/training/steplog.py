@@ -41,7 +41,8 @@ class StepLog:
     def __init__(self, path: Path | None, before: Sequence[Mapping[str, float]] = ()) -> None:
         self._path = path
         self.steps: list[dict[str, float]] = [
-            {name: value for name, value in step.items() if name != "step"} for step in before
+            _ordered({name: value for name, value in step.items() if name != "step"})
+            for step in before
         ]
         """`before`: the steps that a checkpoint brought, which are logged again, once."""
         if path is not None:
@@ -57,7 +58,7 @@ class StepLog:
             DivergenceError: its loss or gradient norm is not finite.
         """
         step = {ours: float(values[theirs]) for theirs, ours in _NAMES.items() if theirs in values}
-        step |= _other(values)
+        step = _ordered(step | _other(values))
         for name in ("train/loss", "train/grad_norm"):
             self.require_finite(name, step.get(name, 0.0))
         self.steps.append(step)
@@ -97,6 +98,12 @@ class StepLog:
         last = self.steps[-max(1, len(self.steps) // 4) :]
         values = [s[name] for s in last if name in s]
         return _mean(values) if values else None
+
+
+def _ordered(step: Mapping[str, float]) -> dict[str, float]:
+    """The values in one order, whether they come from the trainer or from a checkpoint."""
+    known = [name for name in _NAMES.values() if name in step]
+    return {name: step[name] for name in [*known, *sorted(step.keys() - set(known))]}
 
 
 def _other(values: Mapping[str, object]) -> dict[str, float]:
