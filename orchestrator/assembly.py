@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from orchestrator.activity import Watch, WatchedCluster
@@ -48,9 +48,10 @@ def assemble(
     journal = Journal(folder.journal, guard=fence)
     remove_leftovers(folder, journal.next_round())
     train, held_out = load_prompts(config)
+    test = load_test_prompts(config, train, held_out)
     recorded = journal.find(0, Phase.DRAW, Drawn)
     if recorded is not None:
-        check_same_prompts(recorded, train, held_out)
+        check_same_prompts(recorded, train, held_out, test)
     store = PolicyStore(folder.policies, guard=fence)
     initial = store.adopt_initial(resolve_model(config.policy))
     served = [result.after for result in journal.results()]
@@ -82,6 +83,7 @@ def assemble(
             acceptance=create(config.acceptance),
             train_prompts=train,
             held_out_prompts=held_out,
+            test_prompts=test,
             mirror=mirror,
         )
 
@@ -116,6 +118,33 @@ def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
             )
         )
     return train, held_out
+
+
+def load_test_prompts(
+    config: RunConfig, train: Sequence[Prompt], held_out: Sequence[Prompt]
+) -> list[Prompt]:
+    """The prompts of `prompts.test`, checked against both other sets; empty without the setting.
+
+    Raises:
+        InputError: a file is wrong, or the sets overlap.
+        ConfigurationError: the set is empty.
+    """
+    if config.prompts.test is None:
+        return []
+    test: list[Prompt] = create(config.prompts.test).load()
+    if not test:
+        raise ConfigurationError(
+            explain(
+                "the test set is empty: nothing could be measured",
+                value=0,
+                where="prompts.test",
+                fix="give at least one prompt, or leave prompts.test out",
+            )
+        )
+    if not config.prompts.allow_overlap:
+        check_overlap(train, test, name="prompts.test")
+        check_overlap(held_out, test, name="prompts.test", other="prompts.held_out")
+    return test
 
 
 def _cluster(

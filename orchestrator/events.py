@@ -39,6 +39,8 @@ class EventKind(StrEnum):
     """detail: `shard`, `stage` (rollout, verify, judge, prefer, grade), `tokens`, `trajectories`."""
     TRAINING_STEP = "training_step"
     """detail: `step`, `steps`."""
+    THROUGHPUT = "throughput"
+    """detail: `stages`, with `tokens` and busy `seconds` of each, and `timings`, metrics with a clock in them."""
     ROUND_FINISHED = "round_finished"
     """detail: the `RoundResult` as JSON, and `seconds` by phase."""
     REMOVED = "removed"
@@ -63,6 +65,40 @@ class Event(Record):
     detail: dict[str, Json] = Field(default_factory=dict)
 
 
+class Throughput:
+    """Adds up what stages did in how many busy seconds, over all drivers of a run, by round."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[int, dict[str, float]] = {}
+        self._busy: dict[int, dict[str, float]] = {}
+        self._timings: dict[int, dict[str, float]] = {}
+
+    def add(self, event: Event) -> None:
+        """Take what an event of the kind says; others are passed over."""
+        if event.kind is not EventKind.THROUGHPUT or event.round is None:
+            return
+        stages = event.detail.get("stages")
+        for name, row in stages.items() if isinstance(stages, dict) else ():
+            if not isinstance(row, dict):
+                continue
+            for total, key in ((self._tokens, "tokens"), (self._busy, "seconds")):
+                of_round = total.setdefault(event.round, {})
+                of_round[name] = of_round.get(name, 0.0) + _plain_number(row.get(key))
+        timings = event.detail.get("timings")
+        for name, value in timings.items() if isinstance(timings, dict) else ():
+            self._timings.setdefault(event.round, {})[name] = _plain_number(value)
+
+    def of(self, round_index: int) -> dict[str, float]:
+        """`throughput/<stage>` in tokens per second, and the timings under their own names."""
+        busy, tokens = self._busy.get(round_index, {}), self._tokens.get(round_index, {})
+        rates = {f"throughput/{n}": round(tokens[n] / s, 1) for n, s in busy.items() if s > 0}
+        return {**rates, **self._timings.get(round_index, {})}
+
+
+def _plain_number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
 Observer = Callable[[Event], None]
 
 
@@ -74,6 +110,7 @@ class EventLog:
         self.observers = list(observers)
         self.reported_rounds: set[int] = set()
         self._seconds: dict[int, dict[str, float]] = {}
+        self._throughput = Throughput()
         self._lock = threading.Lock()  # the tracker's thread warns too
         self._writes = True
         _end_torn_line(path)
@@ -117,9 +154,14 @@ class EventLog:
         """Wall seconds of each phase of a round; a phase that was done twice counts twice."""
         return dict(self._seconds.get(round_index, {}))
 
+    def throughput(self, round_index: int) -> dict[str, float]:
+        """Tokens per second of each stage of a round, and what else its trainer says of time."""
+        return self._throughput.of(round_index)
+
     def _remember(self, event: Event) -> None:
         if event.round is None:
             return
+        self._throughput.add(event)
         if event.kind is EventKind.ROUND_FINISHED:
             self.reported_rounds.add(event.round)
         seconds = event.detail.get("seconds")

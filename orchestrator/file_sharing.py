@@ -24,6 +24,9 @@ WRITABLE = (
     "activity",
     "rounds/*/attempts",
     "rounds/*/evaluate/attempts",
+    "rounds/*/again-*/attempts",
+    "rounds/*/final/attempts",
+    "rounds/*/test/attempts",
     "rounds/*/train/checkpoints",
 )
 """Where files of workers are taken in: nothing there counts before the driver has committed it."""

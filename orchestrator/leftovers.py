@@ -11,7 +11,8 @@ from policies import files
 def remove_attempts(folder: RoundFolder) -> None:
     """Remove what workers wrote for a round and nobody committed, a late worker's files included."""
     files.remove_tree(folder.attempts)
-    files.remove_tree(folder.evaluation.attempts)
+    for measurement in folder.measurements():
+        files.remove_tree(measurement.attempts)
 
 
 def remove_leftovers(folder: RunFolder, next_round: int) -> None:

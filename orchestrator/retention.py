@@ -14,8 +14,9 @@ from pathlib import Path
 from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind
 from orchestrator.removal_notes import Kind, Removed, note_path
+from orchestrator.rounds.reuse import rounds_to_reuse
 from orchestrator.run import Run
-from orchestrator.run_folder import RoundFolder, RunFolder, ShardKind
+from orchestrator.run_folder import RunFolder, ShardKind
 from policies import files
 from policies.component import create
 from policies.records import RoundResult
@@ -34,7 +35,7 @@ KINDS: tuple[ShardKind, ...] = (
 """What is removed of an old round; the prompts, the steps of the update and the journal stay."""
 _LOOK_AHEAD = 2000
 """Rounds of the future whose references are worked out one by one."""
-_SCORES = ("eval/pass@1", "eval/score")
+_SCORES = ("serving/pass@1", "eval/pass@1", "eval/score")
 
 
 def keep_what_is_wanted(run: Run) -> None:
@@ -64,6 +65,8 @@ def needed_policies(config: RunConfig, results: Sequence[RoundResult]) -> set[in
     served = [result.after for result in results]
     best = best_round(results)
     wanted = {0, served[-1], best.after}
+    if results[-1].best is not None:
+        wanted.add(results[-1].best)
     schedules: dict[int, ReferenceSchedule] = {}
     for index in range(len(served), min(config.rounds, len(served) + _LOOK_AHEAD) + 1):
         num_new = index - len(served)
@@ -120,13 +123,14 @@ def _unwanted(
         for number in old:
             if number not in needed:
                 yield "policy", number
-        carrying = max((r.round for r in results if r.after == r.round), default=-1)
+        carrying = results[-1].after  # versions are numbered by round
         for index in finished:
             if index != carrying and folder.round(index).optimizer_state.exists():
                 yield "optimizer", index
     last = config.retention.trajectories
     if last != "all":
-        for index in finished[:-last]:
+        again = rounds_to_reuse(config, results, finished[-1] + 1, results[-1].after)
+        for index in sorted(set(finished[:-last]) - set(again)):
             if any(path.exists() for path in _place(folder, "round", index).then):
                 yield "round", index
 
@@ -149,7 +153,7 @@ def _place(folder: RunFolder, kind: Kind, number: int) -> _Place:
     if kind == "optimizer":
         state = folder.round(number).optimizer_state
         return _Place((marker_path(state),), (state,))
-    halves: tuple[RoundFolder, ...] = (folder.round(number), folder.round(number).evaluation)
+    halves = (folder.round(number), *folder.round(number).measurements())
     return _Place(
         tuple(marker_path(p) for half in halves for kind in KINDS for p in half.shards(kind)),
         tuple(half.path / kind for half in halves for kind in KINDS),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from orchestrator.acceptance.rule import AcceptanceRule
@@ -55,6 +55,8 @@ class Run:
     acceptance: AcceptanceRule
     train_prompts: list[Prompt]
     held_out_prompts: list[Prompt]
+    test_prompts: list[Prompt] = field(default_factory=list)
+    """Empty without `prompts.test`."""
     mirror: Mirror | None = None
     """Copies what is committed to object storage, when that is configured."""
 

@@ -10,6 +10,7 @@
 <run>/activity.json, activity/  what each worker does now; gone when the driver ends
 <run>/policies/0003/         published weights with their manifest
 <run>/rounds/0003/           prompts.parquet, trajectories/, verdicts/, ..., examples/, train/, evaluate/
+<run>/rounds/0003/again-0002/, test/, final/   further measurements, laid out like evaluate/
 <run>/rounds/0003/attempts/  what workers wrote and the driver has not committed; gone when the round is finished
 <run>/removed/               notes on what retention removed
 <run>/quarantine/            damaged files and prompts that kill workers, each with its reason beside it
@@ -62,6 +63,17 @@ class RoundFolder:
     def evaluation(self) -> RoundFolder:
         """The held-out measurement of the round; the same layout inside."""
         return RoundFolder(self.path / "evaluate")
+
+    def measurement(self, name: str) -> RoundFolder:
+        """Another measurement of the round; the same layout inside. `again-0002`: version 2 once more, for a
+        decision; `final`: the held-out prompts once more, after the last; `test`: the prompts of `prompts.test`.
+        """
+        return RoundFolder(self.path / name)
+
+    def measurements(self) -> list[RoundFolder]:
+        """The held-out measurement of the round, and what else was measured in it."""
+        others = [p for kind in ("again-*", "final", "test") for p in sorted(self.path.glob(kind))]
+        return [self.evaluation, *(RoundFolder(p) for p in others if p.is_dir())]
 
     @property
     def train(self) -> Path:

@@ -371,9 +371,9 @@ class RoundStatus(StrEnum):
     UNTRAINED = "untrained"
     """Round 0: the policy as it came, measured."""
     IMPROVED = "improved"
-    """The new policy was accepted and the held-out score rose."""
+    """The new policy was accepted, and its held-out score rose by more than the noise of the measurement."""
     KEPT = "kept"
-    """The new policy was accepted although the held-out score did not rise."""
+    """The new policy was accepted, and whether its held-out score rose cannot be told from noise."""
     SKIPPED = "skipped"
     """Too few examples: no update."""
     REJECTED = "rejected"
@@ -396,3 +396,5 @@ class RoundResult(Record):
     reference: str
     reason: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)
+    best: int | None = None
+    """The best version known after the round, where the acceptance rule keeps track of one."""

@@ -129,7 +129,7 @@ def _check_parent(
 def _check_chain(
     entries: Sequence[JournalEntry], published: Mapping[int, Published], check: Check
 ) -> None:
-    serving = 0
+    serving, served = 0, {0}
     for entry in _of(entries, Phase.ACCEPT):
         result = RoundResult.model_validate(entry.result)
         where = f"round {result.round}"
@@ -139,6 +139,8 @@ def _check_chain(
         )
         candidate = published.get(result.round)
         possible = {result.before} | ({candidate.version} if candidate else set())
+        if result.status is RoundStatus.REJECTED:
+            possible |= served  # the acceptance rule may go back to a version from before
         check.expect(
             result.after in possible,
             f"{where} left version {result.after}, which it neither started from nor published",
@@ -154,6 +156,7 @@ def _check_chain(
                 f"{where} is {result.status.value} without its new version serving",
             )
         serving = result.after
+        served.add(serving)
 
 
 def check_references(
@@ -185,6 +188,31 @@ def check_references(
         )
 
 
+def check_reuse(entries: Sequence[JournalEntry], check: Check) -> None:
+    """Examples that joined a later update: as many as their rounds made, sampled by the version that was trained."""
+    before: dict[int, int] = {}
+    serving = 0
+    made: dict[int, int] = {}
+    for entry in entries:
+        if entry.phase is Phase.COLLECT:
+            before[entry.round] = serving
+            made[entry.round] = Collected.model_validate(entry.result).num_examples
+        elif entry.phase is Phase.TRAIN:
+            trained = Trained.model_validate(entry.result)
+            others = [r for r in trained.reused if before.get(r) != serving or r >= entry.round]
+            check.expect(
+                not others,
+                f"round {entry.round} took examples of rounds {others}, which version {serving} did not sample",
+            )
+            have = sum(made.get(r, 0) for r in trained.reused)
+            check.expect(
+                trained.num_reused == have,
+                f"round {entry.round} took {trained.num_reused} examples of earlier rounds, they made {have}",
+            )
+        elif entry.phase is Phase.ACCEPT:
+            serving = RoundResult.model_validate(entry.result).after
+
+
 def check_training(
     run: RunFolder,
     index: int,
@@ -195,10 +223,13 @@ def check_training(
     """What the update of round `index` says it saw, against the round's examples and the step log."""
     if Phase.TRAIN not in of_round or Phase.COLLECT not in of_round:
         return
-    outcome = Trained.model_validate(of_round[Phase.TRAIN].result).outcome
+    trained = Trained.model_validate(of_round[Phase.TRAIN].result)
+    outcome = trained.outcome
     if outcome is None:
         return
-    num_examples = Collected.model_validate(of_round[Phase.COLLECT].result).num_examples
+    num_examples = (
+        trained.num_reused + Collected.model_validate(of_round[Phase.COLLECT].result).num_examples
+    )
     seen = outcome.num_examples + sum(outcome.dropped.values())
     check.expect(
         seen == num_examples,

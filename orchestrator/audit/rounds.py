@@ -11,7 +11,7 @@ from orchestrator.audit.check import Report
 from orchestrator.audit.shards import KINDS, ShardAudit, Totals, read_checked_marker
 from orchestrator.config.run_config import RunConfig
 from orchestrator.journal import JournalEntry
-from orchestrator.rounds.phases import Collected, Drawn, Evaluated, Phase
+from orchestrator.rounds.phases import Collected, Drawn, Evaluated, Phase, Remeasured
 from orchestrator.rounds.source_counts import count_sources
 from orchestrator.run_folder import RoundFolder
 from policies.records import Record, RoundResult
@@ -33,18 +33,18 @@ class RoundAudit:
         manifests: Mapping[int, Manifest],
         report: Report,
         *,
-        held_out: str | None,
+        measured: Mapping[str, str],
         was_removed: bool,
         absent: frozenset[str],
         deep: bool,
     ) -> None:
-        """Take a round, the digest of the held-out prompts that round 0 recorded, whether retention removed it, and the
-        files of the run that were left in a bucket.
+        """Take a round, the digests of the prompt sets that round 0 recorded (`held_out`, `test`), whether retention
+        removed it, and the files of the run that were left in a bucket.
         """
         self.folder, self.index, self.config = folder, index, config
         self.manifests, self.report, self.deep = manifests, report, deep
         self.of_round = of_round
-        self.held_out = held_out
+        self.measured = measured
         here = f"rounds/{folder.path.name}/"
         self.absent = {
             name.removeprefix(here)
@@ -67,18 +67,36 @@ class RoundAudit:
         if self.index > 0:
             samples = config.total_samples_of(self.index) if config else None
             totals = self._shards(self.folder, samples, collected.digests if collected else {})
-            self._check_draw(self.folder, totals)
+            drawn = self._result(Phase.DRAW, Drawn)
+            self._check_draw(self.folder, totals, drawn.digest if drawn else None)
             if collected is not None:
                 self._check_collected(collected, totals)
             self._check_samplers(totals, self._samplers(served))
         samples = config.evaluation.samples_per_prompt if config else None
-        held_out = self.folder.evaluation
-        totals = self._shards(held_out, samples, evaluated.digests if evaluated else {})
-        self._check_draw(held_out, totals)
-        if evaluated is not None:
-            self._check_samplers(totals, {evaluated.version})
+        self._check_measurement(self.folder.evaluation, samples, evaluated, "held_out")
+        self._check_further_measurements(samples)
         if Phase.ACCEPT in self.of_round:
             self._check_leftovers()
+
+    def _check_further_measurements(self, samples: int | None) -> None:
+        """What was measured in the round besides its candidate, as far as it has come."""
+        found: dict[str, Evaluated] = {}
+        for phase in (Phase.COMPARE, Phase.FINAL):
+            entry = None if self.was_removed else self._result(phase, Remeasured)
+            found |= {} if entry is None else entry.measurements
+        there = [f.path.name for f in self.folder.measurements()[1:]]
+        for name in sorted({*there, *found}):
+            prompts = "test" if name == "test" else "held_out"
+            folder = self.folder.measurement(name)
+            self._check_measurement(folder, samples, found.get(name), prompts)
+
+    def _check_measurement(
+        self, folder: RoundFolder, samples: int | None, known: Evaluated | None, prompts: str
+    ) -> None:
+        totals = self._shards(folder, samples, known.digests if known else {})
+        self._check_draw(folder, totals, self.measured.get(prompts))
+        if known is not None:
+            self._check_samplers(totals, {known.version})
 
     def _result(self, phase: Phase, kind: type[R]) -> R | None:
         entry = self.of_round.get(phase)
@@ -111,7 +129,7 @@ class RoundAudit:
             )
         return totals
 
-    def _check_draw(self, folder: RoundFolder, totals: Totals) -> None:
+    def _check_draw(self, folder: RoundFolder, totals: Totals, recorded: str | None) -> None:
         drawn = self._result(Phase.DRAW, Drawn)
         if drawn is None or folder.prompts.relative_to(self.folder.path).as_posix() in self.absent:
             return
@@ -121,7 +139,6 @@ class RoundAudit:
         ):
             return
         assert whole is not None
-        recorded = drawn.digest if folder.path == self.folder.path else self.held_out
         self.report["digests"].expect(
             whole.content_digest == recorded, f"{folder.prompts} is not what the journal recorded"
         )

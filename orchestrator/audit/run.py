@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.audit.check import Check, Report
-from orchestrator.audit.policies import check_lineage, check_references, check_training
+from orchestrator.audit.policies import check_lineage, check_references, check_reuse, check_training
 from orchestrator.audit.rounds import RoundAudit
 from orchestrator.config.resolved import read_config
 from orchestrator.config.run_config import RunConfig
@@ -26,6 +26,7 @@ from orchestrator.rounds.phases import (
     Evaluated,
     Phase,
     Published,
+    Remeasured,
     Synced,
     Trained,
 )
@@ -45,6 +46,8 @@ _RESULTS: dict[Phase, type[Record]] = {
     Phase.PUBLISH: Published,
     Phase.SYNC: Synced,
     Phase.EVALUATE: Evaluated,
+    Phase.COMPARE: Remeasured,
+    Phase.FINAL: Remeasured,
     Phase.ACCEPT: RoundResult,
 }
 """What each phase leaves in the journal."""
@@ -54,6 +57,8 @@ _NEEDS = {
     Phase.PUBLISH: Phase.TRAIN,
     Phase.SYNC: Phase.PUBLISH,
     Phase.EVALUATE: Phase.DRAW,
+    Phase.COMPARE: Phase.EVALUATE,
+    Phase.FINAL: Phase.DRAW,
     Phase.ACCEPT: Phase.DRAW,
 }
 """Which phase of the same round must have finished before."""
@@ -73,11 +78,13 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     absent = frozenset(left.names if left else ())
     manifests = check_lineage(folder, entries, report, absent)
     check_references(config, entries, report["reference"])
+    check_reuse(entries, report["training"])
     results = [RoundResult.model_validate(e.result) for e in entries if e.phase is Phase.ACCEPT]
     served = {result.round: result.after for result in results}
     first = next((e for e in entries if (e.round, e.phase) == (0, Phase.DRAW)), None)
     gone = removed(folder, "round")
-    held_out = None if first is None else str(first.result["digest"]).rpartition(":")[2]
+    sets = [] if first is None else str(first.result["digest"]).split(":")
+    measured = dict(zip(("train", "held_out", "test"), sets, strict=False))
     for index in folder.rounds():
         of_round = {e.phase: e for e in entries if e.round == index}
         here = RoundAudit(
@@ -87,7 +94,7 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
             config,
             manifests,
             report,
-            held_out=held_out,
+            measured=measured,
             was_removed=index in gone,
             absent=absent,
             deep=deep,

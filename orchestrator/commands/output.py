@@ -140,7 +140,10 @@ def show_rounds(folder: RunFolder) -> None:
     """The table of a run by round."""
     from orchestrator.views.display import rounds_table
     from orchestrator.views.run_state import phase_seconds, results_of
+    from orchestrator.views.scores import final_line
 
     results = results_of(folder)
     if results:
         console().print(rounds_table(results, phase_seconds(folder)))
+        if line := final_line(results):
+            console().print(line, markup=False, highlight=False)

@@ -20,6 +20,7 @@ from orchestrator.config.sections import (
     MixtureSettings,
     PolicySettings,
     PromptSettings,
+    RejectionSettings,
     RetentionSettings,
     RolloutSettings,
     StorageSettings,
@@ -70,6 +71,8 @@ class RunConfig(Settings):
         default_factory=lambda: ACCEPTANCE.parse("always")
     )
     """Whether a new policy is kept."""
+    on_rejection: RejectionSettings = Field(default_factory=RejectionSettings)
+    """What a rejected round leaves for the next."""
     limits: LimitSettings = Field(default_factory=LimitSettings)
     """When failures stop the round."""
     retention: RetentionSettings = Field(default_factory=RetentionSettings)

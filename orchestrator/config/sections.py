@@ -56,6 +56,10 @@ class PromptSettings(Settings):
     """Prompts to learn on."""
     held_out: Annotated[Component.Config, PROMPT_SOURCES.field()]
     """Prompts to measure on; never trained on."""
+    test: Annotated[Component.Config, PROMPT_SOURCES.field()] | None = None
+    """Prompts that no decision uses: measured at the start and at the end of the run only, which gives the number to
+    report (`test/pass@1`). Null: the last version is measured on the held-out prompts once more (`final/pass@1`),
+    where the acceptance rule chose it by its measurement."""
     per_round: int = Field(default=48, ge=1)
     """Prompts drawn in each round, without repetition until all were seen."""
     allow_overlap: bool = False
@@ -170,6 +174,19 @@ class LimitSettings(Settings):
     """Largest share of a round's trajectories that may end in a rollout error."""
     max_verdict_errors: float = Field(default=0.5, ge=0, le=1)
     """Largest share of a round's verdicts, per verifier or judge, that may be errors."""
+    max_unmeasured: float = Field(default=0.05, ge=0, le=1)
+    """Largest share of the held-out attempts that may lack a score because our side failed (sampler, verifier, a prompt
+    that does not fit). With more, nothing is decided on the measurement: the new policy is kept, with the reason."""
+    warn_logprob_gap: float = Field(default=0.1, gt=0)
+    """Mean distance in nats per token between the log-probs of sampler and trainer (`health/logprob_gap`) from
+    which on a round is warned about. bf16 samplers are at about 0.01."""
+    max_logprob_gap: float = Field(default=0.5, gt=0)
+    """The same, from which on the sampler's log-probs are not used as the reference's any more."""
+    on_logprob_gap: Literal["recompute", "refuse"] = "recompute"
+    """What a gap above max_logprob_gap does: the update is made again with reference log-probs that the trainer
+    computes, or the run ends with the reason (so it does where they were computed by the trainer already)."""
+    max_rejected_rounds: int = Field(default=4, ge=1)
+    """Rejected rounds in a row after which the run ends with the reason."""
     solution_seconds: float = Field(default=60.0, ge=0)
     """Before a run, longest time for judging the reference solutions that prompts bring (`code_tests` reads them from
     the prompt's metadata); solutions that fail count like errors. 0 judges none."""
@@ -179,6 +196,17 @@ class LimitSettings(Settings):
     """Room (10^9 bytes) that is left free on the disk of the run folder; a round that would use it is not begun."""
     max_diverged_rounds: int = Field(default=2, ge=1)
     """Rounds in a row whose update was abandoned (loss, gradient or weight not finite) after which the run ends."""
+
+
+class RejectionSettings(Settings):
+    """What a rejected round leaves for the next one, which starts from the same policy."""
+
+    learning_rate_factor: float = Field(default=0.5, gt=0, le=1)
+    """The learning rate is multiplied by this once for each rejected round in a row; the first accepted round sets it
+    back. 1 leaves it as it is."""
+    keep_examples: bool = True
+    """Examples of earlier rounds that the serving version sampled join those of the next round: they are what that
+    policy does, so they are still on-policy. After an accepted round there are none: it starts from a new version."""
 
 
 class RetentionSettings(Settings):

@@ -18,17 +18,23 @@ NUM_SHOWN = 3
 
 
 def plan_answers(
-    config: RunConfig, plan: Plan, train: Sequence[Prompt], held_out: Sequence[Prompt]
+    config: RunConfig,
+    plan: Plan,
+    train: Sequence[Prompt],
+    held_out: Sequence[Prompt],
+    *,
+    name: str = "prompts.held_out",
 ) -> None:
     """Add a line for every verifier that cannot judge some prompts, and for every judge that is the policy itself.
 
     The former is a problem when they are a larger share than `limits.max_verdict_errors` allows, else a warning.
     """
-    _own_judges(config, plan)
+    if train:
+        _own_judges(config, plan)
     allowed = config.limits.max_verdict_errors
-    for name, verifiers, prompts in (
+    for where, verifiers, prompts in (
         ("prompts.train", config.verifiers, train),
-        ("prompts.held_out", config.evaluation_verifiers, held_out),
+        (name, config.evaluation_verifiers, held_out),
     ):
         for verifier in verifiers:
             reasons = _refused(verifier, prompts)
@@ -36,7 +42,7 @@ def plan_answers(
                 told = list(dict.fromkeys(reasons))  # the same of every prompt is said once
                 examples = "\n  ".join(told[:NUM_SHOWN])
                 plan.add(
-                    name,
+                    where,
                     f"{len(reasons)} of {len(prompts)} prompts cannot be judged by {verifier.source}:\n  "
                     + examples
                     + ("\n  ..." if len(told) > NUM_SHOWN else ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.config.remote_code import code_files, foreign_code, trusted_by
@@ -174,6 +175,34 @@ def _compared(
     return train, held_out
 
 
+def plan_test_prompts(
+    config: RunConfig,
+    plan: Plan,
+    train: Sequence[Prompt],
+    held_out: Sequence[Prompt],
+    *,
+    elsewhere: bool,
+) -> None:
+    """Load the prompts of `prompts.test`, and look for those that training or a decision sees too."""
+    if config.prompts.test is None:
+        return
+    test = _load("prompts.test", config.prompts.test, plan, elsewhere=elsewhere)
+    shared = overlapping([*train, *held_out], test)
+    if shared:
+        allowed = config.prompts.allow_overlap
+        remedy = (
+            ". Set by: prompts.test. Fix: use disjoint sets, or set prompts.allow_overlap: true"
+        )
+        examples = ", ".join(p.id for p in shared[:3])
+        plan.add(
+            "overlap",
+            f"{len(shared)} test prompts are training or held-out prompts too, e.g. {examples}"
+            f"{'' if allowed else remedy}",
+            "warning" if allowed else "problem",
+        )
+    plan_answers(config, plan, (), test, name="prompts.test")
+
+
 def check_prompts(config: RunConfig) -> Plan:
     """What `pawl validate` looks at besides the config: the prompts, where that takes no network and no imports.
 
@@ -191,6 +220,9 @@ def check_prompts(config: RunConfig) -> Plan:
     train, held_out = _compared(config, plan, *loaded)
     plan_answers(config, plan, train, held_out)
     show_functions(config, plan, train, held_out)
+    test = config.prompts.test
+    if test is not None and not getattr(type(test).component, "is_heavy", False):
+        plan_test_prompts(config, plan, train, held_out, elsewhere=True)
     return plan
 
 

@@ -17,7 +17,7 @@ from orchestrator.plan.answers import plan_answers
 from orchestrator.plan.dtype import plan_dtype
 from orchestrator.plan.floors import below_floor
 from orchestrator.plan.functions import try_functions
-from orchestrator.plan.inputs import plan_context, plan_model, plan_prompts
+from orchestrator.plan.inputs import plan_context, plan_model, plan_prompts, plan_test_prompts
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.machine import Machine, existing_parent, free_disk, this_machine
 from orchestrator.plan.model import ModelFacts
@@ -61,6 +61,7 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     model = plan_model(config, plan, elsewhere=elsewhere)
     train, held_out = plan_prompts(config, plan, elsewhere=elsewhere)
     plan_answers(config, plan, train, held_out)
+    plan_test_prompts(config, plan, train, held_out, elsewhere=elsewhere)
     plan_solutions(
         config, plan, train, held_out, elsewhere=elsewhere or config.cluster.address is not None
     )

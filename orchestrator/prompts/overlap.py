@@ -11,8 +11,20 @@ from policies.records import Prompt
 NUM_EXAMPLES = 3
 
 
-def check_overlap(train: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
+def check_overlap(
+    train: Sequence[Prompt],
+    held_out: Sequence[Prompt],
+    *,
+    name: str = "prompts.held_out",
+    other: str = "prompts.train",
+) -> None:
     """Refuse sets that share a prompt, by id or by text; the caller decides whether to ask.
+
+    Args:
+        train: the prompts that `held_out` must have none of.
+        held_out: the prompts to measure on.
+        name: setting that `held_out` comes from.
+        other: setting that `train` comes from.
 
     Raises:
         InputError: with how many are shared, and three of them.
@@ -20,12 +32,13 @@ def check_overlap(train: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
     shared = overlapping(train, held_out)
     if not shared:
         return
+    called = {"prompts.held_out": "held-out", "prompts.train": "training", "prompts.test": "test"}
     examples = "; ".join(f"{p.id}: {_question(p)[:60]!r}" for p in shared[:NUM_EXAMPLES])
     raise InputError(
         explain(
-            f"{len(shared)} of {len(held_out)} held-out prompts are training prompts too, e.g. {examples}",
+            f"{len(shared)} of {len(held_out)} {called[name]} prompts are {called[other]} prompts too, e.g. {examples}",
             value=len(shared),
-            where="prompts.train and prompts.held_out",
+            where=f"{other} and {name}",
             fix="use disjoint files or slices (skip, take), or allow it (prompts.allow_overlap: true)",
         )
     )

@@ -38,7 +38,7 @@ def collect(scope: RoundScope, drawn: Drawn) -> Collected:
     run = scope.run
     mend_prompts(scope)
     shards = [scope.folder.shard(i) for i in range(drawn.num_shards)]
-    summaries = pipeline(scope, _stages(scope), phase="collect").run(shards)
+    summaries = run_stages(scope, _stages(scope), shards, phase="collect")
     counts = totals(summaries)
     check_collection(run, scope.index, counts, summaries)
     kinds: list[ShardKind] = ["trajectories", "examples", "feedback"]
@@ -57,6 +57,27 @@ def collect(scope: RoundScope, drawn: Drawn) -> Collected:
             if k.startswith("prefer/dropped/")
         },
     )
+
+
+def run_stages(
+    scope: RoundScope, stages: Sequence[Stage], shards: Sequence[ShardPaths], *, phase: str
+) -> dict[str, list[Summary]]:
+    """Bring shards through stages, and tell how fast each stage was; returns summaries by stage."""
+    through = pipeline(scope, stages, phase=phase)
+    summaries = through.run(shards)
+    named = {"rollout": "rollout" if phase == "collect" else "evaluate"}
+    if phase == "collect":
+        named |= {"verify": "verify", "judge": "judge"}
+    done = {
+        named[name]: {"tokens": work.tokens, "seconds": round(work.seconds, 3)}
+        for name, work in through.work.items()
+        if name in named and work.tokens
+    }
+    if done:
+        scope.run.events.emit(
+            EventKind.THROUGHPUT, round_index=scope.index, phase=phase, stages=done
+        )
+    return summaries
 
 
 def pipeline(scope: RoundScope, stages: Sequence[Stage], *, phase: str) -> Pipeline:

@@ -26,9 +26,8 @@ def draw(scope: RoundScope) -> Drawn:
     per_shard = run.config.rollout.prompts_per_shard
     write_shards(run, scope.folder.evaluation, run.held_out_prompts, per_shard)
     if scope.index == 0:
-        return Drawn(
-            num_prompts=len(run.held_out_prompts), num_shards=0, digest=f"{train}:{held_out}"
-        )
+        sets = [train, held_out, *([content_digest(run.test_prompts)] if run.test_prompts else [])]
+        return Drawn(num_prompts=len(run.held_out_prompts), num_shards=0, digest=":".join(sets))
     prompts = draw_prompts(
         run.train_prompts, scope.index, run.config.prompts.per_round, run.config.seed
     )
@@ -51,8 +50,23 @@ def mend_prompts(scope: RoundScope) -> None:
         draw(scope)
 
 
+def write_measured_prompts(
+    scope: RoundScope, folder: RoundFolder, prompts: Sequence[Prompt]
+) -> None:
+    """Write the prompts of a further measurement, and again what was damaged of them since."""
+    run = scope.run
+    for path in [folder.prompts, *folder.prompt_shards()]:
+        if read_marker(path) is not None and (why := find_damage(path)) is not None:
+            run.quarantine.set_aside(path, why)
+            run.events.warn(f"{path}: {why}; it is in quarantine", round_index=scope.index)
+    write_shards(run, folder, prompts, run.config.rollout.prompts_per_shard)
+
+
 def check_same_prompts(
-    recorded: Drawn, train: Sequence[Prompt], held_out: Sequence[Prompt]
+    recorded: Drawn,
+    train: Sequence[Prompt],
+    held_out: Sequence[Prompt],
+    test: Sequence[Prompt] = (),
 ) -> None:
     """Refuse to go on with prompt files that changed since the run began.
 
@@ -60,10 +74,10 @@ def check_same_prompts(
         ResumeError: a set differs from what round 0 recorded.
     """
     for name, before, now in zip(
-        ("prompts.train", "prompts.held_out"),
+        ("prompts.train", "prompts.held_out", "prompts.test"),
         recorded.digest.split(":"),
-        (content_digest(train), content_digest(held_out)),
-        strict=True,
+        (content_digest(train), content_digest(held_out), content_digest(test)),
+        strict=False,
     ):
         if before != now:
             raise ResumeError(

@@ -1,56 +1,92 @@
-"""The evaluate phase: the held-out measurement of one policy version.
+"""The evaluate phase: the held-out measurement of one policy version, and further measurements of a round.
 
-*Consumes* the held-out prompts and the version to measure. *Produces* trajectories, verdicts and feedback
-under `evaluate/` and the metrics pass@1, pass@k, length, truncation, entropy. *On failure*: as collect;
-attempts that cannot be graded are left out of the averages and counted.
+*Consumes* held-out prompts and the version to measure. *Produces* trajectories, verdicts and feedback under
+`evaluate/` (or `again-*/`, `final/`, `test/`), what came of each prompt's attempts, and the metrics made of it: pass@1,
+pass@k, their standard errors, length, truncation, entropy. *On failure*: as collect; attempts that could not be graded
+are kept apart and counted, and a measurement that lacks too many of them is not acted on (`limits.max_unmeasured`).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.acceptance.measurement import PromptCounts
 from orchestrator.inputs import made_from
-from orchestrator.rounds.collecting import digests, pipeline, rollout_stage, totals, verify_stage
-from orchestrator.rounds.drawing import mend_prompts
+from orchestrator.rounds.collecting import digests, rollout_stage, run_stages, totals, verify_stage
+from orchestrator.rounds.drawing import mend_prompts, write_measured_prompts
 from orchestrator.rounds.limits import check_collection
 from orchestrator.rounds.metrics import conversation_metrics
-from orchestrator.rounds.phases import Evaluated
+from orchestrator.rounds.phases import Evaluated, Phase, Remeasured
 from orchestrator.rounds.pipeline import Stage, Summary
 from orchestrator.run import RoundScope
-from orchestrator.run_folder import ShardPaths
+from orchestrator.run_folder import RoundFolder, ShardPaths
+from policies.errors import ArtifactError
 from policies.records import PolicyVersion
+from policies.shards import discard, read_marker
 from workers.portion import Portion
 
 
 def evaluate(scope: RoundScope, version: PolicyVersion) -> Evaluated:
     """Sample the held-out prompts with `version`, grade them, and measure."""
-    run, folder = scope.run, scope.folder.evaluation
     mend_prompts(scope)
+    return _measure(scope, version, scope.folder.evaluation, f"e{scope.index}", Phase.EVALUATE)
+
+
+def measure_again(scope: RoundScope, versions: Sequence[int]) -> Remeasured:
+    """Measure versions on the held-out prompts once more, with samples of their own."""
+    found: dict[str, Evaluated] = {}
+    for number in versions:
+        name = f"again-{number:04d}"
+        folder = scope.folder.measurement(name)
+        write_measured_prompts(scope, folder, scope.run.held_out_prompts)
+        version, prefix = scope.run.store.get(number), f"e{scope.index}v{number}"
+        found[name] = _measure(scope, version, folder, prefix, Phase.COMPARE)
+    return Remeasured(measurements=found)
+
+
+def measure_finally(scope: RoundScope, version: PolicyVersion) -> Remeasured:
+    """Measure `version` where no decision looks: on `prompts.test`, or else on the held-out prompts once more."""
+    test = scope.run.test_prompts
+    name = "test" if test else "final"
+    folder = scope.folder.measurement(name)
+    write_measured_prompts(scope, folder, test or scope.run.held_out_prompts)
+    measured = _measure(scope, version, folder, f"{name[0]}{scope.index}", Phase.FINAL)
+    return Remeasured(measurements={name: measured})
+
+
+def num_shards(scope: RoundScope) -> int:
+    """Shards of held-out prompts."""
+    return -(-len(scope.run.held_out_prompts) // scope.run.config.rollout.prompts_per_shard)
+
+
+def _measure(
+    scope: RoundScope, version: PolicyVersion, folder: RoundFolder, prefix: str, phase: Phase
+) -> Evaluated:
+    run = scope.run
     stages = [
         rollout_stage(
             run,
             version,
             samples=run.config.evaluation.samples_per_prompt,
             sampling=run.config.evaluation_sampling,
-            prefix=f"e{scope.index}",
+            prefix=prefix,
         ),
         verify_stage(run.groups.grade, [*run.config.evaluation_verifiers, run.config.feedback]),
         _grade_stage(scope),
     ]
-    shards = [folder.shard(i) for i in range(num_shards(scope))]
-    summaries = pipeline(scope, stages, phase="evaluate").run(shards)
+    shards = [folder.shard(i) for i in range(len(folder.prompt_shards()))]
+    for shard in shards:
+        _grade_anew(shard)
+    summaries = run_stages(scope, stages, shards, phase=phase.value)
     check_collection(run, scope.index, totals(summaries), summaries)
     return Evaluated(
         version=version.number,
         digests=digests(folder, ["trajectories", "verdicts", "feedback"]),
         metrics=metrics_of(summaries["rollout"], summaries["grade"]),
+        counts=counts_of(summaries["grade"]),
     )
-
-
-def num_shards(scope: RoundScope) -> int:
-    """Shards of held-out prompts."""
-    return -(-len(scope.run.held_out_prompts) // scope.run.config.rollout.prompts_per_shard)
 
 
 def _grade_stage(scope: RoundScope) -> Stage:
@@ -75,28 +111,30 @@ def _grade_stage(scope: RoundScope) -> Stage:
     )
 
 
-def metrics_of(rollouts: Sequence[Summary], grades: Sequence[Summary]) -> dict[str, float]:
-    """Held-out metrics from the shards' sums.
+def _grade_anew(shard: ShardPaths) -> None:
+    """Take back what an older Pawl graded, which did not count by prompt; the samples and verdicts stay."""
+    feedback = shard.of("feedback")
+    with contextlib.suppress(ArtifactError):  # damaged: the pipeline sets it aside
+        marker = read_marker(feedback)
+        if marker is not None and "by_prompt" not in marker.summary:
+            discard(feedback)
 
-    pass@k is the mean over prompts of the unbiased estimate 1 - C(n-c, k) / C(n, k) for c right among n
-    (Chen et al., arXiv 2107.03374, eq. 1); the shards hold its sum for each k.
-    """
+
+def counts_of(grades: Sequence[Summary]) -> PromptCounts:
+    """What came of each prompt's attempts, over all shards in order."""
+    columns: dict[str, list[float]] = {name: [] for name in PromptCounts.model_fields}
+    for summary in grades:
+        for name, column in columns.items():
+            column += summary["by_prompt"][name]
+    return PromptCounts.model_validate({name: tuple(column) for name, column in columns.items()})
+
+
+def metrics_of(rollouts: Sequence[Summary], grades: Sequence[Summary]) -> dict[str, float]:
+    """Held-out metrics from the shards' sums and what they counted by prompt."""
     total = totals({"rollout": rollouts, "grade": grades})
-    prompts = total.get("grade/prompts", 0.0)
     trajectories = max(total.get("rollout/trajectories", 0.0), 1.0)
     tokens = max(total.get("rollout/tokens", 0.0), 1.0)
-    found: dict[str, float] = {}
-    for name, value in total.items():
-        if name.startswith("grade/pass_at/") and name.endswith("/sum"):
-            k = name.split("/")[2]
-            measured = total[f"grade/pass_at/{k}/prompts"]
-            if measured:
-                found[f"eval/pass@{k}"] = value / measured
-    graded = total.get("grade/desirable", 0.0) + total.get("grade/undesirable", 0.0)
-    if graded:
-        found["eval/score"] = total["grade/score_sum"] / graded
-    found["eval/prompts"] = prompts
-    found["eval/unusable_share"] = total.get("grade/unusable", 0.0) / trajectories
+    found = counts_of(grades).metrics()
     found["eval/length_tokens"] = tokens / trajectories
     found["eval/truncated_share"] = total.get("rollout/truncated", 0.0) / trajectories
     found["eval/entropy"] = total.get("rollout/negative_logprob", 0.0) / tokens

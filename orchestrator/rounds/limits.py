@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.config.sections import LimitSettings
 from orchestrator.rounds.source_counts import count_sources
-from orchestrator.run import Run
+from orchestrator.run import RoundScope, Run
 from policies.errors import LimitExceededError, explain
 from policies.records import RoundResult, RoundStatus
 
@@ -104,6 +104,17 @@ def reason_to_stop(results: Sequence[RoundResult], limits: LimitSettings) -> str
             f"{skipped} rounds in a row had too few examples (limits.max_skipped_rounds); "
             f"the last: {results[-1].reason}"
         )
+    rejected = 0
+    for result in reversed(results):
+        if result.status is RoundStatus.REJECTED:
+            rejected += 1
+        elif result.status not in (RoundStatus.SKIPPED, RoundStatus.DIVERGED):
+            break
+    if rejected >= limits.max_rejected_rounds:
+        return (
+            f"{rejected} rounds in a row were rejected (limits.max_rejected_rounds); "
+            f"version {results[-1].after} serves; the last: {results[-1].reason}"
+        )
     diverged = _streak(results, RoundStatus.DIVERGED)
     if diverged >= limits.max_diverged_rounds:
         return (
@@ -111,6 +122,16 @@ def reason_to_stop(results: Sequence[RoundResult], limits: LimitSettings) -> str
             f"version {results[-1].after} serves; the last: {results[-1].reason}"
         )
     return None
+
+
+def is_last(scope: RoundScope, status: RoundStatus) -> bool:
+    """Whether the run ends with this round, if it ends so."""
+    run, policy = scope.run, scope.policy.number
+    this = RoundResult(round=scope.index, status=status, before=policy, after=policy, reference="")
+    results = [*run.journal.results(), this]
+    return (
+        scope.index >= run.config.rounds or reason_to_stop(results, run.config.limits) is not None
+    )
 
 
 def _streak(results: Sequence[RoundResult], status: RoundStatus) -> int:

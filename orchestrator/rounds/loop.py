@@ -5,11 +5,19 @@ from __future__ import annotations
 from orchestrator.disk import check_room, warn_about_room
 from orchestrator.leftovers import remove_attempts
 from orchestrator.retention import keep_what_is_wanted
-from orchestrator.rounds.accepting import accept, finish_unchanged, measure_untrained
+from orchestrator.rounds.accepting import (
+    Candidate,
+    accept,
+    decide,
+    finish_unchanged,
+    measure_untrained,
+    serving_after,
+    wanted_again,
+)
 from orchestrator.rounds.collecting import collect
 from orchestrator.rounds.drawing import draw
-from orchestrator.rounds.evaluating import evaluate, num_shards
-from orchestrator.rounds.limits import reason_to_stop
+from orchestrator.rounds.evaluating import evaluate, measure_again, measure_finally, num_shards
+from orchestrator.rounds.limits import is_last, reason_to_stop
 from orchestrator.rounds.mending import intact_candidate, ready_to_train
 from orchestrator.rounds.phases import (
     Collected,
@@ -17,6 +25,7 @@ from orchestrator.rounds.phases import (
     Evaluated,
     Phase,
     Published,
+    Remeasured,
     Synced,
     Trained,
 )
@@ -25,7 +34,7 @@ from orchestrator.rounds.recording import record_round
 from orchestrator.rounds.scope import phase
 from orchestrator.rounds.updating import update
 from orchestrator.run import RoundScope, Run
-from policies.records import RoundResult
+from policies.records import RoundResult, RoundStatus
 
 
 def run_rounds(run: Run) -> str:
@@ -46,15 +55,15 @@ def run_rounds(run: Run) -> str:
 def run_round(scope: RoundScope) -> RoundResult:
     """One round. Round 0 only measures the policy as it came."""
     drawn = phase(scope, Phase.DRAW, Drawn, draw)
+    shards = num_shards(scope)
     if scope.index == 0:
         measured = phase(
-            scope,
-            Phase.EVALUATE,
-            Evaluated,
-            lambda s: evaluate(s, s.policy),
-            shards=num_shards(scope),
+            scope, Phase.EVALUATE, Evaluated, lambda s: evaluate(s, s.policy), shards=shards
         )
-        return phase(scope, Phase.ACCEPT, RoundResult, lambda s: measure_untrained(s, measured))
+        final = _measure_start(scope)
+        return phase(
+            scope, Phase.ACCEPT, RoundResult, lambda s: measure_untrained(s, measured, final)
+        )
     collected = phase(
         scope, Phase.COLLECT, Collected, lambda s: collect(s, drawn), shards=drawn.num_shards
     )
@@ -62,18 +71,44 @@ def run_round(scope: RoundScope) -> RoundResult:
         scope, Phase.TRAIN, Trained, lambda s: update(s, ready_to_train(s, drawn, collected))
     )
     if trained.outcome is None:
+        status = RoundStatus.DIVERGED if trained.diverged else RoundStatus.SKIPPED
+        final = _measure_end(scope, status, scope.policy.number)
         return phase(
-            scope, Phase.ACCEPT, RoundResult, lambda s: finish_unchanged(s, collected, trained)
+            scope,
+            Phase.ACCEPT,
+            RoundResult,
+            lambda s: finish_unchanged(s, collected, trained, final),
         )
     published = phase(scope, Phase.PUBLISH, Published, publish)
     candidate = intact_candidate(scope, collected, published)
     phase(scope, Phase.SYNC, Synced, lambda s: sync(s, candidate))
     measured = phase(
-        scope, Phase.EVALUATE, Evaluated, lambda s: evaluate(s, candidate), shards=num_shards(scope)
+        scope, Phase.EVALUATE, Evaluated, lambda s: evaluate(s, candidate), shards=shards
     )
+    again = None
+    if versions := wanted_again(scope, measured):
+        again = phase(scope, Phase.COMPARE, Remeasured, lambda s: measure_again(s, versions))
+    decision = decide(scope, measured, again)
+    status = RoundStatus.KEPT if decision.accepted else RoundStatus.REJECTED
+    final = _measure_end(scope, status, serving_after(scope, candidate, decision))
     return phase(
         scope,
         Phase.ACCEPT,
         RoundResult,
-        lambda s: accept(s, collected, trained, candidate, measured),
+        lambda s: accept(s, collected, trained, Candidate(candidate, measured, again, final)),
     )
+
+
+def _measure_start(scope: RoundScope) -> Remeasured | None:
+    """The policy as it came on `prompts.test`, where there are any."""
+    if not scope.run.test_prompts:
+        return None
+    return phase(scope, Phase.FINAL, Remeasured, lambda s: measure_finally(s, s.policy))
+
+
+def _measure_end(scope: RoundScope, status: RoundStatus, serving: int) -> Remeasured | None:
+    """The version that serves at the end of the run, measured where no decision looks."""
+    if not is_last(scope, status) or not (scope.run.test_prompts or scope.run.acceptance.selects):
+        return None
+    version = scope.run.store.get(serving)
+    return phase(scope, Phase.FINAL, Remeasured, lambda s: measure_finally(s, version))

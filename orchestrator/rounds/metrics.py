@@ -122,6 +122,8 @@ def training_metrics(trained: Trained) -> dict[str, float]:
     found["train/examples"] = float(outcome.num_examples)
     found["train/steps"] = float(outcome.num_steps)
     found["train/tokens"] = float(outcome.num_tokens)
+    if trained.reused:
+        found["train/reused_examples"] = float(trained.num_reused)
     for reason, number in outcome.dropped.items():
         found[f"train/dropped/{reason}"] = float(number)
     return found

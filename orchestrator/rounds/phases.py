@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from orchestrator.acceptance.measurement import PromptCounts
 from policies.records import Record
 from policies.reference import ReferencePlan
 from workers.training.engine import UpdateOutcome
@@ -24,6 +25,10 @@ class Phase(StrEnum):
     PUBLISH = "publish"
     SYNC = "sync"
     EVALUATE = "evaluate"
+    COMPARE = "compare"
+    """Only where the acceptance rule wants a version measured again."""
+    FINAL = "final"
+    """Only at the start and the end of a run: measurements that no decision uses."""
     ACCEPT = "accept"
 
 
@@ -56,6 +61,12 @@ class Trained(Record):
     skipped_because: str = ""
     diverged: bool = False
     """It was abandoned because a number was not finite; `skipped_because` says which."""
+    forced: bool = False
+    """The reference log-probs were recomputed because the sampler's are too far off (`limits.max_logprob_gap`)."""
+    reused: tuple[int, ...] = ()
+    """Earlier rounds whose examples joined this round's (`on_rejection.keep_examples`)."""
+    num_reused: int = 0
+    """Examples that these rounds brought."""
 
 
 class Published(Record):
@@ -82,6 +93,15 @@ class Evaluated(Record):
     version: int
     digests: dict[str, str]
     metrics: dict[str, float]
+    counts: PromptCounts | None = None
+    """What came of each prompt's attempts; None by an older Pawl."""
+
+
+class Remeasured(Record):
+    """Versions that were measured once more, to decide on a candidate (`compare`), or for the record (`final`)."""
+
+    measurements: dict[str, Evaluated]
+    """By the name of the folder that holds its samples, inside the round's."""
 
 
 def headline(result: Record) -> dict[str, float]:

@@ -10,6 +10,7 @@ made again; any other error of a worker stops the round.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,6 +86,28 @@ class _Progress:
     trials: dict[str, Trial] = field(default_factory=dict)
 
 
+@dataclass
+class StageWork:
+    """Tokens of the trajectories that a stage worked on, and the seconds in which it had any call in hand."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    _calls: int = 0
+    _since: float = 0.0
+
+    def begin(self) -> None:
+        """A call was submitted."""
+        if not self._calls:
+            self._since = time.monotonic()
+        self._calls += 1
+
+    def end(self) -> None:
+        """A call came back."""
+        self._calls -= 1
+        if not self._calls:
+            self.seconds += time.monotonic() - self._since
+
+
 @dataclass(frozen=True)
 class _Submission:
     progress: _Progress
@@ -109,6 +132,8 @@ class Pipeline:
     """Raises when this driver may not commit any more."""
     on_stage: Callable[[ShardPaths, str, Summary], None] = lambda shard, stage, summary: None
     on_warning: Callable[[str], None] = logger.warning
+    work: dict[str, StageWork] = field(default_factory=dict)
+    """What each stage did while this object ran it, with its clock."""
 
     def run(self, shards: Sequence[ShardPaths]) -> dict[str, list[Summary]]:
         """Bring every shard through every stage; returns summaries by stage, in shard order.
@@ -236,12 +261,14 @@ class Pipeline:
             files=stage.files(progress.shard, attempt),
         )
         progress.running.add(stage.name)
+        self.work.setdefault(stage.name, StageWork()).begin()
         inputs = self._inputs(progress, stage)
         return call, _Submission(progress, stage, inputs, is_probe=bool(portion.only))
 
     def _take(self, call: Call, submission: _Submission) -> None:
         progress, stage = submission.progress, submission.stage
         progress.running.discard(stage.name)
+        self.work[stage.name].end()
         try:
             written: Written = self.cluster.result(call, self.timeout_seconds)
         except CallNotStartedError:
@@ -266,6 +293,7 @@ class Pipeline:
                 raise
             self.on_warning(f"{error}; it is made again")
             return
+        self.work[stage.name].tokens += progress.done.get("rollout", {}).get("tokens", 0)
         self.on_stage(progress.shard, stage.name, progress.done[stage.name])
 
     def _commit(self, submission: _Submission, written: Written) -> None:

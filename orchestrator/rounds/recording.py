@@ -10,12 +10,15 @@ from policies.records import RoundResult
 def record_round(run: Run, result: RoundResult) -> None:
     """Hand the round to the tracker and emit its event."""
     seconds = run.events.phase_seconds(result.round)
-    run.tracker.round_finished(result, seconds, run.folder.round(result.round))
+    speed = run.events.throughput(result.round)
+    timed = result.model_copy(update={"metrics": result.metrics | speed})
+    run.tracker.round_finished(timed, seconds, run.folder.round(result.round))
     run.events.emit(
         EventKind.ROUND_FINISHED,
         round_index=result.round,
         result=result.model_dump(mode="json"),
         seconds=seconds,
+        throughput=speed,
     )
 
 

@@ -31,8 +31,16 @@ from workers.training.engine import ProcessGroup, UpdateJob, UpdateOutcome
 from workers.training.process_group import LOOPBACK
 
 
-def train(scope: RoundScope, job: UpdateJob, expected_steps: int) -> UpdateOutcome:
+def train(
+    scope: RoundScope, job: UpdateJob, earlier: Sequence[Path], expected_steps: int
+) -> UpdateOutcome:
     """Make the update; its candidate, log and optimizer state lie where `job` says afterwards.
+
+    Args:
+        scope: the round; its own examples come first.
+        job: the update.
+        earlier: example files of earlier rounds.
+        expected_steps: optimizer steps, for the progress bar.
 
     Raises:
         DivergenceError: a number is not finite; the log of the steps before is in place.
@@ -44,7 +52,7 @@ def train(scope: RoundScope, job: UpdateJob, expected_steps: int) -> UpdateOutco
         attempt = tries.begin()
         report = _progress(scope, Path(attempt.log_path), tries.newest, expected_steps)
         try:
-            outcome = _together(scope, attempt, report)
+            outcome = _together(scope, attempt, earlier, report)
         except WorkerLostError as error:
             report()
             tries.died(attempt, error)
@@ -142,10 +150,12 @@ def _commit(
     remove_tree(folder)
 
 
-def _together(scope: RoundScope, job: UpdateJob, report: Callable[[], None]) -> UpdateOutcome:
+def _together(
+    scope: RoundScope, job: UpdateJob, earlier: Sequence[Path], report: Callable[[], None]
+) -> UpdateOutcome:
     """Run one try on all training workers; when one dies, the others are ended too."""
     run, group = scope.run, scope.run.groups.train
-    examples = [str(path) for path in scope.folder.shards("examples")]
+    examples = [str(path) for path in (*scope.folder.shards("examples"), *earlier)]
     calls: list[Call] = []
     for worker, place in enumerate(_places(scope)):
         own = job.model_copy(update={"process_group": place})

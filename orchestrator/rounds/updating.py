@@ -1,16 +1,21 @@
 """The train phase: one update of the policy from the round's examples, against an explicit reference.
 
-*Consumes* the round's example files, the serving policy and the reference's versions. *Produces* a
-candidate folder with new weights, and what happened. *On failure*: a trainer that dies is replaced and
-goes on from the last checkpoint, as does a resumed run; an update whose numbers are not finite is
+*Consumes* the round's example files, those of rejected rounds before it, the serving policy and the reference's
+versions. *Produces* a candidate folder with new weights, and what happened. *On failure*: a trainer that dies is
+replaced and goes on from the last checkpoint, as does a resumed run; an update whose numbers are not finite is
 abandoned, and the round ends with the serving policy untouched.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Mapping
 
+from orchestrator.events import EventKind
+from orchestrator.rounds.logprob_gap import must_recompute, was_forced
 from orchestrator.rounds.phases import Collected, Trained
+from orchestrator.rounds.reuse import Reused, learning_rate_factor, reused_examples
 from orchestrator.rounds.training import train
 from orchestrator.run import RoundScope
 from policies.component import create
@@ -26,22 +31,15 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
     run, options = scope.run, scope.stage.training
     schedule: ReferenceSchedule = create(options.reference)
     plan = schedule.plan(run.served()[scope.stage.first_round - 1 :])
-    own = options.reference.logprobs == "rollout" and plan.single == scope.policy.number
+    sampled = options.reference.logprobs == "rollout" and plan.single == scope.policy.number
+    forced = sampled and was_forced(scope)
+    own = sampled and not forced
     source = "rollout" if own else "recompute"
-    if collected.num_examples < options.min_examples:
-        reason = (
-            f"{collected.num_examples} examples, training.min_examples is {options.min_examples}"
-        )
-        dropped = ", ".join(
-            f"{name}: {n}"
-            for name, n in sorted(collected.dropped.items(), key=lambda kv: -kv[1])[:4]
-        )
-        return Trained(
-            reference=plan,
-            logprobs=source,
-            outcome=None,
-            skipped_because=f"{reason} (left out: {dropped or 'nothing'})",
-        )
+    reused = reused_examples(scope)
+    number = collected.num_examples + reused.num_examples
+    if number < options.min_examples:
+        why = _too_few(number, options.min_examples, collected.dropped)
+        return Trained(reference=plan, logprobs=source, outcome=None, skipped_because=why)
     job = UpdateJob(
         round=scope.index,
         stage=scope.stage.index,
@@ -57,9 +55,14 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
         else None,
         log_path=str(scope.folder.train_log),
         checkpoint_dir=str(scope.folder.checkpoints),
+        learning_rate_factor=learning_rate_factor(scope),
     )
     try:
-        outcome = train(scope, job, _expected_steps(scope, collected))
+        outcome = _timed(scope, job, reused, number)
+        if must_recompute(scope, outcome, source, forced):
+            source, forced = "recompute", True
+            job = job.model_copy(update={"logprobs": "recompute"})
+            outcome = _timed(scope, job, reused, number)
     except DivergenceError as error:
         run.events.warn(f"the update was abandoned: {error}", round_index=scope.index)
         return Trained(
@@ -69,26 +72,57 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
             skipped_because=str(error),
             diverged=True,
         )
-    return Trained(reference=plan, logprobs=source, outcome=_without_clock(outcome))
+    return Trained(
+        reference=plan,
+        logprobs=source,
+        outcome=_without_clock(outcome),
+        forced=forced,
+        reused=reused.rounds,
+        num_reused=reused.num_examples,
+    )
+
+
+def _timed(scope: RoundScope, job: UpdateJob, reused: Reused, number: int) -> UpdateOutcome:
+    """Make the update, and tell how fast it was: the journal has no clocks."""
+    started = time.monotonic()
+    outcome = train(scope, job, reused.paths, _expected_steps(scope, number))
+    seconds = time.monotonic() - started
+    scope.run.events.emit(
+        EventKind.THROUGHPUT,
+        round_index=scope.index,
+        phase="train",
+        stages={"train": {"tokens": outcome.num_tokens, "seconds": round(seconds, 3)}},
+        timings={name: v for name, v in outcome.metrics.items() if "second" in name},
+    )
+    return outcome
+
+
+def _too_few(number: int, needed: int, dropped: Mapping[str, int]) -> str:
+    most = sorted(dropped.items(), key=lambda kv: -kv[1])[:4]
+    left_out = ", ".join(f"{name}: {n}" for name, n in most)
+    return (
+        f"{number} examples, training.min_examples is {needed} (left out: {left_out or 'nothing'})"
+    )
 
 
 def carried_state(scope: RoundScope) -> str | None:
-    """The optimizer state of the stage's last round whose policy was accepted, when it is to be carried."""
+    """The optimizer state of the round of this stage that made the serving policy, when it is to be carried."""
     if scope.stage.training.optimizer != "carry":
         return None
     for result in reversed(scope.run.journal.results()):
         if result.round < scope.stage.first_round:
             break
-        if result.status in (RoundStatus.IMPROVED, RoundStatus.KEPT):
+        accepted = result.status in (RoundStatus.IMPROVED, RoundStatus.KEPT)
+        if accepted and result.after == scope.policy.number:
             path = scope.run.folder.round(result.round).optimizer_state
             return str(path) if path.exists() else None
     return None
 
 
-def _expected_steps(scope: RoundScope, collected: Collected) -> int:
+def _expected_steps(scope: RoundScope, num_examples: int) -> int:
     """Steps of the update, unless examples are dropped."""
     options = scope.stage.training
-    return max(1, -(-collected.num_examples // options.batch_size)) * options.epochs
+    return max(1, -(-num_examples // options.batch_size)) * options.epochs
 
 
 def _without_clock(outcome: UpdateOutcome) -> UpdateOutcome:

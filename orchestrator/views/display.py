@@ -18,6 +18,7 @@ from rich.text import Text
 
 from orchestrator.events import Event, EventKind, Observer
 from orchestrator.tracking.metric_names import clean_text
+from orchestrator.views.scores import pass_names, with_error
 from policies.records import RoundResult
 
 _LAST_STAGES = frozenset({"prefer", "grade"})
@@ -84,9 +85,7 @@ def _round_line(detail: dict[str, Any]) -> str:
     result = detail.get("result", detail)
     result = result if isinstance(result, dict) else {}
     metrics = result.get("metrics") or {}
-    scores = ", ".join(
-        f"{n} {number(metrics[n])}" for n in sorted(metrics) if n.startswith("eval/pass@")
-    )
+    scores = ", ".join(f"{n} {with_error(metrics, n)}" for n in pass_names(metrics))
     reason = one_line(result.get("reason") or "", 200)
     return "  ".join(
         part for part in (str(result.get("status", "finished")), scores, reason) if part
@@ -220,6 +219,8 @@ def rounds_table(results: Sequence[RoundResult], seconds: dict[int, dict[str, fl
     length = next(
         (n for r in results for n in r.metrics if n.startswith("eval/") and "length" in n), ""
     )
+    if any(r.metrics.get("eval/truncated_share") for r in results):
+        wanted += [("complete", "eval/pass@1_complete"), ("cut off", "eval/truncated_share")]
     wanted += [("tokens", length)] if length else []
     examples = next(
         (n for r in results for n in r.metrics if n in ("prefer/examples", "train/examples")), ""
@@ -229,9 +230,7 @@ def rounds_table(results: Sequence[RoundResult], seconds: dict[int, dict[str, fl
         table.add_column(heading, justify="right")
     for result in results:
         cells = [str(result.round), result.status.value, str(result.after)]
-        cells += [
-            number(round(result.metrics[n], 3)) if n in result.metrics else "-" for _, n in wanted
-        ]
+        cells += [with_error(result.metrics, n) for _, n in wanted]
         spent = seconds.get(result.round, {})
         cells += [f"{spent[p]:.1f}" if p in spent else "-" for p in phases]
         table.add_row(*cells)
@@ -239,5 +238,4 @@ def rounds_table(results: Sequence[RoundResult], seconds: dict[int, dict[str, fl
 
 
 def _pass_k(metrics: dict[str, float]) -> int:
-    ks = [n.removeprefix("eval/pass@") for n in metrics if n.startswith("eval/pass@")]
-    return max((int(k) for k in ks if k.isdecimal()), default=1)
+    return max((int(n.rpartition("@")[2]) for n in pass_names(metrics)), default=1)

@@ -7,7 +7,7 @@ Consumes: the journal, the clocks in the events, a few shards. Produces: `<run>/
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from orchestrator.tracking.tables import (
 )
 from orchestrator.views.conversation import STYLE, Part, as_html, cut, is_conversation, parts_of
 from orchestrator.views.run_state import phase_seconds, read_config, results_of
+from orchestrator.views.scores import final_line, pass_names
 from policies.errors import ArtifactError
 from policies.records import RoundResult, Trajectory
 from policies.shards import write_atomically
@@ -30,8 +31,9 @@ from policies.shards import write_atomically
 MAIN_METRIC = "eval/pass@1"
 COLUMNS = (
     "eval/score",
-    "eval/length_tokens",
+    "eval/pass@1_complete",
     "eval/truncated_share",
+    "eval/length_tokens",
     "rollout/trajectories",
     "prefer/examples",
     "rewards/accuracies",
@@ -69,10 +71,10 @@ th,td{padding:.35rem .7rem;border-bottom:1px solid #d5d9de;text-align:right;whit
 th{font-weight:600;background:#f3f5f7}td.text,th.text{text-align:left}
 td.text{white-space:pre-wrap;overflow-wrap:anywhere;min-width:9rem;max-width:28rem}
 .muted{color:#66707a}svg{max-width:100%;height:auto}
-.line{fill:none;stroke:#2463b4;stroke-width:2}.dot{fill:#2463b4}.grid{stroke:#d5d9de}
+.line{fill:none;stroke:#2463b4;stroke-width:2}.bar{stroke:#2463b4}.dot{fill:#2463b4}.grid{stroke:#d5d9de}
 svg text{font:12px system-ui,sans-serif;fill:#66707a}
 @media (prefers-color-scheme:dark){body{color:#e2e6ea;background:#14171a}th{background:#20252a}
- th,td{border-color:#343b42}.grid{stroke:#343b42}.line{stroke:#7ab0f5}.dot{fill:#7ab0f5}}
+ th,td{border-color:#343b42}.grid{stroke:#343b42}.line,.bar{stroke:#7ab0f5}.dot{fill:#7ab0f5}}
 """
 
 
@@ -89,7 +91,7 @@ def write_report(folder: RunFolder) -> tuple[Path, Path]:
     experiment = clean_text(str((read_config(folder).get("tracking") or {}).get("experiment", "")))
     page = _page(title, experiment, results, table, texts)
     html, markdown = folder.path / "report.html", folder.path / "report.md"
-    text = _markdown(title, experiment, table, texts)
+    text = _markdown(title, experiment, table, texts, final_line(results))
     with _WRITING:
         write_atomically(html, lambda path: _write(path, page))
         write_atomically(markdown, lambda path: _write(path, text))
@@ -103,7 +105,7 @@ def _write(path: Path, text: str) -> None:
 def _rounds_table(results: Sequence[RoundResult], seconds: dict[int, float]) -> list[list[str]]:
     """Header and one line per round."""
     names = {name for result in results for name in result.metrics}
-    passes = sorted((n for n in names if n.startswith("eval/pass@")), key=_k_of)
+    passes = pass_names(dict.fromkeys(names, 0.0))
     wanted = [n for n in COLUMNS if n in names]
     if any(r.metrics.get("eval/turns", 1.0) > 1.0 or "eval/outcome" in r.metrics for r in results):
         wanted[:0] = [n for n in CONVERSATION_COLUMNS if n in names]
@@ -111,7 +113,7 @@ def _rounds_table(results: Sequence[RoundResult], seconds: dict[int, float]) -> 
     table = [["round", "status", "policy", *columns, "seconds"]]
     for result in results:
         version = f"{result.before} → {result.after}" if result.round else str(result.after)
-        values = [_number(result.metrics.get(name)) for name in columns]
+        values = [_value(result.metrics, name) for name in columns]
         clock = seconds.get(result.round)
         table.append(
             [
@@ -125,9 +127,9 @@ def _rounds_table(results: Sequence[RoundResult], seconds: dict[int, float]) -> 
     return table
 
 
-def _k_of(name: str) -> tuple[int, str]:
-    k = name.rpartition("@")[2]
-    return (int(k) if k.isdigit() else 1_000_000, name)
+def _value(metrics: Mapping[str, float], name: str) -> str:
+    error = metrics.get(f"{name}_se")
+    return _number(metrics.get(name)) + ("" if error is None else f" ± {error:.2g}")
 
 
 def _number(value: float | None) -> str:
@@ -195,7 +197,11 @@ def _page(
     table: Sequence[Sequence[str]],
     texts: Sequence[tuple[str, list[ReportRow]]],
 ) -> str:
-    points = [(r.round, r.metrics[MAIN_METRIC]) for r in results if MAIN_METRIC in r.metrics]
+    points = [
+        (r.round, r.metrics[MAIN_METRIC], r.metrics.get(f"{MAIN_METRIC}_se", 0.0))
+        for r in results
+        if MAIN_METRIC in r.metrics
+    ]
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -205,7 +211,12 @@ def _page(
         f'<h1>{escape(title)}</h1><p class="muted">experiment {escape(experiment)}, {_finished(len(results))}</p>',
     ]
     if points:
-        parts += ["<h2>Held-out pass@1 by round</h2>", _curve(points)]
+        parts += [
+            "<h2>Held-out pass@1 by round, with one standard error</h2>",
+            _curve(points),
+        ]
+    if last := final_line(results):
+        parts.append(f"<p>{escape(last)}</p>")
     parts += ["<h2>Rounds</h2>", _html_table(table[0], table[1:], text_columns=(1, 2))]
     reasons = [
         f"<li>round {r.round}: {escape(clean_text(r.reason))}</li>" for r in results if r.reason
@@ -252,8 +263,8 @@ def _html_cell(value: Cell) -> str:
     return as_html(value, MAX_CELL) if isinstance(value, tuple) else escape(_cell(value))
 
 
-def _curve(points: Sequence[tuple[int, float]]) -> str:
-    """A line of values between 0 and 1 by round, as inline SVG."""
+def _curve(points: Sequence[tuple[int, float, float]]) -> str:
+    """A line of values between 0 and 1 by round with bars of one standard error, as inline SVG."""
     width, height, left, right, top, bottom = 640, 240, 40, 610, 14, 206
     first, last = points[0][0], points[-1][0]
 
@@ -271,15 +282,21 @@ def _curve(points: Sequence[tuple[int, float]]) -> str:
     every = max(1, -(-len(points) // 12))
     ticks = [
         f'<text x="{x(step):.1f}" y="{bottom + 20}" text-anchor="middle">{step}</text>'
-        for step, _ in points[::every]
+        for step, _, _ in points[::every]
     ]
-    path = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in points)
+    path = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v, _ in points)
+    bars = [
+        f'<line class="bar" x1="{x(s):.1f}" x2="{x(s):.1f}" y1="{y(v - e):.1f}" y2="{y(v + e):.1f}"/>'
+        for s, v, e in points
+        if e
+    ]
     dots = [
-        f'<circle class="dot" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3.5"><title>round {s}: {v:.3f}</title></circle>'
-        for s, v in points
+        f'<circle class="dot" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3.5">'
+        f"<title>round {s}: {v:.3f} ± {e:.3f}</title></circle>"
+        for s, v, e in points
     ]
     label = escape(f"pass@1 from {points[0][1]:.3f} to {points[-1][1]:.3f}")
-    inside = "".join([*grid, *ticks, f'<polyline class="line" points="{path}"/>', *dots])
+    inside = "".join([*grid, *ticks, f'<polyline class="line" points="{path}"/>', *bars, *dots])
     return f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{label}">{inside}</svg>'
 
 
@@ -288,13 +305,14 @@ def _markdown(
     experiment: str,
     table: Sequence[Sequence[str]],
     texts: Sequence[tuple[str, list[ReportRow]]],
+    last: str,
 ) -> str:
     parts = [
         f"# {_plain(title)}",
         f"Experiment {_plain(experiment)}, {_finished(len(table) - 1)}.",
         "## Rounds",
     ]
-    parts.append(_markdown_table(table[0], table[1:]))
+    parts += [_markdown_table(table[0], table[1:]), *([_plain(last)] if last else [])]
     for heading, rows in texts:
         names = list(rows[0])
         lines = [[row.get(name) for name in names] for row in rows]

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.events import Event, EventKind
+from orchestrator.events import Event, EventKind, Throughput
 from orchestrator.journal import JournalEntry
 from orchestrator.lease import is_alive
 from orchestrator.removal_notes import why_gone
@@ -70,6 +70,9 @@ def results_of(folder: RunFolder) -> list[RoundResult]:
 def run_status(folder: RunFolder) -> dict[str, Any]:
     """What `pawl status --json` prints."""
     events, seconds = read_run_events(folder), phase_seconds(folder)
+    speed = Throughput()
+    for event in events:
+        speed.add(event)
     config = read_config(folder)
     state = run_state(folder, events)
     rounds = [
@@ -80,6 +83,7 @@ def run_status(folder: RunFolder) -> dict[str, Any]:
             "reference": r.reference,
             "metrics": r.metrics,
             "seconds": seconds.get(r.round, {}),
+            "throughput": speed.of(r.round),
             "reason": r.reason,
         }
         for r in results_of(folder)

@@ -23,6 +23,7 @@ from orchestrator.views.run_state import (
     stream,
     stream_examples,
 )
+from orchestrator.views.scores import pass_names, with_error
 from orchestrator.views.trace import find_prompts, find_trajectories, trajectories_of
 from policies.examples import Example, PreferencePair, UnpairedExample
 from policies.records import Feedback, Trajectory
@@ -307,7 +308,7 @@ def trace_text(facts: Mapping[str, Any]) -> str:
     if facts["result"]:
         result = facts["result"]
         scores = ", ".join(
-            f"{k} {number(v)}" for k, v in result["metrics"].items() if k.startswith("eval/pass@")
+            f"{k} {with_error(result['metrics'], k)}" for k in pass_names(result["metrics"])
         )
         lines.append(
             f"round {result['round']}: {result['status']}, version {result['before']} -> "

@@ -45,11 +45,12 @@ def trajectories_of(example: Example) -> list[str]:
 
 def _places(folder: RunFolder, wanted: str) -> Iterator[tuple[int, RoundFolder]]:
     """Folders to look in, the one that the id names (`r3.`, `e3.`) first."""
-    every = [(i, f) for i in folder.rounds() for f in (folder.round(i), folder.round(i).evaluation)]
+    rounds = [(i, folder.round(i)) for i in folder.rounds()]
+    every = [(i, f) for i, r in rounds for f in (r, *r.measurements())]
     scope = wanted.partition(".")[0]
 
     def other(place: tuple[int, RoundFolder]) -> bool:
-        letter = "e" if place[1].path.name == "evaluate" else "r"
+        letter = {"evaluate": "e", "final": "f", "test": "t"}.get(place[1].path.name, "r")
         return scope != f"{letter}{place[0]}"
 
     yield from sorted(every, key=other)

@@ -331,7 +331,7 @@ def test_judges_alone_can_decide(tmp_path: Path, paths: dict[str, str]) -> None:
     assert summary["dropped"]["unusable: no_verdict"] == 8
 
 
-def test_grades_are_sums_from_which_pass_at_k_follows(
+def test_grades_count_by_prompt_and_keep_apart_what_nothing_graded(
     worker: VerifyWorker, paths: dict[str, str]
 ) -> None:
     committed(worker.verify(paths["trajectories"], paths["prompts"], paths["verdicts"]))
@@ -340,12 +340,18 @@ def test_grades_are_sums_from_which_pass_at_k_follows(
             paths["trajectories"], paths["prompts"], paths["verdicts"], None, paths["graded"]
         )
     )
-    assert (summary["prompts"], summary["prompts_graded"]) == (3, 3)
+    assert summary["prompts"] == 3
     assert (summary["samples"], summary["desirable"], summary["unusable"]) == (13, 6, 1)
-    # mixed: 2 of 4, right: 4 of 4, wrong: 0 of 4; pass@2 of 2 in 4 is 1 - C(2,2)/C(4,2) = 5/6
-    assert summary["pass_at"]["1"] == {"sum": 1.5, "prompts": 3}
-    assert summary["pass_at"]["2"]["sum"] == pytest.approx(11 / 6)
-    assert summary["pass_at"]["4"] == {"sum": 2.0, "prompts": 3}
+    # mixed: 2 of 4 and a fifth that nothing graded, right: 4 of 4, wrong: 0 of 4
+    by_prompt = summary["by_prompt"]
+    assert by_prompt.pop("score_sum") == pytest.approx([7 / 3, 4.0, 4 / 3])
+    assert by_prompt == {
+        "asked": [5, 4, 4],
+        "measured": [4, 4, 4],
+        "right": [2, 4, 0],
+        "ended": [4, 4, 4],
+        "ended_right": [2, 4, 0],
+    }
     assert (summary["policy_tokens"], summary["truncated"]) == (24, 0)
     assert (summary["neg_logprob_sum"], summary["logprob_tokens"]) == (pytest.approx(9.0), 24)
     assert len(read_records(Path(paths["graded"]), Feedback)) == 13

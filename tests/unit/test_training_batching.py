@@ -166,6 +166,18 @@ def test_means_are_over_the_steps_that_have_the_value(tmp_path: Path) -> None:
     assert log.final_mean("rewards/chosen") is None
 
 
+def test_a_metric_that_nobody_named_is_kept_and_a_clock_is_not(tmp_path: Path) -> None:
+    log = StepLog(tmp_path / "log.jsonl")
+    log.record({"loss": 1.0, "mean_token_accuracy": 0.5, "logits/chosen": -1.0, "epoch": 1.0})
+    log.record({"loss": 1.0, "train_runtime": 3.0, "odd": float("nan"), "rewards/chosen": 1.0})
+    means = log.means()
+    assert means["train/mean_token_accuracy"] == 0.5
+    assert means["logits/chosen"] == -1.0
+    assert not [name for name in means if "epoch" in name or "runtime" in name or "odd" in name]
+    again = StepLog(tmp_path / "again.jsonl", log.steps)
+    assert again.means() == means, "a checkpoint brings them back"
+
+
 def test_a_reference_plan_reads_as_a_sentence() -> None:
     parts = (ReferencePart(version=0, weight=0.4), ReferencePart(version=1, weight=0.6))
     assert str(ReferencePlan(parts=parts)) == "0.4 x version 0 + 0.6 x version 1"

@@ -121,8 +121,15 @@ class UpdateJob(Record):
     """JSON lines, one per optimizer step: `{"step": 1, "train/loss": 0.69, ...}`."""
     checkpoint_dir: str | None = None
     """Where checkpoints lie; the update goes on from the newest whole one of the same inputs. None keeps none."""
+    learning_rate_factor: float = 1.0
+    """What the learning rate is multiplied by in this round; see `scaled`."""
     process_group: ProcessGroup | None = None
     """Given when several workers make the update together; each gets the same job but for its rank."""
+
+    def scaled(self, options: TrainingOptions) -> TrainingOptions:
+        """The options with this round's learning rate; an engine trains with these."""
+        rate = options.learning_rate * self.learning_rate_factor
+        return options.model_copy(update={"learning_rate": rate})
 
     @property
     def writes(self) -> bool:

@@ -27,7 +27,9 @@ _NAMES = {
     "steps/logratios/chosen": "steps/logratios/chosen",
     "steps/logratios/rejected": "steps/logratios/rejected",
 }
-"""The trainer's names and ours; what is not named here is not kept."""
+"""The trainer's names and ours; another name is kept as `train/<name>`, of rank 0 where several workers train."""
+_OF_THE_TRAINER = frozenset({"epoch", "step", "total_flos", "train_loss"})
+"""What the trainer logs that is no metric of a step, or the same again."""
 
 AVERAGED = tuple(name for name in _NAMES if name not in ("loss", "learning_rate", "grad_norm"))
 """Values that each of several workers has of its own share of a batch only."""
@@ -39,7 +41,8 @@ class StepLog:
     def __init__(self, path: Path | None, before: Sequence[Mapping[str, float]] = ()) -> None:
         self._path = path
         self.steps: list[dict[str, float]] = [
-            {name: step[name] for name in _NAMES.values() if name in step} for step in before
+            _ordered({name: value for name, value in step.items() if name != "step"})
+            for step in before
         ]
         """`before`: the steps that a checkpoint brought, which are logged again, once."""
         if path is not None:
@@ -55,6 +58,7 @@ class StepLog:
             DivergenceError: its loss or gradient norm is not finite.
         """
         step = {ours: float(values[theirs]) for theirs, ours in _NAMES.items() if theirs in values}
+        step = _ordered(step | _other(values))
         for name in ("train/loss", "train/grad_norm"):
             self.require_finite(name, step.get(name, 0.0))
         self.steps.append(step)
@@ -94,6 +98,25 @@ class StepLog:
         last = self.steps[-max(1, len(self.steps) // 4) :]
         values = [s[name] for s in last if name in s]
         return _mean(values) if values else None
+
+
+def _ordered(step: Mapping[str, float]) -> dict[str, float]:
+    """The values in one order, whether they come from the trainer or from a checkpoint."""
+    known = [name for name in _NAMES.values() if name in step]
+    return {name: step[name] for name in [*known, *sorted(step.keys() - set(known))]}
+
+
+def _other(values: Mapping[str, object]) -> dict[str, float]:
+    """Metrics that a trainer has besides those we know, so that none vanishes; clocks are told elsewhere."""
+    return {
+        name if "/" in name else f"train/{name}": float(value)
+        for name, value in values.items()
+        if name not in _NAMES
+        and name not in _OF_THE_TRAINER
+        and isinstance(value, (int, float))
+        and math.isfinite(value)
+        and not any(clock in name for clock in ("second", "runtime"))
+    }
 
 
 def _mean(values: list[float]) -> float:

@@ -38,7 +38,8 @@ from policies.seeds import derive_rng
 from policies.shards import Written, read_marker, read_records, write_draft
 from workers.portion import WHOLE, Portion
 from workers.verify.again import contradicting
-from workers.verify.aggregate import FeedbackSettings, aggregate, pass_at_k, powers_of_two
+from workers.verify.aggregate import FeedbackSettings, aggregate
+from workers.verify.by_prompt import count_by_prompt
 from workers.verify.isolation import IsolatedVerifier
 from workers.verify.source_summary import Summary, summarise_source, within_budget
 from workers.verify.steps import parts_to_grade, verdict_on
@@ -208,9 +209,10 @@ class VerifyWorker:
     ) -> Written:
         """Count what an evaluation needs; write the feedback.
 
-        Trajectories without usable feedback are left out of pass@k and counted as `unusable`; a prompt with
-        none left is missing from `prompts_graded`. `pass_at[k]` holds the sum over prompts of the unbiased
-        estimate, and how many prompts have at least k graded samples.
+        `by_prompt` holds a few numbers for each prompt of the shard, in order (so the summary of a large shard is
+        above 1 KB): attempts that were asked for, those that something graded, and among these the right ones, the
+        sum of their scores, those that ended by themselves, and the right ones of these. What the policy did wrong is
+        graded and wrong; what nothing graded (`unusable`) is our failure, and is kept apart.
         """
         groups = self._groups(trajectories_path, prompts_path)
         scored = self._score(groups, _read_all(Verdict, verdicts_path, judgement_path), ())
@@ -222,19 +224,16 @@ class VerifyWorker:
             if t.status is not TrajectoryStatus.ERROR
         ]
         turns = [turn for t in sampled for turn in t.turns if turn.role == "policy"]
-        summary = within_budget(
-            {
-                "prompts": len(scored),
-                "prompts_graded": sum(any(_usable(group)) for group in scored),
-                "samples": len(feedback),
-                **_count_desirable(feedback),
-                "pass_at": _pass_at(scored),
-                "policy_tokens": sum(t.num_policy_tokens for t in sampled),
-                "truncated": sum(t.status is TrajectoryStatus.TRUNCATED for t in sampled),
-                "neg_logprob_sum": -math.fsum(p for turn in turns for p in turn.logprobs),
-                "logprob_tokens": sum(len(turn.logprobs) for turn in turns),
-            }
-        )
+        summary = {
+            "prompts": len(scored),
+            "samples": len(feedback),
+            **_count_desirable(feedback),
+            "by_prompt": count_by_prompt(scored),
+            "policy_tokens": sum(t.num_policy_tokens for t in sampled),
+            "truncated": sum(t.status is TrajectoryStatus.TRUNCATED for t in sampled),
+            "neg_logprob_sum": -math.fsum(p for turn in turns for p in turn.logprobs),
+            "logprob_tokens": sum(len(turn.logprobs) for turn in turns),
+        }
         draft = write_draft(Path(output_path), Feedback, feedback)
         return Written(files=(draft,), summary=summary)
 
@@ -347,22 +346,6 @@ def _summarise_examples(examples: Sequence[Example]) -> Summary:
     }
 
 
-def _usable(group: ScoredGroup) -> list[bool]:
-    return [feedback.score is not None for feedback in group.feedback]
-
-
 def _is_uniform(group: ScoredGroup, *, desirable: bool) -> bool:
     seen = [feedback.desirable for feedback in group.feedback if feedback.desirable is not None]
     return bool(seen) and all(bit is desirable for bit in seen)
-
-
-def _pass_at(groups: Sequence[ScoredGroup]) -> dict[str, dict[str, float]]:
-    counts = [
-        (sum(_usable(group)), sum(f.desirable is True for f in group.feedback)) for group in groups
-    ]
-    largest = max((samples for samples, _ in counts), default=0)
-    result: dict[str, dict[str, float]] = {}
-    for k in powers_of_two(largest):
-        values = [pass_at_k(samples, correct, k) for samples, correct in counts if samples >= k]
-        result[str(k)] = {"sum": math.fsum(values), "prompts": len(values)}
-    return result

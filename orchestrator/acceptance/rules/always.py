@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import ClassVar
 
+from orchestrator.acceptance.measurement import Evidence
 from orchestrator.acceptance.rule import AcceptanceRule, Decision
 
 
 class Always(AcceptanceRule):
     """Keep going forward whatever the evaluation says."""
 
-    def decide(self, candidate: Mapping[str, float], best: Mapping[str, float]) -> Decision:
+    selects: ClassVar[bool] = False
+
+    def decide(self, evidence: Evidence) -> Decision:
         return Decision(accepted=True, reason="acceptance.type is always")

@@ -10,7 +10,6 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 from pydantic import Field
 
@@ -42,10 +41,14 @@ class FakeTrainingEngine(TrainingEngine):
         """Sleep in each optimizer step, to look like work."""
         diverge_in_round: int | None = None
         """Round whose update ends with a loss that is not a number."""
+        logprob_gap: float = Field(default=0.0, ge=0)
+        """Distance of sampler and trainer that it reports, in nats a token."""
+
+    config: Config
 
     def update(self, job: UpdateJob, examples: Sequence[Example]) -> UpdateOutcome:
-        config = cast(FakeTrainingEngine.Config, self.config)
-        options = self.options
+        config = self.config
+        options = job.scaled(self.options)
         kept, dropped = select(
             examples, kind=self.loss.kind, max_length=options.max_length, loss=self.loss.config.type
         )
@@ -79,13 +82,13 @@ class FakeTrainingEngine(TrainingEngine):
             metrics={
                 **log.means(),
                 **self._counts(kept),
-                "health/logprob_gap": 0.0,
-                "health/logprob_gap_max": 0.0,
+                "health/logprob_gap": self.config.logprob_gap,
+                "health/logprob_gap_max": self.config.logprob_gap,
             },
         )
 
     def _steps(self, job: UpdateJob, kept: Sequence[Example], checkpoints: Checkpoints) -> StepLog:
-        config = cast(FakeTrainingEngine.Config, self.config)
+        config = self.config
         start = checkpoints.newest()
         if job.writes:
             checkpoints.keep_only(start)
@@ -95,13 +98,13 @@ class FakeTrainingEngine(TrainingEngine):
         num_steps = self._num_steps(kept, job.seed)
         for step in range(len(log.steps), num_steps):
             time.sleep(config.seconds_per_step)
-            log.record(self._step(step, config.diverge_in_round == job.round))
+            log.record(self._step(step, job))
             if job.writes and checkpoints.due(step + 1, num_steps):
                 checkpoints.save(step + 1, {"log": log.steps}, lambda folder: None)
         return log
 
     def _write(self, job: UpdateJob, kept: Sequence[Example], target: Path) -> None:
-        config = cast(FakeTrainingEngine.Config, self.config)
+        config = self.config
         source = Path(job.policy.path)
         skill = self._skill(source) + (config.skill_step if any(map(_favours, kept)) else 0.0)
         copy_side_files(source, target)
@@ -121,12 +124,13 @@ class FakeTrainingEngine(TrainingEngine):
             seed=seed,
         ).num_steps
 
-    def _step(self, step: int, diverged: bool) -> dict[str, float]:
+    def _step(self, step: int, job: UpdateJob) -> dict[str, float]:
+        diverged = self.config.diverge_in_round == job.round
         learned = 0.1 * step
         loss = float("nan") if diverged else 0.693147 / (1 + learned)
         common = {
             "loss": loss,
-            "learning_rate": self.options.learning_rate,
+            "learning_rate": job.scaled(self.options).learning_rate,
             "grad_norm": 1.0,
             "entropy": 1.0,
         }

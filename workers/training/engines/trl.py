@@ -159,7 +159,7 @@ class _Update:
     ) -> None:
         self.engine, self.job, self.dropped, self.device = engine, job, dropped, device
         self.group = group
-        self.loss, self.options = engine.loss, engine.options
+        self.loss, self.options = engine.loss, job.scaled(engine.options)
         self.sampled = examples
         """With the masks that they were sampled with."""
         every_token = self.options.loss_mask == "completion"
