@@ -68,7 +68,10 @@ class EngineBackend(JudgeBackend):
             JudgeError, f"the judge's engine {self.config.engine.type!r} could not start"
         ):
             self._engine = create(
-                self.config.engine, policy=self.model(), dtype=self._dtype, seed=self._context.seed
+                self.config.engine,
+                policy=self.model(),
+                dtype=self._dtype,
+                seed=self._context.engine_seed,
             )
 
     def model(self) -> PolicyVersion:
@@ -131,5 +134,7 @@ class EngineBackend(JudgeBackend):
         seconds = (time.perf_counter() - started) / len(requests)
         return {
             index: Reply(text=answer.text, seconds=seconds)
+            if answer.error is None
+            else Reply(text=None, error=answer.error, seconds=seconds)
             for index, answer in zip(requests, answers, strict=True)
         }
