@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NOISE = re.compile(
-    r"\w*(drop_?out|pdrop|layer_?drop|drop_?path|drop_(connect_)?rate|path_drop|jitter)\w*",
+    r"\w*(drop_?out|pdrop|layer_?drop|drop_?(path|att)|drop_(connect_)?(rate|prob)|path_drop|stochastic_depth|jitter)\w*",
     re.IGNORECASE,
 )
 """Names under which configs of models and their parts keep rates of noise."""
@@ -45,7 +45,7 @@ def _silenced(config: Any, prefix: str) -> Iterator[tuple[str, float]]:
         elif isinstance(value, dict):
             yield from _silenced_dict(value, f"{prefix}{name}.")
         elif _is_rate(name, value) and (kind, name) not in _READ_IN_EVALUATION:
-            setattr(config, name, 0.0)
+            setattr(config, name, type(value)(0))
             yield f"{prefix}{name}", float(value)
 
 
@@ -54,7 +54,7 @@ def _silenced_dict(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, f
         if isinstance(value, dict):
             yield from _silenced_dict(value, f"{prefix}{name}.")
         elif _is_rate(name, value):
-            values[name] = 0.0
+            values[name] = type(value)(0)
             yield f"{prefix}{name}", float(value)
 
 
@@ -70,7 +70,7 @@ def silence_modules(model: Any) -> None:
             kind = getattr(getattr(module, "config", None), "model_type", None)
             kind = kind or getattr(model.config, "model_type", "")
             if _is_rate(name, value) and (kind, name) not in _READ_IN_EVALUATION:
-                setattr(module, name, 0.0)
+                setattr(module, name, type(value)(0))
         if "Dropout" in type(module).__name__ and isinstance(getattr(module, "p", None), float):
             module.p = 0.0
 
