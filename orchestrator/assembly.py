@@ -66,7 +66,7 @@ def assemble(
     ):
         started = time.monotonic()
         events.emit(EventKind.WORKERS_STARTING)
-        groups = start_groups(cluster, config, folder, store, policy)
+        groups = start_groups(cluster, config, folder, store, policy, epoch=fence.epoch)
         events.emit(EventKind.WORKERS_READY, seconds=round(time.monotonic() - started, 2))
         yield Run(
             config=config,

@@ -13,7 +13,7 @@ from orchestrator.run_folder import RunFolder
 from policies.component import Component
 from policies.records import PolicyVersion
 from policies.store import PolicyStore
-from workers.cluster import NO_FILES, Cluster, Files, Group, Resources
+from workers.cluster import NO_FILES, Cluster, Files, Group, Resources, WorkerSeed
 from workers.rollout.worker import RolloutWorker
 from workers.training.worker import TrainWorker
 from workers.verify.judge import BackendContext
@@ -64,17 +64,22 @@ def start_groups(
     folder: RunFolder,
     store: PolicyStore,
     policy: PolicyVersion,
+    *,
+    epoch: int = 0,
 ) -> Groups:
-    """Start every worker group at once, the samplers with `policy`, and wait until all are ready."""
+    """Start every worker group at once, the samplers with `policy`, and wait until all are ready.
+
+    Samplers of a later driver of the run (`epoch`) draw other random numbers than those of an earlier one.
+    """
     starter = _Starter(cluster, config.cluster.start_timeout_seconds)
-    rollout = _start_rollout(starter, config, policy)
+    rollout = _start_rollout(starter, config, policy, epoch)
     size, asked = config.verify.workers, config.verify.resources
     verify = starter.start("verify", VerifyWorker, _verify_kwargs(config), size=size, asked=asked)
     grade = verify
     if config.evaluation.verifiers is not None:
         own = {"verifiers": config.evaluation_verifiers, "feedback": config.feedback}
         grade = starter.start("grade", VerifyWorker, own, size=size, asked=asked)
-    judge = _start_judge(starter, config, folder, store) if config.judges else None
+    judge = _start_judge(starter, config, folder, store, epoch) if config.judges else None
     train = _start_train(starter, config)
     cluster.wait_ready(starter.started, config.cluster.start_timeout_seconds)
     return Groups(rollout=rollout, verify=verify, grade=grade, judge=judge, train=train)
@@ -90,16 +95,20 @@ def strategy_index(config: RunConfig, round_index: int) -> int:
     return 1 + config.stage_of(round_index).index
 
 
-def _start_rollout(starter: _Starter, config: RunConfig, policy: PolicyVersion) -> Group:
+def _start_rollout(
+    starter: _Starter, config: RunConfig, policy: PolicyVersion, epoch: int
+) -> Group:
+    size, asked = config.rollout.workers, config.rollout.resources
     kwargs = {
         "engine": config.rollout.engine,
         "strategies": strategies(config),
         "steps": config.rollout.steps,
         "policy": policy,
         "dtype": config.policy.dtype,
-        "seed": config.seed,
+        "seed": WorkerSeed((config.seed, "rollout", epoch)),
+        "threads": config.rollout.threads,
+        "shared_by": size,
     }
-    size, asked = config.rollout.workers, config.rollout.resources
     files = policy_files(policy)
     return starter.start("rollout", RolloutWorker, kwargs, size=size, asked=asked, files=files)
 
@@ -116,16 +125,23 @@ def _verify_kwargs(config: RunConfig) -> dict[str, Any]:
 
 
 def _start_judge(
-    starter: _Starter, config: RunConfig, folder: RunFolder, store: PolicyStore
+    starter: _Starter, config: RunConfig, folder: RunFolder, store: PolicyStore, epoch: int
 ) -> Group:
+    size, asked = config.verify.judge_workers, config.verify.judge_resources
     context = BackendContext(
         policy_version=store.get,
         model_version=model_as_version,
         dtype=config.policy.dtype,
         seed=config.seed,
     )
-    kwargs = {"judges": config.judges, "context": context, "cache_dir": str(folder.judge_cache)}
-    size, asked = config.verify.judge_workers, config.verify.judge_resources
+    kwargs = {
+        "judges": config.judges,
+        "context": context,
+        "cache_dir": str(folder.judge_cache),
+        "seed": WorkerSeed((config.seed, "judge", epoch)),
+        "threads": config.verify.judge_threads,
+        "shared_by": size,
+    }
     files = judge_files(config, store)
     return starter.start("judge", JudgeWorker, kwargs, size=size, asked=asked, files=files)
 

@@ -8,6 +8,7 @@ Imports torch: import this module inside functions.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,20 +16,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from policies.errors import PawlError, TrainingError, boundary
 from policies.examples import TokenSequence
+
+logger = logging.getLogger(__name__)
 
 _BLOCK_ELEMENTS = 1 << 25
 """Logits held in float32 at a time: 128 MiB."""
 _SAVED_BYTES = 1 << 30
 """Probabilities are kept for the backward pass up to this size, and computed again above it."""
-_TRANSFORMED_LOGITS = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "logits_scaling",
-    "output_multiplier",
-    "lm_head_multiplier",
-)
-"""Config fields of models that change the logits after the output head."""
+_SHORTCUT = "pawl_head_shortcut"
+"""Attribute of a model that has been compared: whether hidden states times output head are its logits."""
+_COMPARED_TOKENS = 64
+"""Most tokens of the sequence on which the two are compared."""
+_TOLERANCES = ((False, 1e-3), (True, 0.05))
+"""Largest difference in nats that is rounding: in the weights' own format, and where a kernel refuses that, bf16."""
 
 
 @dataclass(frozen=True)
@@ -77,22 +79,11 @@ def token_scores(
     scored = mask[:, 1:].bool()
     labels = input_ids[:, 1:][scored]
     wanted = (statistics, sum_squares)
-    if transforms_logits(model):
-        logits = (
-            type(model)
-            .forward(model, input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-            .logits
-        )
-        values = _of_logits(logits[:, :-1][scored].float(), labels, wanted)
+    if head_is_linear(model, input_ids, attention_mask):
+        values = _by_head(model, input_ids, attention_mask, scored, wanted)
     else:
-        output = model.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        )
-        head = model.get_output_embeddings()
-        hidden = output.last_hidden_state[:, :-1][scored]
-        values = cast(Any, _Head).apply(
-            hidden, head.weight, getattr(head, "bias", None), labels, wanted
-        )
+        logits = _own_logits(model, input_ids, attention_mask)
+        values = _of_logits(logits[:, :-1][scored].float(), labels, wanted)
     spread = [
         None if v is None else v.new_zeros(scored.shape).masked_scatter(scored, v) for v in values
     ]
@@ -101,11 +92,79 @@ def token_scores(
     return TokenScores(log_probs, entropy, top1, mean_logits, log_sum_squares)
 
 
-def transforms_logits(model: Any) -> bool:
-    """Whether the model scales or caps its logits, so that hidden states times output head would be wrong."""
-    config = model.config.get_text_config()
-    values = (getattr(config, name, None) for name in _TRANSFORMED_LOGITS)
-    return any(value is not None and value != 1.0 for value in values)
+def head_is_linear(model: Any, input_ids: Tensor, attention_mask: Tensor) -> bool:
+    """Whether the model's logits are its last hidden states times its output head, and nothing more.
+
+    Models scale, cap, shift or normalise on that way, under names of their own, so it is tried and not guessed: once
+    for each model, the log-probs of one sequence by head against those of the model's own forward pass. Where they
+    differ, or the head cannot be had, the model is scored by its own forward pass, which computes logits everywhere.
+
+    Args:
+        model: a causal language model of transformers; the answer is kept on it.
+        input_ids: sequences that it may read; the beginning of the first is tried. [N, T]
+        attention_mask: 1 on real tokens. [N, T]
+    """
+    known = cast("bool | None", model.__dict__.get(_SHORTCUT))
+    if known is None:
+        tried = input_ids[0][attention_mask[0].bool()][:_COMPARED_TOKENS]
+        known = _shortcut_agrees(model, tried[None])
+        setattr(model, _SHORTCUT, known)
+        if not known:
+            logger.info(
+                "%s does more than its output head to hidden states: it is scored by its own forward pass, which takes "
+                "more memory and time",
+                type(model).__name__,
+            )
+    return known
+
+
+def _shortcut_agrees(model: Any, ids: Tensor) -> bool:
+    attention, device = torch.ones_like(ids), ids.device.type
+    scored, labels = attention[:, 1:].bool(), ids[0, 1:]
+    was_training = model.training
+    model.eval()
+    try:
+        for autocast, tolerance in _TOLERANCES:
+            try:
+                with (
+                    boundary(TrainingError, "the output head cannot be used by itself"),
+                    torch.no_grad(),
+                    torch.autocast(device, torch.bfloat16, enabled=autocast),
+                ):
+                    own = _own_logits(model, ids, attention)[0, :-1].float().log_softmax(dim=-1)
+                    by_head = _by_head(model, ids, attention, scored, (False, False))[0]
+                    assert by_head is not None
+                    gaps = (own.gather(1, labels[:, None]).squeeze(1) - by_head).abs()
+                    return bool((gaps <= tolerance).all())
+            except PawlError:
+                continue
+    finally:
+        model.train(was_training)
+    return False
+
+
+def _own_logits(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Logits by the class's own forward pass, whatever stands in its place on this instance. [N, T, V]"""
+    output = type(model).forward(
+        model, input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+    )
+    return cast(Tensor, output.logits)
+
+
+def _by_head(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    scored: Tensor,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor | None, ...]:
+    """Log-probs and statistics of the scored tokens, from the output head where they stand alone."""
+    output = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    head = model.get_output_embeddings()
+    hidden = output.last_hidden_state[:, :-1][scored]
+    bias = getattr(head, "bias", None)
+    values = cast(Any, _Head).apply(hidden, head.weight, bias, input_ids[:, 1:][scored], wanted)
+    return cast("tuple[Tensor | None, ...]", values)
 
 
 def _of_logits(
@@ -159,17 +218,19 @@ class _Head(torch.autograd.Function):
                 logits = _logits(inputs[block], matrix, bias)
                 target = logits.gather(1, labels[block, None]).squeeze(1)
                 parts.append(_reduce(logits, target, wanted, None if kept is None else kept[block]))
-        ctx.save_for_backward(inputs, matrix, bias, labels, kept)
-        ctx.dtypes = hidden.dtype, weight.dtype
         columns = [None if c[0] is None else torch.cat(c) for c in zip(*parts, strict=True)]
+        ctx.save_for_backward(inputs, matrix, bias, labels, kept, columns[0])
+        ctx.dtypes = hidden.dtype, weight.dtype
         ctx.mark_non_differentiable(*(c for c in columns[1:] if c is not None))
         return tuple(columns)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, matrix, bias, labels, kept = ctx.saved_tensors
+        inputs, matrix, bias, labels, kept, log_probs = ctx.saved_tensors
         hidden_dtype, weight_dtype = ctx.dtypes
         grad = grads[0].float()
+        # 1 - p in float32: in bf16 the difference of the two is lost for a token that is nearly certain.
+        at_label = (grad * -torch.expm1(log_probs)).to(matrix.dtype)
         grad_hidden = torch.empty_like(inputs)
         grad_weight = (
             torch.zeros_like(matrix, dtype=torch.float32) if ctx.needs_input_grad[1] else None
@@ -181,9 +242,8 @@ class _Head(torch.autograd.Function):
                 errors = kept  # owned by this node, and read once: overwritten in place
             else:
                 errors = _logits(inputs[block], matrix, bias).softmax(dim=-1).to(matrix.dtype)
-            step = grad[block, None].to(matrix.dtype)
-            errors.mul_(-step)
-            errors.scatter_add_(1, labels[block, None], step)
+            errors.mul_(-grad[block, None].to(matrix.dtype))
+            errors.scatter_(1, labels[block, None], at_label[block, None])
             torch.mm(errors, matrix, out=grad_hidden[block])
             if grad_weight is not None:
                 grad_weight += errors.T @ inputs[block]

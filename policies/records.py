@@ -54,6 +54,8 @@ class StopReason(StrEnum):
     """The token budget ran out: the terminator is missing."""
     OBSERVATION = "observation"
     """Not written by the policy."""
+    ERROR = "error"
+    """The engine broke the turn off: the trajectory is an error."""
 
 
 class Step(Record):

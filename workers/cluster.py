@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from policies.seeds import derive_seed
+
 Placement = Literal["default", "spread", "pack"]
 """Which nodes a group's workers prefer: Ray's choice, as many different ones as there are, as few as possible."""
 
@@ -45,6 +47,26 @@ class Files:
 
 
 NO_FILES = Files()
+
+
+@dataclass(frozen=True)
+class WorkerSeed:
+    """Among a group's arguments: a seed that no two workers share, nor a worker and the one that took its place."""
+
+    parts: tuple[object, ...]
+    """What it is derived from besides: the run's seed, the group, the driver's epoch."""
+
+    def of(self, index: int, replaced: int) -> int:
+        """The seed of worker `index`, of which `replaced` earlier ones were lost."""
+        return derive_seed(*self.parts, index, replaced)
+
+
+def arguments_of(kwargs: Mapping[str, Any], index: int, replaced: int = 0) -> dict[str, Any]:
+    """A group's arguments for one of its workers."""
+    return {
+        name: value.of(index, replaced) if isinstance(value, WorkerSeed) else value
+        for name, value in kwargs.items()
+    }
 
 
 class Call(Protocol):
@@ -118,6 +140,8 @@ class Cluster(Protocol):
         files: Files = NO_FILES,
     ) -> Group:
         """Begin to start `size` workers, each `factory(**kwargs)`, which reads `files`. `wait_ready` waits for them.
+
+        A `WorkerSeed` among `kwargs` is another number for each of them.
 
         `timeout_seconds` is also how long a worker that replaces a lost one may take.
         """

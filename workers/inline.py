@@ -9,7 +9,7 @@ from typing import Any
 
 from policies.errors import PawlError
 from workers.alive import reporting
-from workers.cluster import NO_FILES, Call, Files, Group, Resources
+from workers.cluster import NO_FILES, Call, Files, Group, Resources, arguments_of
 
 
 @dataclass(eq=False)
@@ -90,7 +90,7 @@ class InlineCluster:
         timeout_seconds: float,
         files: Files = NO_FILES,
     ) -> InlineGroup:
-        group = InlineGroup(name, [factory(**kwargs) for _ in range(size)])
+        group = InlineGroup(name, [factory(**arguments_of(kwargs, index)) for index in range(size)])
         self._groups.append(group)
         return group
 

@@ -20,7 +20,7 @@ from policies.errors import (
     WorkerMemoryError,
     explain,
 )
-from workers.cluster import NO_FILES, Files, Resources
+from workers.cluster import NO_FILES, Files, Resources, arguments_of
 from workers.ray_failures import Place, translate
 
 REST_SECONDS = 5.0
@@ -183,7 +183,8 @@ class RayGroup:
 
     def _begin(self, slot: Slot) -> None:
         """Start a fresh actor for `slot`."""
-        slot.actor = self._start(slot, self._kwargs, self._files)
+        own = arguments_of(self._kwargs, slot.index, slot.replaced)
+        slot.actor = self._start(slot, own, self._files)
         slot.placed = slot.actor.place.remote()
         slot.built = slot.actor.build.remote()
         slot.ready, slot.place, slot.rest_until = False, None, 0.0

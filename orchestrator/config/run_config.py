@@ -90,12 +90,12 @@ class RunConfig(Settings):
 
     @property
     def evaluation_sampling(self) -> Sampling:
-        return Sampling(
-            temperature=self.evaluation.temperature,
-            top_p=self.evaluation.top_p,
-            max_tokens=self.evaluation.max_tokens or self.rollout.max_tokens,
-            stop=self.rollout.stop,
-        )
+        """What `evaluation` says of each sampling setting, and `rollout` where it says nothing."""
+        found = {}
+        for name in Sampling.model_fields:
+            own = getattr(self.evaluation, name)
+            found[name] = getattr(self.rollout, name) if own is None else own
+        return Sampling(**found)
 
     @cached_property
     def resolved_stages(self) -> tuple[Stage, ...]:

@@ -90,6 +90,9 @@ class RolloutSettings(Settings):
     """Rollout actors, each with an engine of its own."""
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
     """What each rollout actor asks for."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads that one rollout actor computes with; null divides the cores of its machine by `workers`. Where a
+    cluster spreads the actors over nodes, give each node's cores divided by the actors on it."""
     samples_per_prompt: int = Field(default=8, ge=1)
     """Attempts at each prompt (K). A round of `demonstrations` makes one: the others would be the same text."""
     temperature: float = Field(default=1.0, ge=0)
@@ -131,6 +134,9 @@ class VerifySettings(Settings):
     """Judge actors, when the config has judges."""
     judge_resources: ResourceSettings = ResourceSettings(num_cpus=0.2)
     """What each judge actor asks for; give it a GPU when the judge is a model of ours."""
+    judge_threads: int | None = Field(default=None, ge=1)
+    """CPU threads that one judge actor computes with when the judge is a model of ours; null divides the cores of its
+    machine by `judge_workers`."""
 
 
 class TrainingSettings(TrainingOptions):
@@ -161,8 +167,12 @@ class EvaluationSettings(Settings):
     """Sampling temperature of the measurement."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus of the measurement."""
+    top_k: int | None = Field(default=None, ge=0)
+    """Keep the k likeliest tokens in the measurement, 0 keeps all; null takes rollout.top_k."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Token budget of one turn; null takes rollout.max_tokens."""
+    stop: tuple[str, ...] | None = None
+    """Strings that end a turn, besides the model's own terminator; null takes rollout.stop."""
     verifiers: tuple[Annotated[Verifier.Config, VERIFIERS.field()], ...] | None = None
     """What grades held-out attempts; null takes the run's verifiers."""
 

@@ -17,6 +17,7 @@ from orchestrator.plan.answers import plan_answers
 from orchestrator.plan.dtype import plan_dtype
 from orchestrator.plan.floors import below_floor
 from orchestrator.plan.functions import try_functions
+from orchestrator.plan.generation import plan_generation
 from orchestrator.plan.inputs import plan_context, plan_model, plan_prompts, plan_test_prompts
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.machine import Machine, existing_parent, free_disk, this_machine
@@ -74,6 +75,7 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     counts = TokenCounts.of(config, model, train, held_out)
     if model is not None:
         plan_context(config, plan, model, counts)
+        plan_generation(config, plan, model)
         _memory(config, plan, model, counts, here)
     _cost(config, plan, counts)
     _writes(config, plan, run_folder)

@@ -160,7 +160,9 @@ def rollout_stage(
 ) -> Stage:
     """Sample a shard with `policy`, and with the earlier ones of a mixture."""
     run.groups.rollout.restart_with(policy_files(policy), policy=policy)
-    rollout = run.config.rollout.model_dump(mode="json", exclude={"workers", "resources"})
+    rollout = run.config.rollout.model_dump(
+        mode="json", exclude={"workers", "resources", "threads"}
+    )
 
     def arguments(shard: ShardPaths, attempt: ShardPaths, portion: Portion) -> tuple[Any, ...]:
         return (

@@ -5,6 +5,7 @@ The fake and transformers run here; vLLM keeps the same contract in `tests/e2e/t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from policies.component import create
 from policies.errors import PolicyStoreError
 from policies.fake_model import write_fake_model
 from policies.records import Message, PolicyVersion, Sampling, StopReason
+from tests.architectures import LINEAR, write_architecture
 from tests.training_cases import version, write_tiny_model
 from workers.rollout.engine import ENGINES, Generation, GenerationRequest, RolloutEngine
 
@@ -173,6 +175,130 @@ def test_a_prompt_is_what_the_chat_format_writes_and_a_turn_ends_with_its_termin
     assert ended
     assert all(g.token_ids[-1] in engine.chat.terminators for g in ended)
     assert all(not set(g.token_ids[:-1]) & engine.chat.terminators for g in ended)
+
+
+def varied(engine: RolloutEngine, count: int = 12, **sampling: Any) -> list[GenerationRequest]:
+    """Requests whose prompts, and so whose greedy answers, all differ, for a model of words and for the fake."""
+    settings = Sampling(**({"temperature": 0.0, "max_tokens": 24} | sampling))
+    prompts = [
+        (*range(4, 5 + n), *engine.render([Message(role="user", content=f"What is 6 times {n}?")]))
+        for n in range(count)
+    ]
+    return [GenerationRequest(ids, settings, seed=n) for n, ids in enumerate(prompts)]
+
+
+def until(text_of: Any, ids: Sequence[int], stop: str) -> list[int]:
+    """The shortest beginning of `ids` whose text has `stop` in it; all of them when there is none."""
+    return next(
+        (list(ids[:n]) for n in range(1, len(ids) + 1) if stop in text_of(ids[:n])), list(ids)
+    )
+
+
+def test_a_row_ends_at_its_own_stop_string_whatever_the_others_in_its_batch_do(
+    engine: RolloutEngine,
+) -> None:
+    free = engine.generate(varied(engine))
+    assert len(set(key(free))) > 4
+    words = {w for g in free for w in g.text.split() if w.isascii()}
+    ended_early = 0
+    for stop in sorted(words)[:8]:
+        stopped = engine.generate(varied(engine, stop=(stop,)))
+        for whole, part in zip(free, stopped, strict=True):
+            expected = until(engine.chat.decode, whole.token_ids, stop)
+            assert list(part.token_ids) == expected
+            assert part.logprobs == pytest.approx(whole.logprobs[: len(expected)], abs=1e-5)
+            ended_early += len(expected) < len(whole.token_ids)
+            if stop in part.text:
+                assert part.stop_reason is StopReason.STOP
+    assert ended_early, "rows ended before their batch did"
+
+
+def test_a_row_that_never_ends_by_itself_says_so_beside_rows_that_did(
+    engine: RolloutEngine,
+) -> None:
+    free = engine.generate(varied(engine, temperature=1.0, max_tokens=12))
+    for each in free:
+        ended = each.token_ids[-1] in engine.chat.terminators
+        assert (each.stop_reason is StopReason.STOP) == ended
+        assert ended or len(each.token_ids) == 12
+
+
+def test_what_is_sampled_follows_from_the_request_and_not_from_who_samples(
+    engine: RolloutEngine,
+) -> None:
+    name = "fake" if type(engine).__name__ == "FakeEngine" else "transformers"
+    another: RolloutEngine = create(
+        ENGINES.parse(name), policy=engine.serving, dtype="float32", seed=12345
+    )
+    asked = requests(engine)
+    assert key(another.generate(asked)) == key(engine.generate(asked))
+    others = [GenerationRequest(r.prompt_token_ids, r.sampling, r.seed + 100) for r in asked]
+    assert key(engine.generate(others)) != key(engine.generate(asked))
+
+
+FOLDER_SETTINGS: dict[str, dict[str, Any]] = {
+    "penalties": {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1},
+    "words that may not be": {
+        "suppress_tokens": list(range(4, 50)),
+        "begin_suppress_tokens": list(range(30, 60)),
+        "bad_words_ids": [[i] for i in range(4, 30)],
+    },
+    "words that must be": {"forced_bos_token_id": 9, "forced_eos_token_id": 2},
+    "truncations": {
+        "do_sample": True,
+        "min_p": 0.5,
+        "typical_p": 0.2,
+        "epsilon_cutoff": 0.05,
+        "eta_cutoff": 0.05,
+        "top_k": 1,
+        "top_p": 0.1,
+        "temperature": 0.1,
+    },
+    "lengths": {"min_new_tokens": 20, "min_length": 30, "max_length": 5, "max_time": 1e-6},
+    "lengths by decay": {"exponential_decay_length_penalty": [1, 5.0]},
+    "search": {"num_beams": 3, "num_return_sequences": 2, "guidance_scale": 3.0},
+    "bias": {"sequence_bias": [[[9], 50.0]], "renormalize_logits": True},
+    "a watermark": {"watermarking_config": {"bias": 8.0, "seeding_scheme": "selfhash"}},
+}
+
+
+@pytest.mark.parametrize("name", FOLDER_SETTINGS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_sampling_setting_of_the_models_folder_changes_what_transformers_samples(
+    name: str, temperature: float, tmp_path: Path
+) -> None:
+    policy = model("transformers", tmp_path / "v0", 0)
+    plain: RolloutEngine = create(ENGINES.parse("transformers"), policy=policy, dtype="float32")
+    expected = key(plain.generate(requests(plain, temperature=temperature)))
+    settings = Path(policy.path) / "generation_config.json"
+    settings.write_text(json.dumps({"eos_token_id": 2, **FOLDER_SETTINGS[name]}), encoding="utf-8")
+    built: RolloutEngine = create(ENGINES.parse("transformers"), policy=policy, dtype="float32")
+    assert key(built.generate(requests(built, temperature=temperature))) == expected
+
+
+def test_the_end_of_sequence_ids_of_the_folder_are_the_one_thing_that_is_read(
+    tmp_path: Path,
+) -> None:
+    policy = model("transformers", tmp_path / "v0", 0)
+    plain: RolloutEngine = create(ENGINES.parse("transformers"), policy=policy, dtype="float32")
+    free = plain.generate(requests(plain, temperature=0.0))
+    chosen = next(g.token_ids[1] for g in free if len(g.token_ids) > 3)
+    settings = Path(policy.path) / "generation_config.json"
+    settings.write_text(json.dumps({"eos_token_id": [2, chosen]}), encoding="utf-8")
+    built: RolloutEngine = create(ENGINES.parse("transformers"), policy=policy, dtype="float32")
+    for whole, part in zip(free, built.generate(requests(built, temperature=0.0)), strict=True):
+        ends = [n for n, token in enumerate(whole.token_ids, 1) if token in (2, chosen)]
+        assert part.token_ids == whole.token_ids[: ends[0] if ends else None]
+
+
+def test_a_budget_beyond_the_models_positions_is_cut_there(tmp_path: Path) -> None:
+    write_architecture(tmp_path / "v0", "gpt2", {**LINEAR["gpt2"], "n_positions": 24})
+    (tmp_path / "v0" / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    policy = version(tmp_path / "v0")
+    built: RolloutEngine = create(ENGINES.parse("transformers"), policy=policy, dtype="float32")
+    asked = requests(built, max_tokens=64)
+    for request, each in zip(asked, built.generate(asked), strict=True):
+        assert len(request.prompt_token_ids) + len(each.token_ids) <= 24
 
 
 def test_transformers_logprobs_are_those_of_a_plain_forward_pass(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,3 +140,52 @@ def test_a_choice_is_kept_to(engine: HostedEngine) -> None:
         for n in range(8)
     ]
     assert {g.text for g in engine.generate(asked)} <= set(choices)
+
+
+def test_a_row_ends_at_its_own_stop_string_whatever_the_others_in_its_batch_do(
+    engine: HostedEngine,
+) -> None:
+    _, generations = sampled(engine, count=16, max_tokens=48, stop=("7",))
+    hit = [g for g in generations if "7" in g.text]
+    assert hit
+    assert len({len(g.token_ids) for g in hit}) > 1, "they ended at different times"
+    for each in hit:
+        assert each.stop_reason is StopReason.STOP
+        assert each.text.endswith("7")
+        assert each.text.count("7") == 1
+        assert len(each.token_ids) == len(each.logprobs)
+
+
+def test_on_a_cpu_too_samples_follow_from_the_seeds_of_their_requests(engine: HostedEngine) -> None:
+    ids = engine.render([Message(role="user", content="Tell me a story about a number.")])
+    settings = Sampling(temperature=1.0, max_tokens=12)
+
+    def drawn(first: int) -> list[tuple[int, ...]]:
+        asked = [GenerationRequest(ids, settings, seed=first + n) for n in range(4)]
+        return [g.token_ids for g in engine.generate(asked)]
+
+    drawn(0)  # the prompt is in the prefix cache from here on
+    once = drawn(0)
+    assert drawn(100) != once
+    assert drawn(0) == once, "also after other requests"
+    assert len(set(once)) > 1
+
+
+def test_a_finish_reason_that_is_not_the_policys_own_is_an_error_and_never_a_stop() -> None:
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.v1.engine import FINISH_REASON_STRINGS
+
+    from workers.rollout.engines.vllm import _generation
+
+    assert {"stop", "length", "abort", "error"} <= set(FINISH_REASON_STRINGS)
+    for reason in (*FINISH_REASON_STRINGS, "of a later version", None):
+        logprobs: Any = [{5: SimpleNamespace(logprob=-0.5)}]
+        completion = CompletionOutput(0, "five", [5], None, logprobs, finish_reason=reason)
+        found = _generation(RequestOutput("1", None, [1], None, [completion], finished=True))
+        if reason in ("stop", "length"):
+            assert found.stop_reason is StopReason(reason)
+            assert (found.token_ids, found.logprobs, found.error) == ((5,), (-0.5,), None)
+        else:
+            assert found.stop_reason is StopReason.ERROR
+            assert found.token_ids == ()
+            assert repr(reason) in str(found.error)

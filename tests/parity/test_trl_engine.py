@@ -17,7 +17,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from policies.errors import DivergenceError, TrainingError
 from policies.examples import PreferencePair
-from policies.logprobs import padded, sequence_logprobs, token_scores, transforms_logits
+from policies.logprobs import padded, sequence_logprobs, token_scores
 from policies.reference import ReferencePart, ReferencePlan
 from tests.training_cases import (
     log_of,
@@ -118,30 +118,6 @@ def test_log_probs_do_not_depend_on_batch_padding_or_order(model_dir: Path) -> N
     for a, b, s in zip(together, alone, sequences, strict=True):
         assert len(a) == sum(s.loss_mask)
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-
-
-def test_models_that_transform_their_logits_are_scored_with_the_transformed_ones(
-    tmp_path: Path,
-) -> None:
-    from transformers import CohereConfig, CohereForCausalLM
-
-    torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
-    model = CohereForCausalLM(
-        CohereConfig(vocab_size=60, logit_scale=0.25, pad_token_id=0, **sizes)
-    ).eval()
-    assert transforms_logits(model)
-    ids, attention, mask = padded([sequence("a", 0), sequence("b", 1)])
-    expected = model(input_ids=ids, attention_mask=attention).logits[:, :-1].log_softmax(-1)
-    expected = expected.gather(2, ids[:, 1:, None])[..., 0] * mask[:, 1:]
-    torch.testing.assert_close(
-        token_scores(model, ids, attention, mask).log_probs, expected, rtol=1e-5, atol=1e-5
-    )
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ class Echo(RolloutEngine):
         if any("bad" in text for text in texts):
             raise ValueError("prompt longer than the model")
         return [
-            Generation(
+            Generation.failed("aborted")
+            if "broken off" in text
+            else Generation(
                 token_ids=(1,),
                 logprobs=(0.0,),
                 text=f"re: {text}",
@@ -75,7 +77,9 @@ def model(name: str) -> PolicyVersion:
     return PolicyVersion(number=0, round=0, parent=None, path=name, digest="m" * 64)
 
 
-CONTEXT = BackendContext(policy_version=version, model_version=model, dtype="bfloat16", seed=3)
+CONTEXT = BackendContext(
+    policy_version=version, model_version=model, dtype="bfloat16", seed=3, engine_seed=8
+)
 
 
 def backend(**settings: object) -> JudgeBackend:
@@ -97,9 +101,9 @@ def test_the_policy_judges_frozen_at_version_zero_unless_told_otherwise(
         backend(version=2, dtype="float32").start()
         backend(model="hub/name").start()
     assert [(b["policy"].path, b["dtype"], b["seed"]) for b in Echo.built] == [
-        ("p/0", "bfloat16", 3),
-        ("p/2", "float32", 3),
-        ("hub/name", "bfloat16", 3),
+        ("p/0", "bfloat16", 8),
+        ("p/2", "float32", 8),
+        ("hub/name", "bfloat16", 8),
     ]
     assert len([r for r in caplog.records if "prefer text like their own" in r.message]) == 2
     assert backend(version=2).identity() == "echo: policy version 2 222222222222 bfloat16"
@@ -111,6 +115,11 @@ def test_all_questions_go_into_one_generate_call_and_answers_keep_their_order() 
     assert [r.text for r in replies] == [f"re: {i}" for i in range(5)]
     assert Echo.calls == [5]
     assert len(Echo.built) == 1
+
+
+def test_an_answer_that_the_engine_broke_off_is_no_answer() -> None:
+    replies = backend().ask([question("a"), question("broken off")])
+    assert [(r.text, r.error) for r in replies] == [("re: a", None), (None, "aborted")]
 
 
 def test_a_question_that_the_engine_refuses_harms_no_other() -> None:

@@ -351,3 +351,17 @@ def test_this_machine_has_something() -> None:
 )
 def test_sizes_are_said_for_people(size: float, text: str) -> None:
     assert memory_text(size) == text
+
+
+def test_sampling_settings_of_the_models_folder_are_named_as_not_used(
+    model: Path, tmp_path: Path
+) -> None:
+    assert found(planned(model, tmp_path), "generation settings") == ""
+    settings = {"eos_token_id": [2], "do_sample": True, "repetition_penalty": 1.1, "top_k": 20}
+    (model / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    told = found(planned(model, tmp_path), "generation settings")
+    assert "not used: repetition_penalty: 1.1, top_k: 20." in told
+    assert "eos_token_id: " not in told
+    assert problems(planned(model, tmp_path)) == ""
+    (model / "generation_config.json").write_text("[1]", encoding="utf-8")
+    assert found(planned(model, tmp_path), "generation settings") == ""

@@ -219,6 +219,9 @@ class Conversations:
         assert c.transcript is not None
         partner = c.partner
         assert partner is not None
+        if said.error is not None:
+            self._fail(c, said.error)
+            return
         shrunk = self._room(c) < self._job.sampling.max_tokens
         turn = len(c.policy_turns)
         c.turns.append(

@@ -22,7 +22,7 @@ class GenerationRequest:
     prompt_token_ids: tuple[int, ...]
     sampling: Sampling
     seed: int
-    """Derived from run, round, prompt and sample; engines that cannot seed one request ignore it."""
+    """Derived from run, round, prompt and sample: what has to repeat, on whichever worker, follows from it."""
     choices: tuple[str, ...] = ()
     """When given, the text must be one of these (constrained decoding), as judges need it."""
 
@@ -35,12 +35,23 @@ class Generation:
     logprobs: tuple[float, ...]  # [T] raw log-prob of each sampled token, before temperature
     text: str
     stop_reason: StopReason
+    error: str | None = None
+    """Why there is no completion; then `stop_reason` is `error`, and there are no tokens."""
+
+    @classmethod
+    def failed(cls, error: str) -> Generation:
+        """A completion that the engine broke off: its trajectory becomes an error, and nothing is learned from it."""
+        return cls((), (), "", StopReason.ERROR, error)
 
 
 class RolloutEngine(Component):
     """Samples completions from one policy version at a time. Lives as long as the run.
 
-    Constructor: `(config, *, policy: PolicyVersion, dtype: str, seed: int)` loads `policy` and is ready.
+    Constructor: `(config, *, policy: PolicyVersion, dtype: str, seed: int)` loads `policy` and is ready. `seed` is this
+    engine's alone: another worker's, and that of a worker in the place of a lost one, is another.
+
+    A row of a batch ends where its own terminator, stop string or budget is reached, and nothing behind that is given
+    back as the policy's: every token of a `Generation` was sampled.
     """
 
     serving: PolicyVersion

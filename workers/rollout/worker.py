@@ -19,11 +19,13 @@ from policies.records import (
     Prompt,
     Record,
     Sampling,
+    StopReason,
     Trajectory,
     TrajectoryStatus,
     Turn,
 )
 from policies.shards import Written, read_records, write_draft
+from workers.compute_threads import set_threads
 from workers.portion import WHOLE, Portion
 from workers.rollout.engine import RolloutEngine
 from workers.rollout.segment import with_steps
@@ -72,12 +74,25 @@ class RolloutWorker:
         policy: PolicyVersion,
         dtype: str,
         seed: int,
+        threads: int | None = None,
+        shared_by: int = 1,
     ) -> None:
         """Start the engine with `policy`; returns when it can sample.
+
+        Args:
+            engine: what samples.
+            strategies: that a job may ask for.
+            steps: what a step of a turn is.
+            policy: that the engine starts with.
+            dtype: number format of its weights.
+            seed: this worker's alone.
+            threads: CPU threads to compute with; None shares this machine's cores.
+            shared_by: rollout workers on this machine.
 
         Raises:
             ConfigurationError: a strategy cannot work with this model or on this machine.
         """
+        set_threads(threads, shared_by=shared_by)
         with boundary(RolloutError, f"rollout engine {engine.type!r} could not start"):
             self.engine: RolloutEngine = create(engine, policy=policy, dtype=dtype, seed=seed)
         self.strategies: list[RolloutStrategy] = []
@@ -205,6 +220,8 @@ def _fault(turn: Turn, trajectory: Trajectory) -> str | None:
     """What is wrong with a sampled turn: to be wrong is the policy's affair, to be this is not."""
     if turn.role != "policy":
         return None
+    if turn.stop_reason is StopReason.ERROR:
+        return trajectory.error or "the engine broke a completion off"
     num_tokens, most = len(turn.token_ids), trajectory.sampling.max_tokens
     if not num_tokens:
         return "the engine gave a completion without a token"

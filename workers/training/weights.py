@@ -19,6 +19,8 @@ from policies.store import MANIFEST, weight_files
 if TYPE_CHECKING:
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 _WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 
 
@@ -33,20 +35,46 @@ def quiet_transformers() -> None:
 
 
 def load_model(path: str, *, device: str, attention: str, trust_remote_code: bool) -> Any:
-    """Load a causal language model in float32, dropout off: steps must start at the reference exactly."""
+    """Load a causal language model in float32, its noise off: steps must start at the reference exactly."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    from workers.training.noise import silence, silence_modules
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)  # nosec B615
+    silenced = silence(config)
+    if silenced:
+        logger.info("off in the update, as they are for the sampler: %s", silenced)
     model = AutoModelForCausalLM.from_pretrained(  # nosec B615 # a checked folder
         path,
+        config=config,
         dtype=torch.float32,
         attn_implementation=attention,
         trust_remote_code=trust_remote_code,
     )
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    silence_modules(model)
     return model.to(device)
+
+
+def check_loaded(model: Any, token_ids: Sequence[int], *, precision: str) -> None:
+    """See, on one sequence, that training and evaluation mode agree and how the model's log-probs are computed.
+
+    Args:
+        model: what `load_model` gave, not yet sharded: afterwards every worker would have to take part.
+        token_ids: of an example of the update. [T]
+        precision: of the forward pass in training.
+
+    Raises:
+        TrainingError: it is noisy in training mode.
+    """
+    import torch
+
+    from policies.logprobs import head_is_linear
+    from workers.training.noise import check_quiet
+
+    check_quiet(model, token_ids, precision=precision)
+    ids = torch.tensor([list(token_ids)], device=next(model.parameters()).device)
+    head_is_linear(model, ids, torch.ones_like(ids))
 
 
 def averaged_weights(plan: ReferencePlan, versions: Sequence[PolicyVersion]) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -18,6 +17,7 @@ from policies.examples import (
 )
 from policies.records import Record
 from policies.shards import read_records
+from workers.compute_threads import set_threads
 from workers.training.engine import (
     AdapterSettings,
     TrainingEngine,
@@ -43,8 +43,7 @@ class TrainWorker:
     """One training engine per stage for the whole run; their imports stay warm between rounds."""
 
     def __init__(self, setups: Sequence[Setup], adapter: AdapterSettings | None) -> None:
-        # Ray limits threads to an actor's logical CPUs; samplers idle while the trainer works, so it takes all.
-        os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+        set_threads()  # all cores: samplers idle while the trainer works
         self.engines: list[TrainingEngine] = []
         for engine, loss, options in setups:
             with boundary(TrainingError, f"training engine {engine.type!r} could not start"):

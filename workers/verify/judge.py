@@ -52,6 +52,8 @@ class BackendContext:
     """Number format of weights where a backend's config names none."""
     seed: int = 0
     """The run's seed."""
+    engine_seed: int = 0
+    """Of the engine that answers in this worker: no two workers have the same."""
 
 
 class JudgeBackend(Component):

@@ -32,6 +32,7 @@ from policies.records import (
 )
 from policies.seeds import derive_seed
 from policies.shards import Written, read_records, write_draft
+from workers.compute_threads import set_threads
 from workers.portion import WHOLE, Portion
 from workers.verify.judge import BackendContext, Judge, JudgeBackend, JudgeJob, Judgement
 from workers.verify.judge_cache import CachedBackend, ReplyCache, cache_scope
@@ -49,11 +50,19 @@ class JudgeWorker:
     """Judges with their backends and one cache, for as long as the run."""
 
     def __init__(
-        self, judges: Sequence[Judge.Config], context: BackendContext, cache_dir: str | None = None
+        self,
+        judges: Sequence[Judge.Config],
+        context: BackendContext,
+        cache_dir: str | None = None,
+        *,
+        seed: int = 0,
+        threads: int | None = None,
+        shared_by: int = 1,
     ) -> None:
         """Start what answers; returns when it can judge.
 
-        Judges with equal backend settings share one backend, so a model is loaded once.
+        Judges with equal backend settings share one backend, so a model is loaded once. `seed` is this worker's alone;
+        `threads` and `shared_by` say how many CPU threads a model of ours computes with (`set_threads`).
 
         Raises:
             ConfigurationError: two judges have one name, or a backend's settings do not hold here.
@@ -66,6 +75,8 @@ class JudgeWorker:
             raise ConfigurationError(
                 explain("two judges have one name", value=twice, where="judges", fix=fix)
             )
+        set_threads(threads, shared_by=shared_by)
+        context = replace(context, engine_seed=seed)
         cache = ReplyCache(Path(cache_dir) if cache_dir is not None else None)
         backends: dict[str, JudgeBackend] = {}
         self._judges: list[_JudgeInPlace] = []

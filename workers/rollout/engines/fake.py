@@ -90,7 +90,6 @@ class FakeEngine(BatchEngine):
     ) -> None:
         super().__init__()
         self.config = cast(FakeEngine.Config, config)
-        self.seed = seed
         self.chat = FakeChat()
         self.max_context = self.config.max_context
         self.load_policy(policy)
@@ -122,7 +121,7 @@ class FakeEngine(BatchEngine):
         pattern = self.config.fail_prompts_matching
         if pattern is not None and re.search(pattern, prompt):
             raise RolloutError(f"the fake engine was told to fail on prompts matching {pattern!r}")
-        rng = derive_rng(self.seed, request.seed, self.serving.digest)
+        rng = derive_rng(0, request.seed, self.serving.digest)  # the same on every worker
         if request.choices:
             return _said(rng.choice(request.choices))
         words = rng.choice(["It is ", "The answer is ", "", "That makes "])
@@ -131,6 +130,10 @@ class FakeEngine(BatchEngine):
             last = len(ids) - 1 - ids[::-1].index(TERMINATOR) if TERMINATOR in ids else -1
             text = self._with_python(self.chat.decode(ids[last + 1 :]), rng.random()) or text
         sampled = [*text.encode(), TERMINATOR]
+        stops = [text.index(s) + len(s) for s in request.sampling.stop if s in text]
+        if stops:
+            text = text[: min(stops)]
+            sampled = list(text.encode())
         stop = StopReason.STOP
         if len(sampled) > request.sampling.max_tokens:
             sampled = sampled[: request.sampling.max_tokens]

@@ -1,4 +1,9 @@
-"""Sampling with Hugging Face transformers: for machines where vLLM cannot be had. Slower, same contract."""
+"""Sampling with Hugging Face transformers: for machines where vLLM cannot be had. Slower, same contract.
+
+What is drawn from is the policy as the request says and nothing else: the folder's generation_config.json, which
+`generate` would fill in for whatever is not set, gives end-of-sequence ids only. Where a row of a batch ends is decided
+here, token by token: `generate` goes on filling a row that has ended, and none of that is the policy's.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,8 @@ from policies.records import PolicyVersion, Sampling, StopReason
 from policies.seeds import derive_seed
 from policies.store import check_weights, weight_files
 from workers.alive import beat
+from workers.compute_threads import follow_threads
+from workers.rollout.chat import ChatFormat
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
 from workers.rollout.tokenizer_chat import TokenizerChat
 
@@ -41,12 +48,12 @@ class TransformersEngine(BatchEngine):
         dtype: str = "bfloat16",
         seed: int = 0,
     ) -> None:
+        follow_threads()
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, GenerationConfig
 
         self.config = cast(TransformersEngine.Config, config)
         super().__init__(batch_size=self.config.batch_size)
-        self.seed = seed
         check_weights(policy)
         self._device = self.config.device or ("cuda:0" if torch.cuda.is_available() else "cpu")
         remote = self.config.trust_remote_code
@@ -59,6 +66,9 @@ class TransformersEngine(BatchEngine):
             policy.path, dtype=getattr(torch, dtype), trust_remote_code=remote
         )
         self._model.to(self._device).eval()
+        self._model.generation_config = GenerationConfig()
+        # With trust_remote_code a folder may bring a sampler of its own, which would not draw from the policy.
+        self._model.__dict__.pop("generate", None)
         self.max_context = getattr(self._model.config, "max_position_embeddings", None)
         self.serving = policy
 
@@ -89,7 +99,7 @@ class TransformersEngine(BatchEngine):
             if request.choices:
                 found[index] = self._choose(request)
                 continue
-            by_sampling.setdefault(request.sampling, []).append(index)
+            by_sampling.setdefault(self._within_context(request), []).append(index)
         for sampling, indices in by_sampling.items():
             # Near lengths together: a batch is padded to its longest prompt.
             indices.sort(key=lambda i: len(requests[i].prompt_token_ids))
@@ -99,11 +109,19 @@ class TransformersEngine(BatchEngine):
                 found.update(zip(chosen, batch, strict=True))
         return [found[i] for i in range(len(requests))]
 
+    def _within_context(self, request: GenerationRequest) -> Sampling:
+        """The request's settings with a budget that the model has positions for."""
+        sampling = request.sampling
+        if self.max_context is None:
+            return sampling
+        room = max(1, self.max_context - len(request.prompt_token_ids))
+        return sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, room)})
+
     def _batch(self, requests: list[GenerationRequest], sampling: Sampling) -> list[Generation]:
         import torch
-        from transformers import StoppingCriteriaList
+        from transformers import GenerationConfig, StoppingCriteriaList
 
-        torch.manual_seed(derive_seed(self.seed, *(r.seed for r in requests)) % 2**31)
+        torch.manual_seed(derive_seed(*(r.seed for r in requests)) % 2**63)
         width = max(len(r.prompt_token_ids) for r in requests)
         pad = self._tokenizer.pad_token_id
         ids = [
@@ -113,27 +131,29 @@ class TransformersEngine(BatchEngine):
             [0] * (width - len(r.prompt_token_ids)) + [1] * len(r.prompt_token_ids)
             for r in requests
         ]
-        arguments: dict[str, Any] = {"do_sample": False}
+        drawn: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
-            arguments = {
+            drawn = {
                 "do_sample": True,
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
                 "top_k": sampling.top_k,
             }
-        if sampling.stop:
-            arguments |= {"stop_strings": list(sampling.stop), "tokenizer": self._tokenizer}
+        rows = _Rows(self.chat, len(requests), sampling.stop)
         with torch.inference_mode():
             output = self._model.generate(
                 input_ids=torch.tensor(ids, device=self._device),
                 attention_mask=torch.tensor(mask, device=self._device),
-                max_new_tokens=sampling.max_tokens,
-                pad_token_id=pad,
-                eos_token_id=sorted(self.chat.terminators) or None,
-                return_dict_in_generate=True,
-                output_logits=True,
-                stopping_criteria=StoppingCriteriaList([_goes_on]),
-                **arguments,
+                generation_config=GenerationConfig(
+                    max_new_tokens=sampling.max_tokens,
+                    pad_token_id=pad,
+                    num_beams=1,
+                    use_cache=True,
+                    return_dict_in_generate=True,
+                    output_logits=True,
+                    **drawn,
+                ),
+                stopping_criteria=StoppingCriteriaList([rows]),
             )
         sampled = output.sequences[:, width:]
         # Raw logits, before temperature: the same log-probs that the other engines record.
@@ -142,8 +162,13 @@ class TransformersEngine(BatchEngine):
             [s.gather(1, sampled[:, t : t + 1])[:, 0] for t, s in enumerate(steps)], dim=1
         )
         return [
-            self._cut(sampled[i].tolist(), logprobs[i].tolist(), sampling)
-            for i in range(len(requests))
+            Generation(
+                token_ids=tuple(written),
+                logprobs=tuple(logprobs[row, : len(written)].tolist()),
+                text=self._tokenizer.decode(written, skip_special_tokens=True),
+                stop_reason=StopReason.STOP if rows.ended[row] else StopReason.LENGTH,
+            )
+            for row, written in enumerate(rows.written)
         ]
 
     def _choose(self, request: GenerationRequest) -> Generation:
@@ -173,26 +198,34 @@ class TransformersEngine(BatchEngine):
             stop_reason=StopReason.STOP,
         )
 
-    def _cut(self, ids: list[int], logprobs: list[float], sampling: Sampling) -> Generation:
-        """Drop the padding after the terminator; the terminator itself stays."""
-        terminators = self.chat.terminators
-        end = next((n + 1 for n, token in enumerate(ids) if token in terminators), len(ids))
-        stopped = end <= len(ids) and (ids[end - 1] in terminators)
-        kept = ids[: end if stopped else len(ids)]
-        text = self._tokenizer.decode(kept, skip_special_tokens=True)
-        stopped = stopped or any(s in text for s in sampling.stop)
-        reason = StopReason.STOP if stopped else StopReason.LENGTH
-        return Generation(
-            token_ids=tuple(kept),
-            logprobs=tuple(logprobs[: len(kept)]),
-            text=text,
-            stop_reason=reason,
-        )
 
+class _Rows:
+    """A stopping criterion of transformers that keeps what each row of a batch wrote until it ended."""
 
-def _goes_on(input_ids: Any, scores: Any, **_: Any) -> Any:
-    """Called by transformers after each token of a batch: a sign of life, and never a reason to stop."""
-    import torch
+    def __init__(self, chat: ChatFormat, count: int, stop: Sequence[str]) -> None:
+        """Begin `count` rows, each of which ends at a terminator of `chat` or at a string of `stop`."""
+        self._chat = chat
+        self._stop = stop
+        # A character has at most four bytes, and a token at least one; the rest is for tokens without text.
+        self._look_back = 4 * max(map(len, stop), default=0) + 16
+        self.written: list[list[int]] = [[] for _ in range(count)]
+        """Tokens of each row, the one that ended it included."""
+        self.ended = [False] * count
+        """Whether a row wrote a terminator or a stop string; the others ran into their budget."""
 
-    beat(tokens=len(input_ids))
-    return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """Take the newest token of each row that has not ended; returns which have. [N]"""
+        import torch
+
+        beat(tokens=self.ended.count(False))
+        for row, token in enumerate(input_ids[:, -1].tolist()):
+            if not self.ended[row]:
+                self.written[row].append(token)
+                self.ended[row] = token in self._chat.terminators or self._stops(row)
+        return torch.tensor(self.ended, device=input_ids.device)
+
+    def _stops(self, row: int) -> bool:
+        if not self._stop:
+            return False
+        text = self._chat.decode(self.written[row][-self._look_back :])
+        return any(each in text for each in self._stop)

@@ -10,18 +10,23 @@ import os
 from collections.abc import Sequence
 from typing import Any, cast
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from policies.component import Component
 from policies.errors import RolloutError
 from policies.records import PolicyVersion, StopReason
+from policies.seeds import derive_seed
 from policies.store import check_weights
 from workers.alive import beat
+from workers.compute_threads import bind_cores, cores_in, follow_threads
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.tokenizer_chat import TokenizerChat
 
 _CPU_BLOCK_TOKENS = 32
 """Tokens per block of the key-value cache on a CPU; the smallest that its attention kernel takes."""
+_STOP_REASONS = {"stop": StopReason.STOP, "length": StopReason.LENGTH}
+"""Those of vLLM's finish reasons that are the policy's or the budget's doing. The others (`abort`, `error`,
+`repetition`, and what a later version may add) broke the completion off."""
 
 
 class VllmEngine(RolloutEngine):
@@ -39,7 +44,7 @@ class VllmEngine(RolloutEngine):
         cpu_cache_gib: int = Field(default=1, ge=1)
         """Size of the key-value cache on a CPU, in GiB."""
         cpu_cores: str | None = None
-        """Cores to compute on, e.g. `0-3`, on a CPU; null takes all that the process may use."""
+        """Cores to compute on, e.g. `0-3`, on a CPU, with a thread on each; null leaves it to `rollout.threads`."""
         tensor_parallel_size: int = Field(default=1, ge=1)
         """GPUs that share one engine."""
         enforce_eager: bool = True
@@ -48,6 +53,15 @@ class VllmEngine(RolloutEngine):
         """Reuse the computed prompt among the samples of a prompt and the turns of a trajectory."""
         trust_remote_code: bool = False
         """Run Python code that comes with the model. Off unless you have read that code."""
+
+        @field_validator("cpu_cores")
+        @classmethod
+        def _cores_can_be_read(cls, text: str | None) -> str | None:
+            try:
+                cores_in(text or "0")
+            except ValueError as error:
+                raise ValueError("cores are numbers and ranges, such as 0-3 or 0,2,4-7") from error
+            return text
 
     def __init__(
         self,
@@ -59,6 +73,9 @@ class VllmEngine(RolloutEngine):
     ) -> None:
         self.config = cast(VllmEngine.Config, config)
         check_weights(policy)
+        if self.config.cpu_cores is not None:
+            bind_cores(cores_in(self.config.cpu_cores))
+        follow_threads()
         self._on_cpu = not _has_gpu()
         _prepare_environment(self.config, on_cpu=self._on_cpu)
         from vllm import LLM
@@ -82,6 +99,8 @@ class VllmEngine(RolloutEngine):
             enforce_eager=self.config.enforce_eager,
             enable_prefix_caching=self.config.prefix_caching,
             trust_remote_code=self.config.trust_remote_code,
+            # Sampling settings are the request's alone, never those of the folder's generation_config.json.
+            generation_config="vllm",
             disable_log_stats=True,
             **arguments,
         )
@@ -145,6 +164,8 @@ class VllmEngine(RolloutEngine):
 
         if not requests:
             return []
+        if self._on_cpu:
+            _begin_stream(*(r.seed for r in requests))
         prompts = [TokensPrompt(prompt_token_ids=list(r.prompt_token_ids)) for r in requests]
         internal = self._llm.enqueue(
             cast(Any, prompts), [self._parameters(r) for r in requests], use_tqdm=False
@@ -168,11 +189,12 @@ class VllmEngine(RolloutEngine):
             top_k=request.sampling.top_k,
             max_tokens=request.sampling.max_tokens,
             stop=list(request.sampling.stop) or None,
-            # What the template writes after a turn ends it, also where the model's files do not say so.
+            # What ends a turn is what the chat format says, no more and no less; a grammar needs vLLM's own end.
             stop_token_ids=sorted(self.chat.terminators),
+            ignore_eos=not choices,
             include_stop_str_in_output=True,
             logprobs=0,
-            # Per-request seeds crash on the CPU when a prompt is prefilled in chunks; the engine's seed holds there.
+            # Per-request seeds crash on the CPU when a prompt is prefilled in chunks: see `_begin_stream`.
             seed=None if self._on_cpu else request.seed,
             structured_outputs=StructuredOutputsParams(choice=choices) if choices else None,
         )
@@ -193,14 +215,31 @@ def repack_tied_head(model: Any) -> bool:
 
 
 def _generation(output: Any) -> Generation:
-    """Our record of one vLLM request; the terminator that the model wrote is kept."""
+    """Our record of one vLLM request; the terminator that the model wrote is kept.
+
+    What vLLM broke off is an error without tokens: nobody knows what the policy would have written.
+    """
     completion = output.outputs[0]
+    stop = _STOP_REASONS.get(completion.finish_reason)
+    if stop is None:
+        error = f"vLLM ended the completion with finish_reason {completion.finish_reason!r}"
+        return Generation.failed(error)
     ids = tuple(completion.token_ids)
     logprobs = tuple(
         step[token].logprob for token, step in zip(ids, completion.logprobs, strict=True)
     )
-    stop = StopReason.LENGTH if completion.finish_reason == "length" else StopReason.STOP
     return Generation(token_ids=ids, logprobs=logprobs, text=completion.text, stop_reason=stop)
+
+
+def _begin_stream(*seeds: int) -> None:
+    """Begin a stream of random numbers on the CPU that belongs to these requests alone.
+
+    vLLM draws there from torch's own generator of this process. Engines that were started with one seed would draw the
+    same numbers, and so would one that is started again; requests of other samples, rounds or runs have other seeds.
+    """
+    import torch
+
+    torch.manual_seed(derive_seed("vllm", *seeds))
 
 
 def _has_gpu() -> bool:
@@ -219,6 +258,7 @@ def _prepare_environment(config: VllmEngine.Config, *, on_cpu: bool) -> None:
     if on_cpu:
         cores = sorted(os.sched_getaffinity(0))
         settings["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_cache_gib)
+        # Read by the processes of an engine that has several; in one process the threads are those of OMP_NUM_THREADS.
         settings["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores or ",".join(str(c) for c in cores)
     for name, value in settings.items():
         os.environ.setdefault(name, value)

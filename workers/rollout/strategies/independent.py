@@ -44,6 +44,8 @@ def _trajectory(
         status, ending = TrajectoryStatus.ERROR, Ending.FAILED
         size, limit = len(prompt_token_ids), engine.max_context
         error = f"the prompt has {size} tokens, the engine takes {limit} in all"
+    elif said.error is not None:
+        status, ending, error = TrajectoryStatus.ERROR, Ending.FAILED, said.error
     else:
         if said.stop_reason is StopReason.LENGTH:
             status, ending = TrajectoryStatus.TRUNCATED, Ending.TOKEN_LIMIT

@@ -171,7 +171,7 @@ class _Update:
         """`target` is None for a worker that does not write."""
         from transformers import AutoTokenizer
 
-        from workers.training.weights import load_model
+        from workers.training.weights import check_loaded, load_model
 
         job, source = self.job, Path(self.job.policy.path)
         checkpoints = self._checkpoints()
@@ -180,6 +180,8 @@ class _Update:
             Path(job.log_path) if job.writes else None, start.state["log"] if start else ()
         )
         model = load_model(str(source), **self._loading())
+        tried = sequences_of(self.examples[0])[0].token_ids
+        check_loaded(model, tried, precision=self.options.precision)
         tokenizer = AutoTokenizer.from_pretrained(  # nosec B615 # a checked folder
             source, trust_remote_code=self.engine.config.trust_remote_code
         )

@@ -75,7 +75,10 @@ class EngineBackend(JudgeBackend):
             JudgeError, f"the judge's engine {self.config.engine.type!r} could not start"
         ):
             self._engine = create(
-                self.config.engine, policy=self.model(), dtype=self._dtype, seed=self._context.seed
+                self.config.engine,
+                policy=self.model(),
+                dtype=self._dtype,
+                seed=self._context.engine_seed,
             )
 
     def model(self) -> PolicyVersion:
@@ -144,6 +147,8 @@ class EngineBackend(JudgeBackend):
     def _reply(self, request: GenerationRequest, answer: Generation, seconds: float) -> Reply:
         """What was written, the mark of a thought that the template opened included; a cut text is none."""
         assert self._engine is not None
+        if answer.error is not None:
+            return Reply(text=None, error=answer.error, seconds=seconds)
         if request.choices:
             return Reply(text=answer.text, seconds=seconds)
         if answer.stop_reason is StopReason.LENGTH:
