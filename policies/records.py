@@ -278,6 +278,7 @@ class Verdict(Record):
     error: str | None = None
     span: Span | None = None
     confidence: Probability = 1.0
+    """Share of the source's weight that this verdict has in a mean with other sources; 0 leaves it out of it."""
     rationale: str = ""
     seconds: float = 0.0
 
@@ -344,6 +345,9 @@ class ScoredGroup(Record):
     trajectories: tuple[Trajectory, ...]
     feedback: tuple[Feedback, ...]
     comparisons: tuple[Comparison, ...] = ()
+    """What pairwise judges saw: soft labels of pairs come from them."""
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Share of each verifier and judge in the scores; 1 where none is given."""
 
 
 class PolicyVersion(Record):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from orchestrator.rounds.example_metrics import example_metrics
 from orchestrator.rounds.phases import Collected, Trained
 from orchestrator.rounds.source_counts import count_sources
 from policies.records import Ending
@@ -49,6 +50,7 @@ def collection_metrics(collected: Collected) -> dict[str, float]:
     if prompts:
         for name in ("all_right", "all_wrong", "with_example"):
             found[f"prefer/{name}_share"] = counts.get(f"prefer/prompts_{name}", 0.0) / prompts
+    found |= example_metrics(counts)
     for reason, number in collected.dropped.items():
         found[f"prefer/dropped/{reason}"] = float(number)
     return found
