@@ -281,6 +281,9 @@ class Verdict(Record):
     """Share of the source's weight that this verdict has in a mean with other sources; 0 leaves it out of it."""
     rationale: str = ""
     seconds: float = 0.0
+    policy_version: int | None = Field(default=None, exclude_if=lambda found: found is None)
+    """The version of the run's own policy that judged, where one did. Written only then, so that the digests of other
+    verdicts stay what they were."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

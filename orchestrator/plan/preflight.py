@@ -16,6 +16,7 @@ from orchestrator.plan.answers import plan_answers
 from orchestrator.plan.dtype import plan_dtype
 from orchestrator.plan.floors import below_floor
 from orchestrator.plan.inputs import plan_context, plan_model, plan_prompts
+from orchestrator.plan.judges import plan_judges
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.machine import Machine, existing_parent, free_disk, this_machine
 from orchestrator.plan.model import ModelFacts
@@ -72,6 +73,7 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     _writes(config, plan, run_folder)
     _disk(config, plan, run_folder, model, counts, elsewhere=elsewhere)
     plan_network(config, plan)
+    plan_judges(config, plan, elsewhere=elsewhere)
     return plan
 
 

@@ -94,22 +94,32 @@ def _step_metrics(counts: Mapping[str, float], stage: str) -> dict[str, float]:
 
 
 def _by_source(counts: Mapping[str, float]) -> dict[str, float]:
-    """Mean score, errors and agreement of each verifier and judge."""
+    """Mean score, errors, abstentions and agreement of each verifier and judge; calls and tokens of each judge.
+
+    A pairwise judge scores attempts against each other: its mean score is near 0.5 whatever the policy.
+    """
     found: dict[str, float] = {}
     for each in count_sources(counts):
         prefix = f"{each.stage}/{each.source}"
-        if each.scored and each.stage == "verify":
+        if each.scored:
             found[f"{prefix}/score"] = each.score_sum / each.scored
         if each.asked:
             found[f"{prefix}/errors"] = each.errors
             found[f"{prefix}/error_share"] = each.errors / each.asked
+            found[f"{prefix}/abstain_share"] = each.abstained / each.asked
+        if each.stage == "judge":
+            found[f"{prefix}/calls"] = each.calls
+            found[f"{prefix}/cache_hits"] = each.cache_hits
+            found[f"{prefix}/prompt_tokens"] = each.prompt_tokens
+            found[f"{prefix}/completion_tokens"] = each.completion_tokens
+        if each.uncounted:
+            found[f"{prefix}/calls_without_token_count"] = each.uncounted
         if each.fickle:
             found[f"{prefix}/fickle_shards"] = each.fickle
         if each.comparisons:
             found[f"{prefix}/comparisons"] = each.comparisons
             found[f"{prefix}/agreement"] = each.agreed / each.comparisons
             found[f"{prefix}/ties"] = each.ties / each.comparisons
-            found[f"{prefix}/cache_hits"] = each.cache_hits
     return found
 
 

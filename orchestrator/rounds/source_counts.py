@@ -24,6 +24,12 @@ class SourceCounts(NamedTuple):
     agreed: float
     ties: float
     cache_hits: float
+    calls: float
+    """Requests to a judge's model, repeats included."""
+    prompt_tokens: float
+    completion_tokens: float
+    uncounted: float
+    """Calls of which nobody said how many tokens they took."""
     fickle: float
     """Shards in which it said something else of the same trajectory when asked again."""
 
@@ -57,6 +63,10 @@ def count_sources(counts: Mapping[str, float]) -> list[SourceCounts]:
                     agreed=value("agreed"),
                     ties=value("ties"),
                     cache_hits=value("cache_hits"),
+                    calls=value("calls"),
+                    prompt_tokens=value("prompt_tokens"),
+                    completion_tokens=value("completion_tokens"),
+                    uncounted=value("uncounted"),
                     fickle=value("fickle"),
                 )
             )
