@@ -118,8 +118,11 @@ def _by_source(counts: Mapping[str, float]) -> dict[str, float]:
             found[f"{prefix}/fickle_shards"] = each.fickle
         if each.comparisons:
             found[f"{prefix}/comparisons"] = each.comparisons
-            found[f"{prefix}/agreement"] = each.agreed / each.comparisons
-            found[f"{prefix}/ties"] = each.ties / each.comparisons
+        # Comparisons that needed no call (equal or empty texts) say nothing of the judge.
+        if answered := each.agreed + each.disagreed:
+            found[f"{prefix}/agreement"] = each.agreed / answered
+            found[f"{prefix}/ties"] = each.ties / answered
+            found[f"{prefix}/preferred_first"] = each.preferred_first / answered
     return found
 
 

@@ -22,6 +22,9 @@ class SourceCounts(NamedTuple):
     score_sum: float
     comparisons: float
     agreed: float
+    disagreed: float
+    preferred_first: float
+    """Comparisons in which each attempt fared better when it was shown first."""
     ties: float
     cache_hits: float
     calls: float
@@ -61,6 +64,8 @@ def count_sources(counts: Mapping[str, float]) -> list[SourceCounts]:
                     score_sum=value("score_sum"),
                     comparisons=value("comparisons"),
                     agreed=value("agreed"),
+                    disagreed=value("disagreed"),
+                    preferred_first=value("preferred_first"),
                     ties=value("ties"),
                     cache_hits=value("cache_hits"),
                     calls=value("calls"),
