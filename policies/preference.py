@@ -139,12 +139,16 @@ class PreferenceBuilder(Component):
 
 
 def was_cut(trajectory: Trajectory) -> bool:
-    """Whether a limit of tokens or turns ended the attempt: what it was about to say is missing."""
+    """Whether a limit of tokens or turns ended the attempt: what it was about to say is missing.
+
+    An episode that the environment ended is whole, even if the move that ended it ran out of tokens.
+    """
     last = next((turn for turn in reversed(trajectory.turns) if turn.role == "policy"), None)
+    cut_answer = last is not None and last.stop_reason is StopReason.LENGTH
     return (
         trajectory.status is TrajectoryStatus.TRUNCATED
         or trajectory.ending in (Ending.TURN_LIMIT, Ending.TOKEN_LIMIT)
-        or (last is not None and last.stop_reason is StopReason.LENGTH)
+        or (trajectory.ending is Ending.ANSWERED and cut_answer)
     )
 
 

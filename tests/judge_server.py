@@ -27,6 +27,8 @@ class JudgeServer(ThreadingHTTPServer):
         self.usage = usage
         self.root = root
         self.questions: list[dict[str, Any]] = []
+        self.page: bytes | None = None
+        """What it answers everything with, when it is no judge server at all."""
 
     @property
     def url(self) -> str:
@@ -72,7 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
         return key is None or self.headers.get("Authorization") == f"Bearer {key}"
 
     def _answer(self, status: int, body: dict[str, Any]) -> None:
-        content = json.dumps(body).encode()
+        content, page = json.dumps(body).encode(), cast(JudgeServer, self.server).page
+        if page is not None:
+            status, content = 200, page
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

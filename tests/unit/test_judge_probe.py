@@ -112,19 +112,8 @@ def test_a_busy_server_is_a_warning_and_a_refused_field_a_problem(tmp_path: Path
 
 def test_what_answers_but_is_no_chat_endpoint_is_found(tmp_path: Path) -> None:
     with judge_server() as server:
-        server.RequestHandlerClass = type(
-            "Page",
-            (server.RequestHandlerClass,),
-            {"_answer": lambda self, status, body: page(self)},
-        )
+        server.page = b"<html>"
         assert "no chat endpoint" in problem(judged(tmp_path, server.url))
-
-
-def page(handler: Any) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", "6")
-    handler.end_headers()
-    handler.wfile.write(b"<html>")
 
 
 def test_from_another_machine_nothing_is_asked(tmp_path: Path) -> None:

@@ -186,6 +186,14 @@ def test_by_default_no_builder_takes_what_never_ended_for_good(name: str, cut: T
         assert "cut" in [e.id.partition(">")[0] for e in kept.examples]
 
 
+def test_an_episode_that_the_environment_ended_is_whole_although_its_last_move_ran_out() -> None:
+    last = said(4).model_copy(update={"stop_reason": StopReason.LENGTH})
+    won = attempt("won", last, ending=Ending.ENVIRONMENT, outcome=1.0)
+    assert ids(build("best_vs_worst", group((won, 1.0), (attempt("lost", said(5)), 0.0)))) == [
+        "won>lost"
+    ]
+
+
 # --- the paper's rule
 
 
