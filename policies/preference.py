@@ -69,7 +69,9 @@ class PreferenceBuilder(Component):
         be learned as good ones (the rule of arXiv 2409.02392), `all` of them (its released script), or `no` one."""
         keep_duplicates: bool = False
         """Keep trajectories with the same tokens as another one of their prompt; off, the first of them is kept."""
-        weight_by: Literal["example", "prompt"] = "example"
+        weight_by: Literal["example", "prompt"] = Field(
+            default="example", exclude_if=lambda value: value == "example"
+        )  # left out of the dump by default, so that what files are made from has the digest that it always had
         """What weighs the same in the loss: every example, or every prompt (each of its n examples then weighs 1/n)."""
 
     def __init__(self, config: Config) -> None:

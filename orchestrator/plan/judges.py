@@ -12,7 +12,14 @@ from orchestrator.plan.inputs import is_hub_id
 from orchestrator.plan.lines import Plan
 from orchestrator.tracking.uri import redact
 from policies.component import Component, create
-from policies.errors import ConfigurationError, InputError, JudgeError, PawlError, boundary
+from policies.errors import (
+    ConfigurationError,
+    InputError,
+    JudgeError,
+    PawlError,
+    boundary,
+    explain,
+)
 from policies.policy_choice import PolicyChoice, RoundsAgo
 from policies.records import PolicyVersion
 from workers.verify.backends.engine import EngineBackend
@@ -25,6 +32,7 @@ def plan_judges(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:
     Judges that share a backend are told by one line. From a machine that is not the one of the run nothing is asked;
     of a joined cluster only the nodes themselves can tell, so that a failure from here is a warning.
     """
+    _soft_labels(config, plan)
     for index, (sources, backend) in enumerate(_backends(config)):
         names = ", ".join(sources)
         if isinstance(backend, EngineBackend.Config):
@@ -41,6 +49,24 @@ def plan_judges(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:
         else:
             soft = found.may_pass or config.cluster.address is not None
             plan.add("judge", f"{names}: {found.message}", "warning" if soft else "problem")
+
+
+def _soft_labels(config: RunConfig, plan: Plan) -> None:
+    """Warn where soft labels have no judge to come from: scores of 0 and 1 make every label certain."""
+    for stage in config.resolved_stages:
+        if getattr(stage.training.loss, "soft_labels", False) and not config.judges:
+            at = f"stages[{stage.index}].training" if config.stages else "training"
+            plan.add(
+                "soft labels",
+                explain(
+                    "no judge says a probability: labels come from the scores of verifiers, and those that say 0 or 1 "
+                    "make every label certain",
+                    value=True,
+                    where=f"{at}.loss.soft_labels",
+                    fix="add a judge of type pairwise, or set it to false",
+                ),
+                "warning",
+            )
 
 
 def _model(backend: EngineBackend.Config, plan: Plan, names: str, where: str) -> None:

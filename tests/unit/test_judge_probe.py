@@ -179,3 +179,13 @@ def test_a_server_that_counts_no_tokens_is_said_to_count_none(tmp_path: Path) ->
         )
     metrics = summary.results[1].metrics
     assert metrics["judge/prose/calls_without_token_count"] == metrics["judge/prose/calls"] > 0
+
+
+def test_soft_labels_without_a_judge_are_named_by_the_plan(tmp_path: Path) -> None:
+    soft = {"engine": {"type": "fake"}, "loss": {"type": "dpo", "soft_labels": True}}
+    (line,) = planned(fake_config(tmp_path, training=soft)).of("warning")
+    assert "training.loss.soft_labels" in line.found
+    judge = {"type": "pairwise", "backend": {"type": "fake"}}
+    assert not planned(fake_config(tmp_path, training=soft, judges=[judge])).of("warning")
+    hard = {"engine": {"type": "fake"}, "loss": {"type": "dpo", "soft_labels": False}}
+    assert planned(fake_config(tmp_path, training=hard)).lines == []

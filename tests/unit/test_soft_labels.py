@@ -200,3 +200,10 @@ def test_a_weight_is_in_the_loss() -> None:
     (pair,) = pairs_of(judged(2, [compared(0, 1, 1.0, 1.0)]))
     half = pair.model_copy(update={"weight": 0.5})
     assert loss_of([half], [1.5]) == pytest.approx(0.5 * loss_of([pair], [1.5]))
+
+
+def test_the_default_weighting_leaves_the_digest_of_older_settings_as_it_was() -> None:
+    plain = PREFERENCES.parse("all_pairs").model_dump(mode="json")
+    assert "weight_by" not in plain
+    by_prompt = PREFERENCES.parse({"type": "all_pairs", "weight_by": "prompt"})
+    assert PREFERENCES.parse(by_prompt.model_dump(mode="json")) == by_prompt
