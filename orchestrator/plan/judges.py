@@ -33,7 +33,7 @@ def plan_judges(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:
     of a joined cluster only the nodes themselves can tell, so that a failure from here is a warning.
     """
     _soft_labels(config, plan)
-    for index, (sources, backend) in enumerate(_backends(config)):
+    for index, sources, backend in _backends(config):
         names = ", ".join(sources)
         if isinstance(backend, EngineBackend.Config):
             _model(backend, plan, names, f"judges.{index}.backend.model")
@@ -99,12 +99,12 @@ def _when(choice: PolicyChoice | None) -> str:
     return "the policy as it came judges, in all rounds"
 
 
-def _backends(config: RunConfig) -> Iterator[tuple[list[str], Component.Config]]:
-    """Each different backend with the judges that ask it."""
-    found: dict[str, tuple[list[str], Component.Config]] = {}
-    for judge in config.judges:
+def _backends(config: RunConfig) -> Iterator[tuple[int, list[str], Component.Config]]:
+    """Each different backend with the judges that ask it, and the index of the first of them."""
+    found: dict[str, tuple[int, list[str], Component.Config]] = {}
+    for index, judge in enumerate(config.judges):
         key = judge.backend.model_dump_json()
-        found.setdefault(key, ([], judge.backend))[0].append(judge.source)
+        found.setdefault(key, (index, [], judge.backend))[1].append(judge.source)
     yield from found.values()
 
 
