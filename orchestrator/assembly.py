@@ -53,9 +53,7 @@ def assemble(
     if recorded is not None:
         check_same_prompts(recorded, train, held_out, test)
     store = PolicyStore(folder.policies, guard=fence)
-    initial = store.adopt_initial(resolve_model(config.policy))
-    served = [result.after for result in journal.results()]
-    policy = store.get(served[-1]) if served else initial
+    store.adopt_initial(resolve_model(config.policy))
     watch = Watch(folder, config.cluster.silence_timeout_seconds, events.warn)
     shared = run_files(config.cluster, folder, models_of(config, store), fence)
     cluster = WatchedCluster(_cluster(config, folder, journal, fence.epoch, events, shared), watch)
@@ -66,7 +64,7 @@ def assemble(
     ):
         started = time.monotonic()
         events.emit(EventKind.WORKERS_STARTING)
-        groups = start_groups(cluster, config, folder, store, policy, epoch=fence.epoch)
+        groups = start_groups(cluster, config, folder, store, journal.results(), epoch=fence.epoch)
         events.emit(EventKind.WORKERS_READY, seconds=round(time.monotonic() - started, 2))
         yield Run(
             config=config,

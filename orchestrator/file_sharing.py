@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,12 +61,10 @@ def models_of(config: RunConfig, store: PolicyStore) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(_with_blobs(folder)) for folder in folders))
 
 
-def judge_files(config: RunConfig, store: PolicyStore) -> Files:
-    """What judges read when they start: their models, and the manifests of policies."""
+def judge_files(config: RunConfig, policies: Iterable[PolicyVersion]) -> Files:
+    """What judges read when they start: their models, and the versions of the policy that judge."""
     reads = [str(path) for path in _judge_models(config)]
-    for number in _judge_versions(config):
-        reads += [str(store.directory(number)), store.get(number).path]
-    return Files(reads=tuple(dict.fromkeys(reads)))
+    return Files(reads=tuple(dict.fromkeys([*reads, *(policy.path for policy in policies)])))
 
 
 def policy_files(*policies: PolicyVersion) -> Files:
@@ -92,13 +90,6 @@ def _judge_models(config: RunConfig) -> Iterator[Path]:
         if isinstance(backend, EngineBackend.Config) and backend.model != "policy":
             with suppress(InputError):  # the node fetches it from the hub, or says why it cannot
                 yield resolve_model(PolicySettings(model=backend.model), download=False)
-
-
-def _judge_versions(config: RunConfig) -> Iterator[int]:
-    for judge in config.judges:
-        backend = judge.backend
-        if isinstance(backend, EngineBackend.Config) and backend.model == "policy":
-            yield backend.version or 0
 
 
 def _with_blobs(model: Path) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind
+from orchestrator.judge_versions import judges_of_coming_rounds
 from orchestrator.removal_notes import Kind, Removed, note_path
 from orchestrator.rounds.reuse import rounds_to_reuse
 from orchestrator.run import Run
@@ -78,7 +79,8 @@ def needed_policies(config: RunConfig, results: Sequence[RoundResult]) -> set[in
             wanted |= {part.version for part in plan.parts}
             for share in config.rollout.mixture:
                 wanted.add(history[max(0, len(history) - 1 - share.rounds_ago)])
-    return {number for number in wanted if number >= 0} | _judges(config)
+            wanted |= judges_of_coming_rounds(config, history)
+    return {number for number in wanted if number >= 0}
 
 
 def best_round(results: Sequence[RoundResult]) -> RoundResult:
@@ -88,14 +90,6 @@ def best_round(results: Sequence[RoundResult]) -> RoundResult:
         if scored:
             return max(scored, key=lambda result: (result.metrics[name], -result.round))
     return results[-1]
-
-
-def _judges(config: RunConfig) -> set[int]:
-    """Versions that judges run on."""
-    versions = (
-        getattr(getattr(judge, "backend", None), "version", None) for judge in config.judges
-    )
-    return {version for version in versions if isinstance(version, int)}
 
 
 @dataclass(frozen=True)

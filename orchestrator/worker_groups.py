@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import ResourceSettings
 from orchestrator.file_sharing import judge_files, policy_files
+from orchestrator.judge_versions import judging_policies
 from orchestrator.model_files import model_as_version
 from orchestrator.run import Groups
 from orchestrator.run_folder import RunFolder
 from policies.component import Component
-from policies.records import PolicyVersion
+from policies.records import PolicyVersion, RoundResult
 from policies.store import PolicyStore
 from workers.cluster import NO_FILES, Cluster, Files, Group, Resources, WorkerSeed
 from workers.rollout.worker import RolloutWorker
@@ -63,14 +65,16 @@ def start_groups(
     config: RunConfig,
     folder: RunFolder,
     store: PolicyStore,
-    policy: PolicyVersion,
+    results: Sequence[RoundResult],
     *,
     epoch: int = 0,
 ) -> Groups:
-    """Start every worker group at once, the samplers with `policy`, and wait until all are ready.
+    """Start every worker group at once, and wait until all are ready and every judge server answers.
 
+    Samplers begin with the version that serves after `results` (version 0 before them), judges with those due then.
     Samplers of a later driver of the run (`epoch`) draw other random numbers than those of an earlier one.
     """
+    policy = store.get(results[-1].after if results else 0)
     starter = _Starter(cluster, config.cluster.start_timeout_seconds)
     rollout = _start_rollout(starter, config, policy, epoch)
     size, asked = config.verify.workers, config.verify.resources
@@ -79,9 +83,15 @@ def start_groups(
     if config.evaluation.verifiers is not None:
         own = {"verifiers": config.evaluation_verifiers, "feedback": config.feedback}
         grade = starter.start("grade", VerifyWorker, own, size=size, asked=asked)
-    judge = _start_judge(starter, config, folder, store, epoch) if config.judges else None
+    judge = (
+        _start_judge(starter, config, folder, store, results, epoch=epoch)
+        if config.judges
+        else None
+    )
     train = _start_train(starter, config)
     cluster.wait_ready(starter.started, config.cluster.start_timeout_seconds)
+    if judge is not None:
+        _check_judges(cluster, judge, config.cluster.start_timeout_seconds)
     return Groups(rollout=rollout, verify=verify, grade=grade, judge=judge, train=train)
 
 
@@ -125,7 +135,13 @@ def _verify_kwargs(config: RunConfig) -> dict[str, Any]:
 
 
 def _start_judge(
-    starter: _Starter, config: RunConfig, folder: RunFolder, store: PolicyStore, epoch: int
+    starter: _Starter,
+    config: RunConfig,
+    folder: RunFolder,
+    store: PolicyStore,
+    results: Sequence[RoundResult],
+    *,
+    epoch: int,
 ) -> Group:
     size, asked = config.verify.judge_workers, config.verify.judge_resources
     context = BackendContext(
@@ -134,16 +150,25 @@ def _start_judge(
         dtype=config.policy.dtype,
         seed=config.seed,
     )
+    policies = judging_policies(config, results, store)
     kwargs = {
         "judges": config.judges,
         "context": context,
         "cache_dir": str(folder.judge_cache),
+        "policies": policies,
         "seed": WorkerSeed((config.seed, "judge", epoch)),
         "threads": config.verify.judge_threads,
         "shared_by": size,
     }
-    files = judge_files(config, store)
+    files = judge_files(config, policies.values())
     return starter.start("judge", JudgeWorker, kwargs, size=size, asked=asked, files=files)
+
+
+def _check_judges(cluster: Cluster, judge: Group, timeout_seconds: float) -> None:
+    """Let every judge worker ask its servers a trial question: one that does not answer is found before sampling."""
+    calls = [judge.submit("check", worker=i, label="trial question") for i in judge.ready()]
+    for call in calls:
+        cluster.result(call, timeout_seconds)
 
 
 def _start_train(starter: _Starter, config: RunConfig) -> Group:

@@ -102,8 +102,9 @@ class PreferencePair(Record):
     margin: float
     """Score of chosen minus score of rejected."""
     weight: float = 1.0
+    """What the pair's loss is multiplied with; set by `preferences.weight_by`."""
     soft_label: Probability = 1.0
-    """Probability that chosen is really better."""
+    """Probability that chosen is really better (`policies.soft_labels`); losses read it with `soft_labels: true`."""
 
 
 class UnpairedExample(Record):

@@ -11,8 +11,20 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from policies.component import Component, Family
-from policies.examples import Example, ExampleKind
-from policies.records import Feedback, ScoredGroup, ToolCallStatus, Trajectory, TrajectoryStatus
+from policies.examples import Example, ExampleKind, PreferencePair
+from policies.records import (
+    Ending,
+    Feedback,
+    ScoredGroup,
+    StopReason,
+    ToolCallStatus,
+    Trajectory,
+    TrajectoryStatus,
+)
+from policies.soft_labels import soft_label
+
+_ROUNDING = 1e-9
+"""Scores are means of means: nearer than this they are equal."""
 
 
 @dataclass
@@ -48,14 +60,19 @@ class PreferenceBuilder(Component):
 
         max_tokens: int | None = Field(default=None, ge=1)
         """Leave out trajectories with more tokens than this, prompt and observations included; null keeps all."""
-        drop_truncated: bool | Literal["right"] = False
-        """Leave out trajectories that ran into a token or turn limit (their end is missing): true drops all, `right`
-        only those that would be learned as good ones, so that they can still lose."""
+        drop_truncated: bool | Literal["right"] = "right"
+        """Leave out trajectories that ran into a limit of tokens or turns (their end is missing): `right` only those
+        that would be learned as good ones, so that they can still lose; true drops all; false takes them like any
+        other. Those that ended in an error are never learned from."""
         drop_failed_calls: Literal["no", "right", "all"] = "no"
         """Leave out trajectories in which a tool call did not end well before the answer: `right` only those that would
         be learned as good ones (the rule of arXiv 2409.02392), `all` of them (its released script), or `no` one."""
         keep_duplicates: bool = False
         """Keep trajectories with the same tokens as another one of their prompt; off, the first of them is kept."""
+        weight_by: Literal["example", "prompt"] = Field(
+            default="example", exclude_if=lambda value: value == "example"
+        )  # left out of the dump by default, so that what files are made from has the digest that it always had
+        """What weighs the same in the loss: every example, or every prompt (each of its n examples then weighs 1/n)."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -63,6 +80,18 @@ class PreferenceBuilder(Component):
     def build(self, group: ScoredGroup, rng: random.Random) -> Built:
         """Return the examples of `group`, drawing any random choice from `rng`."""
         raise NotImplementedError
+
+    def build_labelled(self, group: ScoredGroup, rng: random.Random) -> Built:
+        """Return what `build` gives, with weights, and with a soft label for each pair that it left without one."""
+        built = self.build(group, rng)
+        weight = 1.0 / len(built.examples) if built.examples else 1.0
+        built.examples = [
+            _weighted(_soft_labelled(example, group), weight)
+            if self.config.weight_by == "prompt"
+            else _soft_labelled(example, group)
+            for example in built.examples
+        ]
+        return built
 
     def candidates(self, group: ScoredGroup, built: Built) -> list[Candidate]:
         """The usable trajectories of `group`; every other one is counted in `built.dropped` with its reason.
@@ -97,19 +126,48 @@ class PreferenceBuilder(Component):
             return "nothing_to_learn_from"
         if config.max_tokens is not None and len(trajectory.token_ids) > config.max_tokens:
             return "too_long"
-        if config.drop_truncated is True and trajectory.status is TrajectoryStatus.TRUNCATED:
+        if config.drop_truncated is True and was_cut(trajectory):
             return "truncated"
         if config.drop_failed_calls == "all" and has_failed_call(trajectory):
             return "failed_call"
         return unfit if feedback.desirable else None
 
     def _unfit_to_win(self, trajectory: Trajectory) -> str | None:
-        is_truncated = trajectory.status is TrajectoryStatus.TRUNCATED
-        if self.config.drop_truncated == "right" and is_truncated:
+        if self.config.drop_truncated == "right" and was_cut(trajectory):
             return "truncated"
         if self.config.drop_failed_calls == "right" and has_failed_call(trajectory):
             return "failed_call"
         return None
+
+
+def was_cut(trajectory: Trajectory) -> bool:
+    """Whether a limit of tokens or turns ended the attempt: what it was about to say is missing.
+
+    An episode that the environment ended is whole, even if the move that ended it ran out of tokens.
+    """
+    last = next((turn for turn in reversed(trajectory.turns) if turn.role == "policy"), None)
+    cut_answer = last is not None and last.stop_reason is StopReason.LENGTH
+    return (
+        trajectory.status is TrajectoryStatus.TRUNCATED
+        or trajectory.ending in (Ending.TURN_LIMIT, Ending.TOKEN_LIMIT)
+        or (trajectory.ending is Ending.ANSWERED and cut_answer)
+    )
+
+
+def beats(one: float, other: float, margin: float = 0.0) -> bool:
+    """Whether the score `one` is above `other`, by at least `margin`; scores that differ by rounding are equal."""
+    return one - other > _ROUNDING and one - other >= margin - _ROUNDING
+
+
+def _soft_labelled(example: Example, group: ScoredGroup) -> Example:
+    if not isinstance(example, PreferencePair) or "soft_label" in example.model_fields_set:
+        return example
+    label = soft_label(group, example.chosen.trajectory_id, example.rejected.trajectory_id)
+    return example if label is None else example.model_copy(update={"soft_label": label})
+
+
+def _weighted(example: Example, weight: float) -> Example:
+    return example.model_copy(update={"weight": example.weight * weight})
 
 
 def has_failed_call(trajectory: Trajectory) -> bool:

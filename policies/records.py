@@ -279,6 +279,7 @@ class Verdict(Record):
     error: str | None = None
     span: Span | None = None
     confidence: Probability = 1.0
+    """Share of the source's weight that this verdict has in a mean with other sources; 0 leaves it out of it."""
     rationale: str = ""
     seconds: float = 0.0
     metrics: dict[str, float] = Field(default_factory=dict, exclude_if=lambda found: not found)
@@ -288,6 +289,10 @@ class Verdict(Record):
     @classmethod
     def _none_is_empty(cls, found: Any) -> Any:
         return {} if found is None else found  # a file without the column, or a row without one
+
+    policy_version: int | None = Field(default=None, exclude_if=lambda found: found is None)
+    """The version of the run's own policy that judged, where one did. Written only then, so that the digests of other
+    verdicts stay what they were."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -352,6 +357,9 @@ class ScoredGroup(Record):
     trajectories: tuple[Trajectory, ...]
     feedback: tuple[Feedback, ...]
     comparisons: tuple[Comparison, ...] = ()
+    """What pairwise judges saw: soft labels of pairs come from them."""
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Share of each verifier and judge in the scores; 1 where none is given."""
 
 
 class PolicyVersion(Record):

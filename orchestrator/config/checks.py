@@ -24,6 +24,7 @@ def problems(config: RunConfig) -> Iterator[str]:
     yield from _grading(config)
     yield from _sampling(config)
     yield from _address(config)
+    yield from _judges(config)
     yield from remote_code.problems(config)
     if config.training.workers > 1 and config.cluster.backend == "inline":
         yield (
@@ -139,6 +140,17 @@ def _grading(config: RunConfig) -> Iterator[str]:
         yield (
             f"two verifiers or judges are called {', '.join(twice)}. Fix: give one of them another `name`"
         )
+
+
+def _judges(config: RunConfig) -> Iterator[str]:
+    for index, judge in enumerate(config.judges):
+        version = getattr(judge.backend, "version", None)
+        if isinstance(version, int) and version and version >= config.rounds:
+            yield (
+                f"judges.{index}.backend.version is {version}, but the last round, {config.rounds}, is judged before "
+                f"that version is there. Fix: set judges.{index}.backend.version=current (the policy that serves), or "
+                "initial"
+            )
 
 
 def _levels(config: RunConfig) -> set[str]:

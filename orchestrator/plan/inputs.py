@@ -31,7 +31,7 @@ def plan_model(config: RunConfig, plan: Plan, *, elsewhere: bool) -> ModelFacts 
         path = resolve_model(config.policy, download=False, with_code=bool(trusted_by(config)))
         facts = read_model(path)
     except InputError as error:
-        hub = _is_hub_id(config.policy.model)
+        hub = is_hub_id(config.policy.model)
         offline = os.environ.get("HF_HUB_OFFLINE", "") in (
             "1",
             "true",
@@ -81,7 +81,8 @@ def _code_that_would_run(config: RunConfig, plan: Plan, path: Path) -> None:
         )
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
+    """Whether `name` can be the id of a model on the hub."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.tracking.uri import redact
@@ -21,17 +19,6 @@ def plan_network(config: RunConfig, plan: Plan) -> None:
     plan.add("run folder", seen_by(config))
     if config.tracking.enabled:
         plan.add("tracking", redact(config.tracking.uri))
-    for judge in config.judges:
-        backend = judge.backend
-        address, key = getattr(backend, "base_url", None), getattr(backend, "api_key_env", None)
-        if address:
-            plan.add("judge", f"{judge.source} asks {redact(str(address))}")
-        if key and key not in os.environ:
-            plan.add(
-                "judge",
-                f"environment variable {key} is not set. Set by: judges.backend.api_key_env. Fix: export it",
-                "problem",
-            )
 
 
 def seen_by(config: RunConfig) -> str:

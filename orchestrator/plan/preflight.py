@@ -19,6 +19,7 @@ from orchestrator.plan.floors import below_floor
 from orchestrator.plan.functions import try_functions
 from orchestrator.plan.generation import plan_generation
 from orchestrator.plan.inputs import plan_context, plan_model, plan_prompts, plan_test_prompts
+from orchestrator.plan.judges import plan_judges
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.machine import Machine, existing_parent, free_disk, this_machine
 from orchestrator.plan.model import ModelFacts
@@ -81,6 +82,7 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     _writes(config, plan, run_folder)
     _disk(config, plan, run_folder, model, counts, elsewhere=elsewhere)
     plan_network(config, plan)
+    plan_judges(config, plan, elsewhere=elsewhere)
     return plan
 
 

@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from orchestrator.events import EventKind
-from orchestrator.file_sharing import policy_files
+from orchestrator.file_sharing import judge_files, policy_files
 from orchestrator.inputs import made_from
+from orchestrator.judge_versions import judging_policies
 from orchestrator.rounds.drawing import mend_prompts
 from orchestrator.rounds.limits import check_collection
 from orchestrator.rounds.phases import Collected, Drawn
@@ -222,6 +223,9 @@ def verify_stage(group: Group, settings: Sequence[BaseModel]) -> Stage:
 
 
 def _judge_stage(run: Run, group: Group, seed: int) -> Stage:
+    """Judge a shard; judges that run on the policy load the version that is due in this round."""
+    policies = judging_policies(run.config, run.journal.results(), run.store)
+    group.restart_with(judge_files(run.config, policies.values()), policies=policies)
     return Stage(
         name="judge",
         group=group,
@@ -233,10 +237,15 @@ def _judge_stage(run: Run, group: Group, seed: int) -> Stage:
             str(attempt.of("comparisons")),
             seed,
             portion,
+            policies,
         ),
         writes=("judge_verdicts", "comparisons"),
         reads=("trajectories",),
-        made_from=made_from([*run.config.judges, seed]),
+        # The starting policy is left out: it is the same for all rounds, as are the files that were made before.
+        made_from=made_from(
+            [*run.config.judges, seed], *(p for p in policies.values() if p.number > 0)
+        ),
+        folders=policy_files(*policies.values()).reads,
         after=("rollout",),
         items=_trajectory_ids,
     )

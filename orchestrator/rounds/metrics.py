@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from orchestrator.rounds.example_metrics import example_metrics
 from orchestrator.rounds.phases import Collected, Trained
 from orchestrator.rounds.source_counts import count_sources
 from policies.records import Ending
@@ -49,6 +50,7 @@ def collection_metrics(collected: Collected) -> dict[str, float]:
     if prompts:
         for name in ("all_right", "all_wrong", "with_example"):
             found[f"prefer/{name}_share"] = counts.get(f"prefer/prompts_{name}", 0.0) / prompts
+    found |= example_metrics(counts)
     for reason, number in collected.dropped.items():
         found[f"prefer/dropped/{reason}"] = float(number)
     return found
@@ -92,24 +94,37 @@ def _step_metrics(counts: Mapping[str, float], stage: str) -> dict[str, float]:
 
 
 def _by_source(counts: Mapping[str, float]) -> dict[str, float]:
-    """Mean score, errors and agreement of each verifier and judge."""
+    """Mean score, errors, abstentions and agreement of each verifier and judge; calls and tokens of each judge.
+
+    A pairwise judge scores attempts against each other: its mean score is near 0.5 whatever the policy.
+    """
     found: dict[str, float] = {}
     for each in count_sources(counts):
         prefix = f"{each.stage}/{each.source}"
-        if each.scored and each.stage == "verify":
+        if each.scored:
             found[f"{prefix}/score"] = each.score_sum / each.scored
         if each.asked:
             found[f"{prefix}/errors"] = each.errors
             found[f"{prefix}/error_share"] = each.errors / each.asked
+            found[f"{prefix}/abstain_share"] = each.abstained / each.asked
+        if each.stage == "judge":
+            found[f"{prefix}/calls"] = each.calls
+            found[f"{prefix}/cache_hits"] = each.cache_hits
+            found[f"{prefix}/prompt_tokens"] = each.prompt_tokens
+            found[f"{prefix}/completion_tokens"] = each.completion_tokens
+        if each.uncounted:
+            found[f"{prefix}/calls_without_token_count"] = each.uncounted
         if each.fickle:
             found[f"{prefix}/fickle_shards"] = each.fickle
         for name, mean in each.metrics.items():
             found[f"{prefix}/metrics/{name}"] = mean
         if each.comparisons:
             found[f"{prefix}/comparisons"] = each.comparisons
-            found[f"{prefix}/agreement"] = each.agreed / each.comparisons
-            found[f"{prefix}/ties"] = each.ties / each.comparisons
-            found[f"{prefix}/cache_hits"] = each.cache_hits
+        # Comparisons that needed no call (equal or empty texts) say nothing of the judge.
+        if answered := each.agreed + each.disagreed:
+            found[f"{prefix}/agreement"] = each.agreed / answered
+            found[f"{prefix}/ties"] = each.ties / answered
+            found[f"{prefix}/preferred_first"] = each.preferred_first / answered
     return found
 
 

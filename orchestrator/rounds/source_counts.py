@@ -22,8 +22,17 @@ class SourceCounts(NamedTuple):
     score_sum: float
     comparisons: float
     agreed: float
+    disagreed: float
+    preferred_first: float
+    """Comparisons in which each attempt fared better when it was shown first."""
     ties: float
     cache_hits: float
+    calls: float
+    """Requests to a judge's model, repeats included."""
+    prompt_tokens: float
+    completion_tokens: float
+    uncounted: float
+    """Calls of which nobody said how many tokens they took."""
     fickle: float
     """Shards in which it said something else of the same trajectory when asked again."""
 
@@ -58,8 +67,14 @@ def count_sources(counts: Mapping[str, float]) -> list[SourceCounts]:
                     score_sum=value("score_sum"),
                     comparisons=value("comparisons"),
                     agreed=value("agreed"),
+                    disagreed=value("disagreed"),
+                    preferred_first=value("preferred_first"),
                     ties=value("ties"),
                     cache_hits=value("cache_hits"),
+                    calls=value("calls"),
+                    prompt_tokens=value("prompt_tokens"),
+                    completion_tokens=value("completion_tokens"),
+                    uncounted=value("uncounted"),
                     fickle=value("fickle"),
                     metrics=_means(counts, f"{marker}{source}/metrics/"),
                 )

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from orchestrator.events import Event, EventKind, Observer
 from orchestrator.tracking.metric_names import clean_text
+from orchestrator.views.judge_columns import judge_columns
 from orchestrator.views.scores import pass_names, with_error
 from policies.records import RoundResult
 
@@ -226,8 +227,9 @@ def rounds_table(results: Sequence[RoundResult], seconds: dict[int, dict[str, fl
         (n for r in results for n in r.metrics if n in ("prefer/examples", "train/examples")), ""
     )
     wanted += [("examples", examples)] if examples else []
+    wanted += judge_columns(results)
     for heading in [h for h, _ in wanted] + [f"{p} s" for p in phases]:
-        table.add_column(heading, justify="right")
+        table.add_column(one_line(heading), justify="right")
     for result in results:
         cells = [str(result.round), result.status.value, str(result.after)]
         cells += [with_error(result.metrics, n) for _, n in wanted]

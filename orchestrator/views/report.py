@@ -22,6 +22,7 @@ from orchestrator.tracking.tables import (
     sides_of,
 )
 from orchestrator.views.conversation import STYLE, Part, as_html, cut, is_conversation, parts_of
+from orchestrator.views.judge_columns import judge_columns
 from orchestrator.views.run_state import phase_seconds, read_config, results_of
 from orchestrator.views.scores import final_line, pass_names
 from policies.errors import ArtifactError
@@ -36,6 +37,7 @@ COLUMNS = (
     "eval/length_tokens",
     "rollout/trajectories",
     "prefer/examples",
+    "prefer/score",
     "rewards/accuracies",
     "rewards/margins",
     "kl",
@@ -109,7 +111,7 @@ def _rounds_table(results: Sequence[RoundResult], seconds: dict[int, float]) -> 
     wanted = [n for n in COLUMNS if n in names]
     if any(r.metrics.get("eval/turns", 1.0) > 1.0 or "eval/outcome" in r.metrics for r in results):
         wanted[:0] = [n for n in CONVERSATION_COLUMNS if n in names]
-    columns = [*passes, *wanted]
+    columns = [*passes, *wanted, *(name for _, name in judge_columns(results))]
     table = [["round", "status", "policy", *columns, "seconds"]]
     for result in results:
         version = f"{result.before} → {result.after}" if result.round else str(result.after)

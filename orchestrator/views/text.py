@@ -205,6 +205,10 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
     source, span = one_line(verdict["source"]), verdict.get("span")
     if span is not None:
         source += f" on turn {span['turn']}, tokens {span['start']} to {span['end']}"
+    if verdict.get("policy_version") is not None:
+        source += f" (policy version {verdict['policy_version']})"
+    if verdict["confidence"] != 1.0:
+        source += f", confidence {number(verdict['confidence'])}"
     text = f"{source}: {said.get(verdict['status'], verdict['status'])}"
     return text + (f" ({one_line(verdict['rationale'], 200)})" if verdict["rationale"] else "")
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from policies.examples import ExampleKind, PreferencePair
 from policies.pairs import count_without_contrast, pair_of
-from policies.preference import Built, PreferenceBuilder
+from policies.preference import Built, PreferenceBuilder, beats
 from policies.records import ScoredGroup
 
 
@@ -37,14 +37,14 @@ class AllPairs(PreferenceBuilder):
         """Return the pairs of `group`."""
         built = Built()
         candidates = self.candidates(group, built)
-        if len({candidate.score for candidate in candidates}) < 2:
+        scores = [candidate.score for candidate in candidates]
+        if not scores or not beats(max(scores), min(scores)):
             count_without_contrast(candidates, built, "margin_below")
             return built
         pairs: list[PreferencePair] = []
         for one, other in combinations(candidates, 2):
             chosen, rejected = (one, other) if one.score > other.score else (other, one)
-            difference = chosen.score - rejected.score
-            if difference <= 0 or difference < self.config.margin:
+            if not beats(chosen.score, rejected.score, self.config.margin):
                 built.dropped["margin_below"] += 1
             elif (pair := pair_of(chosen, rejected, built)) is not None:
                 pairs.append(pair)

@@ -1,4 +1,4 @@
-"""One pair per prompt: the best trajectory over the worst, when their scores are far enough apart."""
+"""One pair per prompt: a best trajectory over a worst, when their scores are far enough apart."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from pydantic import Field
 
 from policies.examples import ExampleKind
 from policies.pairs import count_without_contrast, pair_of
-from policies.preference import Built, Candidate, PreferenceBuilder
+from policies.preference import Built, PreferenceBuilder, beats
 from policies.records import ScoredGroup
 
 
 class BestVsWorst(PreferenceBuilder):
-    """Takes the two ends of the scores; among equals the shortest, so that length is never rewarded by chance.
+    """Takes the two ends of the scores; among equals each has the same chance.
+
+    A rule such as "the shorter one" would teach length: among seven equals the shortest is far below their mean, and
+    the side with more equals would be the short one.
 
     Dropped, all counting trajectories: `all_right` / `all_wrong` / `margin_below` when there is no pair,
     `between` for those that are neither best nor worst.
@@ -31,26 +34,22 @@ class BestVsWorst(PreferenceBuilder):
     config: Config
 
     def build(self, group: ScoredGroup, rng: random.Random) -> Built:
-        """Return the pair of `group`, if it has one. Draws nothing from `rng`."""
+        """Return the pair of `group`, if it has one."""
         built = Built()
         candidates = self.candidates(group, built)
         if not candidates:
             return built
         fit = [c for c in candidates if c.unfit_to_win is None]
-        best = min(fit or candidates, key=lambda c: (-c.score, *_length_then_index(c)))
-        worst = min(candidates, key=lambda c: (c.score, *_length_then_index(c)))
-        difference = best.score - worst.score
-        if difference <= 0:
+        highest = max(c.score for c in fit or candidates)
+        lowest = min(c.score for c in candidates)
+        best = rng.choice([c for c in fit or candidates if not beats(highest, c.score)])
+        worst = rng.choice([c for c in candidates if not beats(c.score, lowest)])
+        if not beats(best.score, worst.score):
             count_without_contrast(candidates, built, "margin_below")
-        elif difference < self.config.margin:
+        elif not beats(best.score, worst.score, self.config.margin):
             built.dropped["margin_below"] += len(candidates)
         elif (pair := pair_of(best, worst, built)) is not None:
             built.examples.append(pair)
             if len(candidates) > 2:
                 built.dropped["between"] += len(candidates) - 2
         return built
-
-
-def _length_then_index(candidate: Candidate) -> tuple[int, int, str]:
-    trajectory = candidate.trajectory
-    return trajectory.num_policy_tokens, trajectory.sample_index, trajectory.id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -28,9 +28,6 @@ class Imitate(PreferenceBuilder):
         """Lowest score of a trajectory that is imitated."""
         max_per_prompt: int | None = Field(default=4, ge=1)
         """Most examples from one prompt, chosen at random: easy prompts must not rule the update. Null keeps all."""
-        drop_truncated: bool | Literal["right"] = "right"
-        """Leave out trajectories that ran into a token or turn limit: imitating them teaches not to end. False keeps
-        them; true and `right` are the same here, because nothing loses."""
 
     config: Config
 

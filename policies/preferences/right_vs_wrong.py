@@ -20,7 +20,8 @@ class RightVsWrong(PreferenceBuilder):
 
     With `pairs_per_prompt: 1` this is the rule of iterative M-DPO (Xiong et al., arXiv 2409.02392): one random right
     trajectory over one random wrong one, each of the r x w pairs equally likely, after duplicates were removed;
-    with `drop_failed_calls: right` (or `all`), `drop_truncated: right` and `max_tokens: 2048` as in the paper.
+    with `drop_failed_calls: right` (or `all`), `drop_truncated: right` (the default) and `max_tokens: 2048` as in the
+    paper.
 
     With n pairs over r right and w wrong trajectories, none is used more often than ceil(n / r) or
     ceil(n / w) times. Dropped: `all_right` and `all_wrong` count trajectories; `cap`, `identical` and

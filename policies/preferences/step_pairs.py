@@ -13,6 +13,7 @@ from policies.examples import ExampleKind, PreferencePair, TokenSequence
 from policies.pairs import pair_of
 from policies.preference import Built, Candidate, PreferenceBuilder
 from policies.records import ScoredGroup, StepScore, Trajectory
+from policies.soft_labels import of_scores
 
 _ForkId = tuple[str, int] | tuple[int, ...]
 """Trunk and position of a branch, or the tokens that two trajectories share by chance."""
@@ -135,6 +136,7 @@ def _step_pair(parting: _Parting, built: Built) -> PreferencePair | None:
             "chosen": _until(pair.chosen, right_end),
             "rejected": _until(pair.rejected, wrong_end),
             "margin": right.score - wrong.score,
+            "soft_label": of_scores(right.score, wrong.score),
         }
     )
 

@@ -68,7 +68,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ),
     (
         "workers/verify/backends/openai.py",
-        "thread.submit(lambda: asyncio.run(self._ask(questions, key))).result()",
+        "thread.submit(lambda: asyncio.run(work())).result()",
     ): ("`_Batch` bounds each request by judges.backend.timeout_seconds and the number of tries"),
     (
         "workers/verify/backends/openai.py",

@@ -59,11 +59,7 @@ def test_judges_name_the_policy_or_the_model_that_judges(tmp_path: Path) -> None
     model = write_fake_model(tmp_path / "judge", 0.5)
     one, other = FAKE_JUDGE % "policy", FAKE_JUDGE % model
     judges = config(f"judges=[{one}, {other.replace('rubric', 'rubric, name: b')}]")
-    assert set(judge_files(judges, store).reads) == {
-        str(model),
-        str(store.directory(0)),
-        start.path,
-    }
+    assert set(judge_files(judges, [start]).reads) == {str(model), start.path}
     assert set(models_of(judges, store)) == {start.path, str(model)}
 
 

@@ -18,6 +18,7 @@ from orchestrator.plan.model import read_model, safetensors_size
 from orchestrator.plan.preflight import make_plan
 from orchestrator.plan.sizes import memory_text
 from policies.errors import ConfigurationError, InputError
+from tests.judge_server import judge_server
 
 MODEL_CONFIG = {
     "max_position_embeddings": 128,
@@ -319,12 +320,13 @@ def test_a_hub_model_that_is_not_here_is_a_warning_and_offline_a_problem(
 def test_a_judge_whose_key_is_not_set_is_a_problem_that_names_the_variable(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = "{type: openai, base_url: 'https://example.invalid/v1', model: m, api_key_env: PAWL_TEST_KEY}"
-    judge = f"judges=[{{type: pairwise, backend: {backend}}}]"
-    monkeypatch.delenv("PAWL_TEST_KEY", raising=False)
-    assert "PAWL_TEST_KEY is not set" in problems(planned(model, tmp_path, judge))
-    monkeypatch.setenv("PAWL_TEST_KEY", "k")
-    assert planned(model, tmp_path, judge).fits
+    with judge_server(key="k") as server:
+        backend = f"{{type: openai, base_url: '{server.url}', model: judge-small, api_key_env: PAWL_TEST_KEY}}"
+        judge = f"judges=[{{type: pairwise, backend: {backend}}}]"
+        monkeypatch.delenv("PAWL_TEST_KEY", raising=False)
+        assert "PAWL_TEST_KEY is not set" in problems(planned(model, tmp_path, judge))
+        monkeypatch.setenv("PAWL_TEST_KEY", "k")
+        assert planned(model, tmp_path, judge).fits
 
 
 def test_lora_and_recomputed_references_change_the_memory(model: Path, tmp_path: Path) -> None:

@@ -182,10 +182,25 @@ def test_what_cannot_be_learned_from_is_counted_by_reason() -> None:
 # --- best_vs_worst
 
 
-def test_the_ends_make_the_pair_and_the_shortest_among_equals() -> None:
-    built = build("best_vs_worst", group(0.9, 0.9, 0.5, 0.1, 0.1, lengths=[5, 3, 1, 4, 2]))
-    assert ids(built) == ["t1>t4"]
-    assert built.dropped == {"between": 3}
+def test_the_ends_make_the_pair_and_equals_have_the_same_chance() -> None:
+    of = group(0.9, 0.9, 0.5, 0.1, 0.1, lengths=[5, 3, 1, 4, 2])
+    drawn = Counter(ids(build("best_vs_worst", of, seed))[0] for seed in range(400))
+    assert set(drawn) == {"t0>t3", "t0>t4", "t1>t3", "t1>t4"}
+    assert all(60 < number < 140 for number in drawn.values())  # 100 expected, 4.6 deviations
+    assert ids(build("best_vs_worst", of, 7)) == ids(build("best_vs_worst", of, 7))
+    assert build("best_vs_worst", of).dropped == {"between": 3}
+
+
+@pytest.mark.parametrize("name", ["best_vs_worst", "all_pairs"])
+def test_scores_that_differ_by_rounding_are_a_tie(name: str) -> None:
+    assert 0.1 + 0.2 > 0.3
+    assert build(name, group(0.1 + 0.2, 0.3)).dropped == {"all_wrong": 2}
+
+
+@pytest.mark.parametrize("name", ["best_vs_worst", "all_pairs"])
+def test_a_margin_is_reached_by_scores_that_are_that_far_apart(name: str) -> None:
+    assert 0.7 - 0.5 < 0.2
+    assert ids(build({"type": name, "margin": 0.2}, group(0.7, 0.5))) == ["t0>t1"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from policies.examples import PreferencePair, SupervisedExample, UnpairedExample
 from policies.preference import PREFERENCES, Built
 from policies.records import (
     Branch,
+    Ending,
     Feedback,
     Message,
     Prompt,
@@ -152,14 +153,45 @@ def test_what_may_only_lose_loses() -> None:
         (attempt("cut wrong", said(5), status=cut), 0.4),
         (attempt("wrong", said(6)), 0.0),
     )
-    built = build("all_pairs", of, drop_truncated="right")
+    built = build("all_pairs", of)
     assert ids(built) == ["right>cut wrong", "right>wrong"]
     assert built.dropped == {"truncated": 1, "chosen_truncated": 1}
-    assert ids(build("best_vs_worst", of, drop_truncated="right")) == ["right>wrong"]
-    assert ids(build("best_vs_worst", of)) == ["cut right>wrong"]
-    low = build("thresholded", of, drop_truncated="right", threshold=0.3)
+    assert ids(build("best_vs_worst", of)) == ["right>wrong"]
+    assert ids(build("best_vs_worst", of, drop_truncated=False)) == ["cut right>wrong"]
+    low = build("thresholded", of, threshold=0.3)
     assert [e.id for e in low.examples] == ["right", "wrong"]
     assert low.dropped == {"truncated": 2}
+
+
+CUT_SHORT = [
+    attempt("cut", said(4), status=TrajectoryStatus.TRUNCATED, ending=Ending.TOKEN_LIMIT),
+    attempt("cut", said(4), status=TrajectoryStatus.TRUNCATED, ending=Ending.TURN_LIMIT),
+    attempt("cut", said(4), ending=Ending.TURN_LIMIT),
+    attempt("cut", said(4).model_copy(update={"stop_reason": StopReason.LENGTH})),
+    attempt("cut", said(4), status=TrajectoryStatus.ERROR, ending=Ending.FAILED, error="lost"),
+]
+
+
+@pytest.mark.parametrize("cut", CUT_SHORT, ids=["tokens", "turns", "ending", "turn", "error"])
+@pytest.mark.parametrize("name", list(PREFERENCES.members()))
+def test_by_default_no_builder_takes_what_never_ended_for_good(name: str, cut: Trajectory) -> None:
+    of = group((cut, 1.0), (attempt("wrong", said(4, 5)), 0.0))
+    config = {"min_shared_tokens": 1} if name == "step_pairs" else {}
+    for seed in range(5):
+        assert "cut" not in [
+            e.id.partition(">")[0] for e in build(name, of, seed, **config).examples
+        ]
+    if cut.status is TrajectoryStatus.COMPLETE and name != "step_pairs":
+        kept = build(name, of, drop_truncated=False)
+        assert "cut" in [e.id.partition(">")[0] for e in kept.examples]
+
+
+def test_an_episode_that_the_environment_ended_is_whole_although_its_last_move_ran_out() -> None:
+    last = said(4).model_copy(update={"stop_reason": StopReason.LENGTH})
+    won = attempt("won", last, ending=Ending.ENVIRONMENT, outcome=1.0)
+    assert ids(build("best_vs_worst", group((won, 1.0), (attempt("lost", said(5)), 0.0)))) == [
+        "won>lost"
+    ]
 
 
 # --- the paper's rule

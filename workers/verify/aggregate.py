@@ -76,6 +76,7 @@ def aggregate(
             for trajectory in trajectories
         ),
         comparisons=tuple(comparisons),
+        weights=dict(weights or {}),
     )
 
 
@@ -123,7 +124,7 @@ def _step_scores(
 def _reason_to_leave_out(verdicts: Sequence[Verdict], settings: FeedbackSettings) -> str | None:
     """Why the verdicts on one thing, a trajectory or a step, give no score."""
     failed = next((v.source for v in verdicts if v.status is VerdictStatus.ERROR), None)
-    is_scored = any(v.score is not None for v in verdicts)
+    is_scored = any(_counts(v) for v in verdicts)
     if failed is not None and (settings.on_error == "unusable" or not is_scored):
         return f"verifier_error:{failed}"
     if is_scored:
@@ -131,17 +132,32 @@ def _reason_to_leave_out(verdicts: Sequence[Verdict], settings: FeedbackSettings
     return "all_abstained" if verdicts else "no_verdict"
 
 
+def _counts(verdict: Verdict) -> bool:
+    """Whether a verdict has a part in a mean: a score that its source has no confidence in is an abstention."""
+    return verdict.score is not None and verdict.confidence > 0
+
+
 def _weighted_mean(verdicts: Sequence[Verdict], weights: Mapping[str, float]) -> float:
-    by_source: defaultdict[str, list[float]] = defaultdict(list)
+    """Mean over sources, each with its weight times its confidence; within a source, weighted by confidence."""
+    by_source: defaultdict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
-        if verdict.score is not None:
-            by_source[verdict.source].append(verdict.score)
-    total = math.fsum(weights.get(source, 1.0) for source in by_source)
-    weighted = math.fsum(
-        weights.get(source, 1.0) * math.fsum(scores) / len(scores)
-        for source, scores in by_source.items()
-    )
-    return min(1.0, max(0.0, weighted / total))  # rounding can step over the ends by one unit
+        if _counts(verdict):
+            by_source[verdict.source].append(verdict)
+    scores: list[float] = []
+    shares: list[float] = []
+    for source, of_one in by_source.items():
+        confidences = [v.confidence for v in of_one]
+        score = _mean([v.score or 0.0 for v in of_one], confidences)
+        shares.append(weights.get(source, 1.0) * math.fsum(confidences) / len(of_one))
+        scores.append(score)
+    return min(1.0, max(0.0, _mean(scores, shares)))  # rounding can step over the ends by one unit
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Weighted mean; of equal values exactly that value, so that no threshold is missed by rounding."""
+    if len(set(values)) == 1:
+        return values[0]
+    return math.fsum(v * w for v, w in zip(values, weights, strict=True)) / math.fsum(weights)
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:

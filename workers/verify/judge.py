@@ -31,6 +31,28 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What answering took. Example: `Usage(calls=1, prompt_tokens=210, completion_tokens=4)`."""
+
+    calls: int = 0
+    """Requests that were sent to the model, repeats included."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    uncounted: int = 0
+    """Calls of which nobody said how many tokens they took."""
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """Why a backend cannot answer."""
+
+    message: str
+    """In four parts: what, the value, where it is set, what to do."""
+    may_pass: bool = False
+    """Whether it may be otherwise in a moment: a server that is busy or still loading."""
+
+
+@dataclass(frozen=True)
 class Reply:
     """What the judge model wrote, or why there is nothing. Exactly one of the two is set."""
 
@@ -38,6 +60,8 @@ class Reply:
     error: str | None = None
     seconds: float = 0.0
     """Time of the call; 0.0 when a cache answered."""
+    usage: Usage = Usage(calls=1, uncounted=1)
+    """What it took; one call of an unknown number of tokens where the backend does not count."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +88,21 @@ class JudgeBackend(Component):
 
     def start(self) -> None:
         """Load what answers, or check that it can be reached; called once, before the first question."""
+
+    def serve(self, policy: PolicyVersion) -> None:
+        """Answer with this version of the run's policy from now on; of no meaning to a backend with a model of its own.
+
+        Raises:
+            JudgeError: it cannot be loaded.
+        """
+
+    def probe(self) -> Unavailable | None:
+        """Why questions could not be answered from here now; None when they can, or when only a start would tell.
+
+        Asked by `pawl plan`, `pawl doctor` and at the start of a run, before anything is sampled. Loads nothing, and
+        costs one short question at most.
+        """
+        return None
 
     def ask(self, questions: Sequence[Question]) -> list[Reply]:
         """One reply per question, in order.

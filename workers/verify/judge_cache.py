@@ -10,16 +10,16 @@ import hashlib
 import json
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from uuid import uuid4
 
 from policies.errors import JudgeError
 from policies.files import open_to_append
-from policies.records import Json
-from workers.verify.judge import JudgeBackend, Question, Reply
+from policies.records import Json, PolicyVersion
+from workers.verify.judge import JudgeBackend, Question, Reply, Unavailable, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -114,12 +114,21 @@ class CachedBackend(JudgeBackend):
     def __init__(self, backend: JudgeBackend, *, cache: ReplyCache, scope: str) -> None:
         self._backend = backend
         self._cache = cache
-        self._scope = scope
+        self.scope = scope
+        """What all questions share, what answers included."""
         self.hits = 0
         """Questions that were not asked, since the start."""
+        self.usage: Counter[str] = Counter()
+        """What the questions that were asked took, since the start: the fields of `Usage`."""
 
     def identity(self) -> str:
         return self._backend.identity()
+
+    def serve(self, policy: PolicyVersion) -> None:
+        self._backend.serve(policy)
+
+    def probe(self) -> Unavailable | None:
+        return self._backend.probe()
 
     def ask(self, questions: Sequence[Question]) -> list[Reply]:
         keys = [self._key(question) for question in questions]
@@ -133,14 +142,19 @@ class CachedBackend(JudgeBackend):
                     f"the backend gave {len(replies)} replies to {len(missing)} questions"
                 )
             fresh = dict(zip(missing, replies, strict=True))
+            for reply in replies:
+                self.usage.update(asdict(reply.usage))
         self.hits += len(keys) - len(missing)
         answered: set[str] = set()
         results: list[Reply] = []
         for key in keys:
             if key in known:
-                results.append(Reply(text=known[key]))
+                results.append(Reply(text=known[key], usage=Usage()))
             else:
-                results.append(replace(fresh[key], seconds=0.0) if key in answered else fresh[key])
+                reply = fresh[key]
+                if key in answered:
+                    reply = replace(reply, seconds=0.0, usage=Usage())
+                results.append(reply)
                 answered.add(key)
         return results
 
@@ -150,7 +164,7 @@ class CachedBackend(JudgeBackend):
 
     def _key(self, question: Question) -> str:
         content = [
-            self._scope,
+            self.scope,
             [[message.role, message.content] for message in question.messages],
             question.max_tokens,
             question.temperature,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 from policies.component import create
@@ -24,6 +26,7 @@ from policies.errors import (
 from policies.records import (
     Comparison,
     Json,
+    PolicyVersion,
     Prompt,
     Trajectory,
     TrajectoryStatus,
@@ -42,6 +45,9 @@ from workers.verify.steps import parts_to_grade, verdict_on
 logger = logging.getLogger(__name__)
 
 MAX_SUMMARY_BYTES = 1_000
+_PROBE_WAITS = (1.0, 3.0, 10.0)
+"""Seconds before each repeat of a trial question to a server that is busy."""
+NO_POLICIES: Mapping[str, PolicyVersion] = MappingProxyType({})
 _UNCACHED = ("name", "weight", "backend")
 """Settings that do not change what is asked; what answers is known by its identity."""
 
@@ -54,6 +60,7 @@ class JudgeWorker:
         judges: Sequence[Judge.Config],
         context: BackendContext,
         cache_dir: str | None = None,
+        policies: Mapping[str, PolicyVersion] = NO_POLICIES,
         *,
         seed: int = 0,
         threads: int | None = None,
@@ -63,6 +70,12 @@ class JudgeWorker:
 
         Judges with equal backend settings share one backend, so a model is loaded once. `seed` is this worker's alone;
         `threads` and `shared_by` say how many CPU threads a model of ours computes with (`set_threads`).
+
+        Args:
+            judges: settings of all judges.
+            context: what backends may need of the run.
+            cache_dir: where replies are remembered; None keeps them in memory.
+            policies: by judge, the version of the policy that it begins with, where it runs on one.
 
         Raises:
             ConfigurationError: two judges have one name, or a backend's settings do not hold here.
@@ -83,8 +96,10 @@ class JudgeWorker:
         for config in judges:
             key = config.backend.model_dump_json()
             if key not in backends:
-                backends[key] = _started(config, context)
-            self._judges.append(_JudgeInPlace(config, backends[key], cache))
+                backends[key] = _started(config, context, policies.get(config.source))
+            place = _JudgeInPlace(config, backends[key], cache)
+            place.policy = policies.get(config.source)
+            self._judges.append(place)
 
     def judge(
         self,
@@ -94,11 +109,16 @@ class JudgeWorker:
         comparisons_path: str,
         seed: int,
         portion: Portion = WHOLE,
+        policies: Mapping[str, PolicyVersion] = NO_POLICIES,
     ) -> Written:
         """Judge one shard, write drafts of its verdicts and comparisons, answer with a summary under 1 KB by judge.
 
         Attempts that ended in an error get abstentions and are not compared; those that `portion` skips get errors.
+        Judges in `policies` load that version of the policy first, and it stands in their verdicts.
         """
+        for judge in self._judges:
+            if (policy := policies.get(judge.config.source)) is not None:
+                judge.serve(policy)
         trajectories = read_records(Path(trajectories_path), Trajectory)
         left = [t for t in trajectories if portion.takes(t.id)]
         jobs = _jobs(left, read_records(Path(prompts_path), Prompt), seed)
@@ -107,12 +127,15 @@ class JudgeWorker:
         summary: dict[str, Json] = {}
         for judge in self._judges:
             started = time.perf_counter()
-            hits = judge.backend.hits
+            hits, usage = judge.backend.hits, judge.backend.usage.copy()
             judgement = judge.run(jobs, trajectories, set(portion.skip))
             verdicts += judgement.verdicts
             comparisons += judgement.comparisons
             summary[judge.config.source] = judge.summary(
-                judgement, seconds=time.perf_counter() - started, hits=judge.backend.hits - hits
+                judgement,
+                seconds=time.perf_counter() - started,
+                hits=judge.backend.hits - hits,
+                usage=judge.backend.usage - usage,
             )
         summary = _fitted(summary)
         drafts = (
@@ -120,6 +143,23 @@ class JudgeWorker:
             write_draft(Path(comparisons_path), Comparison, comparisons),
         )
         return Written(files=drafts, summary=summary)
+
+    def check(self) -> None:
+        """Ask every backend a trial question, before anything is sampled; one that may be busy is asked again.
+
+        Raises:
+            JudgeError: one cannot answer; in four parts, with the judge's name.
+        """
+        for judge in self._judges:
+            found = judge.backend.probe()
+            for wait in _PROBE_WAITS:
+                if found is None or not found.may_pass:
+                    break
+                logger.info("judge %s: %s; trying again", judge.config.source, found.message)
+                time.sleep(wait)
+                found = judge.backend.probe()
+            if found is not None:
+                raise JudgeError(f"judge {judge.config.source!r}: {found.message}")
 
     def identities(self) -> dict[str, Json]:
         """For the run's record: what answers each judge, and which prompt it follows."""
@@ -129,11 +169,15 @@ class JudgeWorker:
         }
 
 
-def _started(config: Judge.Config, context: BackendContext) -> JudgeBackend:
+def _started(
+    config: Judge.Config, context: BackendContext, policy: PolicyVersion | None
+) -> JudgeBackend:
     with boundary(
         JudgeError, f"backend {config.backend.type!r} of judge {config.source!r} could not start"
     ):
         backend = cast(JudgeBackend, create(config.backend, context=context))
+        if policy is not None:
+            backend.serve(policy)
         backend.start()
         return backend
 
@@ -143,13 +187,25 @@ class _JudgeInPlace:
 
     def __init__(self, config: Judge.Config, backend: JudgeBackend, cache: ReplyCache) -> None:
         self.config = config
-        self.identity = backend.identity()
+        self.policy: PolicyVersion | None = None
+        """The version of the run's policy that judges, where it is one."""
         with boundary(JudgeError, f"judge {config.source!r} could not start"):
-            version = cast(Judge, create(config, backend=backend)).version()
-            settings = config.model_dump(mode="json", exclude=set(_UNCACHED))
-            scope = cache_scope(settings, prompt_version=version, identity=self.identity)
-            self.backend = CachedBackend(backend, cache=cache, scope=scope)
+            self.backend = CachedBackend(backend, cache=cache, scope="")
             self.judge: Judge = create(config, backend=self.backend)
+            self._identify()
+
+    def serve(self, policy: PolicyVersion) -> None:
+        """Judge with this version of the policy from now on."""
+        self.backend.serve(policy)
+        self.policy = policy
+        self._identify()
+
+    def _identify(self) -> None:
+        """Take note of what answers: replies of another version are not this one's."""
+        self.identity = self.backend.identity()
+        settings = self.config.model_dump(mode="json", exclude=set(_UNCACHED))
+        version = self.judge.version()
+        self.backend.scope = cache_scope(settings, prompt_version=version, identity=self.identity)
 
     def run(
         self, jobs: Sequence[JudgeJob], trajectories: Sequence[Trajectory], skipped: Set[str]
@@ -198,6 +254,9 @@ class _JudgeInPlace:
                 trajectory.id, [self._unscored(trajectory, given_up.get(trajectory.id))]
             )
         ]
+        if self.policy is not None:
+            said_by = {"policy_version": self.policy.number}
+            total.verdicts = [v.model_copy(update=said_by) for v in total.verdicts]
         for verdict in total.verdicts:
             total.counts[
                 verdict.status.value if verdict.status is not VerdictStatus.ERROR else "failed"
@@ -228,13 +287,17 @@ class _JudgeInPlace:
             else "not judged: nothing was written, or the attempt failed",
         )
 
-    def summary(self, judgement: Judgement, *, seconds: float, hits: int) -> dict[str, Json]:
+    def summary(
+        self, judgement: Judgement, *, seconds: float, hits: int, usage: Counter[str]
+    ) -> dict[str, Json]:
         """Sums and counts, and the most common errors."""
         questions = judgement.counts["questions"]
+        scores = [v.score for v in judgement.verdicts if v.score is not None]
         found = judgement.comparisons or judgement.verdicts
         errors = Counter(cleaned(item.error, 200) for item in found if item.error is not None)
         return {
-            **{name: count for name, count in sorted(judgement.counts.items()) if count},
+            **{name: count for name, count in sorted((judgement.counts + usage).items()) if count},
+            "score_sum": round(math.fsum(scores), 6),
             "cache_hits": hits,
             "seconds": round(seconds, 3),
             "mean_seconds": round(seconds / questions, 4) if questions else 0.0,

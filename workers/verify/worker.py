@@ -22,7 +22,7 @@ from policies.errors import (
     boundary,
     explain,
 )
-from policies.examples import Example, PreferencePair, SupervisedExample, UnpairedExample
+from policies.examples import PreferencePair, SupervisedExample, UnpairedExample
 from policies.preference import Built, PreferenceBuilder, merge_counts
 from policies.records import (
     Comparison,
@@ -40,6 +40,7 @@ from workers.portion import WHOLE, Portion
 from workers.verify.again import contradicting
 from workers.verify.aggregate import FeedbackSettings, aggregate
 from workers.verify.by_prompt import count_by_prompt
+from workers.verify.example_counts import count_examples
 from workers.verify.isolation import IsolatedVerifier
 from workers.verify.source_summary import Summary, summarise_source, within_budget
 from workers.verify.steps import parts_to_grade, verdict_on
@@ -188,7 +189,7 @@ class VerifyWorker:
                 "trajectories": len(feedback),
                 **_count_desirable(feedback),
                 "examples": len(examples),
-                **_summarise_examples(examples),
+                **count_examples(examples),
                 "dropped": merge_counts([of_one.dropped for of_one in built]),
             }
         )
@@ -299,7 +300,7 @@ class VerifyWorker:
 def _build(builder: PreferenceBuilder, group: ScoredGroup, seed: int, scope: str) -> Built:
     rng = derive_rng(seed, scope, "prefer", group.prompt.id)
     with boundary(PawlError, f"preference builder {builder.config.type!r} failed"):
-        return builder.build(group, rng)
+        return builder.build_labelled(group, rng)
 
 
 def _prompt_id(prompt_of: Mapping[str, str], trajectory_id: str) -> str:
@@ -336,14 +337,8 @@ def _count_desirable(feedback: Sequence[Feedback]) -> Summary:
     }
 
 
-def _summarise_examples(examples: Sequence[Example]) -> Summary:
-    pairs = [e for e in examples if isinstance(e, PreferencePair)]
-    unpaired = [e for e in examples if isinstance(e, UnpairedExample)]
-    return {
-        "margin_sum": math.fsum(pair.margin for pair in pairs),
-        "examples_desirable": sum(e.desirable for e in unpaired),
-        "examples_undesirable": sum(not e.desirable for e in unpaired),
-    }
+def _usable(group: ScoredGroup) -> list[bool]:
+    return [feedback.score is not None for feedback in group.feedback]
 
 
 def _is_uniform(group: ScoredGroup, *, desirable: bool) -> bool:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from policies.component import Component, create
 from policies.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
+from policies.policy_choice import PolicyChoice
 from policies.records import PolicyVersion, Sampling, StopReason
 from policies.seeds import derive_seed
 from workers.rollout.engine import (
@@ -22,7 +23,7 @@ from workers.rollout.engine import (
     RolloutEngine,
 )
 from workers.rollout.thought_marks import marked_text
-from workers.verify.judge import CUT, BackendContext, JudgeBackend, Question, Reply
+from workers.verify.judge import CUT, BackendContext, JudgeBackend, Question, Reply, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,9 @@ class EngineBackend(JudgeBackend):
         """What serves the model: vllm, transformers, or the scripted fake."""
         model: str = "policy"
         """`policy`: the run's own policy, frozen; else a hub id or a directory with safetensors."""
-        version: int | None = Field(default=None, ge=0)
-        """With `model: policy`, which version judges; null takes 0, the policy as it came."""
+        version: PolicyChoice | None = None
+        """With `model: policy`, which version judges: a number (until that version is published, the one that serves),
+        `initial`, `current` (the one that serves) or `{rounds_ago: n}`; null takes `initial`, the policy as it came."""
         dtype: NumberFormat | None = None
         """Number format of the judge's weights; null takes the policy's."""
 
@@ -63,7 +65,11 @@ class EngineBackend(JudgeBackend):
         self._model: PolicyVersion | None = None
 
     def start(self) -> None:
-        """Load the model. Warns when a policy is judged by a version of itself."""
+        """Load the model. Warns when a policy is judged by a version of itself.
+
+        Raises:
+            JudgeError: the model cannot be had, or its engine does not start.
+        """
         if self._engine is not None:
             return
         if self.config.model == "policy":
@@ -81,12 +87,21 @@ class EngineBackend(JudgeBackend):
                 seed=self._context.engine_seed,
             )
 
+    def serve(self, policy: PolicyVersion) -> None:
+        """Judge with this version from now on; a loaded engine swaps its weights in place."""
+        if self._engine is not None and self._model != policy:
+            with boundary(JudgeError, f"the judge cannot load policy version {policy.number}"):
+                self._engine.load_policy(policy)
+        self._model = policy
+
     def model(self) -> PolicyVersion:
         """The weights that judge."""
         if self._model is None:
             with boundary(JudgeError, f"the judge's model {self.config.model!r} cannot be had"):
                 if self.config.model == "policy":
-                    self._model = self._context.policy_version(self.config.version or 0)
+                    chosen = self.config.version
+                    number = chosen if isinstance(chosen, int) else 0
+                    self._model = self._context.policy_version(number)
                 else:
                     self._model = self._context.model_version(self.config.model)
         return self._model
@@ -107,7 +122,7 @@ class EngineBackend(JudgeBackend):
                 with boundary(JudgeError, "the chat template failed"):
                     requests[index] = self._request(question)
             except PawlError as error:
-                replies[index] = Reply(text=None, error=str(error))
+                replies[index] = Reply(text=None, error=str(error), usage=Usage())
         if requests:
             replies.update(self._generate(requests))
         return [replies[index] for index in range(len(questions))]
@@ -147,12 +162,13 @@ class EngineBackend(JudgeBackend):
     def _reply(self, request: GenerationRequest, answer: Generation, seconds: float) -> Reply:
         """What was written, the mark of a thought that the template opened included; a cut text is none."""
         assert self._engine is not None
+        usage = Usage(1, len(request.prompt_token_ids), len(answer.token_ids))
         if answer.error is not None:
-            return Reply(text=None, error=answer.error, seconds=seconds)
+            return Reply(text=None, error=answer.error, seconds=seconds, usage=usage)
         if request.choices:
-            return Reply(text=answer.text, seconds=seconds)
+            return Reply(text=answer.text, seconds=seconds, usage=usage)
         if answer.stop_reason is StopReason.LENGTH:
-            return Reply(text=None, error=CUT, seconds=seconds)
+            return Reply(text=None, error=CUT, seconds=seconds, usage=usage)
         chat = self._engine.chat
         text = marked_text(answer.text, answer.token_ids, request.prompt_token_ids, chat)
-        return Reply(text=text, seconds=seconds)
+        return Reply(text=text, seconds=seconds, usage=usage)

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 
 from policies.component import Component
 from policies.seeds import derive_rng
-from workers.verify.judge import BackendContext, JudgeBackend, Question, Reply
+from workers.verify.judge import BackendContext, JudgeBackend, Question, Reply, Usage
 
 _FENCED = re.compile(r"<<<([0-9a-f]{8,64})\n(.*?)\n\1>>>", re.DOTALL)
 _WINNERS = ("A", "B", "tie")
 
 Rule = Literal["longer", "shorter", "first", "second", "tie", "coin", "garbage", "error", "raise"]
+
+
+def _counted(question: Question, reply: Reply) -> Reply:
+    """The reply with what it took; its tokens are words."""
+    words = [
+        sum(len(m.content.split()) for m in question.messages),
+        len((reply.text or "").split()),
+    ]
+    return replace(reply, usage=Usage(1, *words))
 
 
 class FakeBackend(JudgeBackend):
@@ -50,7 +60,7 @@ class FakeBackend(JudgeBackend):
     def ask(self, questions: Sequence[Question]) -> list[Reply]:
         if self.config.rule == "raise":
             raise RuntimeError("the fake judge was told to raise")
-        return [self._reply(question) for question in questions]
+        return [_counted(question, self._reply(question)) for question in questions]
 
     def _reply(self, question: Question) -> Reply:
         rule = self.config.rule

@@ -7,29 +7,41 @@ returns, logs or raises. Every wait is bounded: by request, by retry, and by fai
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import hashlib
 import ipaddress
 import json
 import logging
-import math
 import os
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, model_validator
 
 from policies.component import Component
 from policies.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
-from policies.records import Json
+from policies.records import Json, Message
 from workers.alive import beat
-from workers.verify.judge import CUT, BackendContext, JudgeBackend, Question, Reply
+from workers.verify.chat_completion import (
+    Attempt,
+    Endpoint,
+    model_names,
+    other_addresses,
+    read_completion,
+    retry_after_seconds,
+)
+from workers.verify.judge import (
+    BackendContext,
+    JudgeBackend,
+    Question,
+    Reply,
+    Unavailable,
+    Usage,
+)
 from workers.verify.judge_parse import cleaned
 
 if TYPE_CHECKING:
@@ -37,7 +49,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MAX_RESPONSE_BYTES = 8 * 2**20
+_PROBE_SECONDS = 15.0
+"""Longest wait for the answer to a trial question."""
+_TRIAL = Question(messages=(Message(role="user", content="Say OK."),), max_tokens=1)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_FIELDS = frozenset({"api_key", "key", "token", "authorization", "headers", "password"})
 
@@ -128,17 +145,20 @@ class OpenAIBackend(JudgeBackend):
         )
         return f"openai: {self.config.model} at {self.config.base_url.rstrip('/')}{mark}"
 
+    def probe(self) -> Unavailable | None:
+        """Ask one question of one token, and when that fails, which models there are and where they may be."""
+        try:
+            key = self._key()
+        except JudgeError as error:
+            return Unavailable(str(error))
+        return _run(lambda: self._probe(key))
+
     def ask(self, questions: Sequence[Question]) -> list[Reply]:
         try:
             key = self._key()
         except JudgeError as error:
-            return [Reply(text=None, error=str(error))] * len(questions)
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(self._ask(questions, key))
-        with ThreadPoolExecutor(max_workers=1) as thread:  # called from an async actor
-            return thread.submit(lambda: asyncio.run(self._ask(questions, key))).result()
+            return [Reply(text=None, error=str(error), usage=Usage())] * len(questions)
+        return _run(lambda: self._ask(questions, key))
 
     def _key(self) -> str | None:
         name = self.config.api_key_env
@@ -148,20 +168,40 @@ class OpenAIBackend(JudgeBackend):
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             problem = "is not set" if not key else "holds characters that no key has"
             raise JudgeError(
-                f"the environment variable {name} {problem} in the judge worker. "
-                "Set by: backend.api_key_env. Fix: export it where the worker starts"
+                f"the environment variable {name} {problem}. "
+                f"Set by: backend.api_key_env of a judge. Fix: export {name} where the run starts"
             )
         return key
 
     async def _ask(self, questions: Sequence[Question], key: str | None) -> list[Reply]:
+        async with self._client() as client:
+            batch = _Batch(self, client, key)
+            return list(await asyncio.gather(*(batch.reply(question) for question in questions)))
+
+    async def _probe(self, key: str | None) -> Unavailable | None:
+        config = self.config
+        endpoint = Endpoint(config.base_url, config.model, config.api_key_env)
+        async with self._client() as client:
+            batch = _Batch(self, client, key)
+            with boundary(JudgeError, "the request failed"):
+                attempt = await batch.request(_TRIAL, min(config.timeout_seconds, _PROBE_SECONDS))
+            if attempt.status is None or (attempt.status == 200 and attempt.is_completion):
+                return endpoint.unavailable(attempt, None, None)
+            served = await batch.models(config.base_url)
+            meant = None
+            for url in other_addresses(config.base_url) if served is None else ():
+                if await batch.models(url):
+                    meant = url
+                    break
+            return endpoint.unavailable(attempt, served, meant)
+
+    def _client(self) -> httpx.AsyncClient:
         import httpx
 
         limits = httpx.Limits(max_connections=self.config.max_concurrency)
         local = is_loopback(self.config.base_url)
         # No time limit of httpx's own: `_Batch` bounds the whole request, not each read.
-        async with httpx.AsyncClient(timeout=None, limits=limits, trust_env=not local) as client:  # nosec B113 # limits per request
-            batch = _Batch(self, client, key)
-            return list(await asyncio.gather(*(batch.reply(question) for question in questions)))
+        return httpx.AsyncClient(timeout=None, limits=limits, trust_env=not local)  # nosec B113 # limits per request
 
     async def wait_for_turn(self) -> None:
         """Space requests evenly, over all batches, and not before a server's Retry-After."""
@@ -174,17 +214,6 @@ class OpenAIBackend(JudgeBackend):
     def hold(self, seconds: float) -> None:
         """Begin no request for so long: the server said so."""
         self._next_start = max(self._next_start, time.monotonic() + seconds)
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """How one request ended."""
-
-    text: str | None = None
-    error: str = ""
-    can_retry: bool = False
-    wait_seconds: float | None = None
-    """What the server asked for."""
 
 
 class _Batch:
@@ -204,28 +233,32 @@ class _Batch:
             started = time.monotonic()
             if self._failures_in_a_row >= self._config.give_up_after:
                 failed = f"{self._failures_in_a_row} questions in a row failed"
-                return Reply(text=None, error=f"not asked: {failed} (backend.give_up_after)")
+                error = f"not asked: {failed} (backend.give_up_after)"
+                return Reply(text=None, error=error, usage=Usage())
+            sent: list[Attempt] = []
             try:
                 with boundary(JudgeError, "the request failed"):
-                    attempt, started = await self._with_repeats(question)
+                    attempt, started = await self._with_repeats(question, sent)
             except PawlError as error:
-                attempt = _Attempt(error=str(error))
+                attempt = Attempt(error=str(error))
         beat(replies=1)
-        seconds = time.monotonic() - started
+        seconds, usage = time.monotonic() - started, _usage(sent)
         if attempt.text is not None:
-            return Reply(text=self._redacted(attempt.text), seconds=seconds)
-        return Reply(text=None, error=cleaned(self._redacted(attempt.error)), seconds=seconds)
+            return Reply(text=self._redacted(attempt.text), seconds=seconds, usage=usage)
+        shown = cleaned(self._redacted(attempt.error))
+        return Reply(text=None, error=shown, seconds=seconds, usage=usage)
 
-    async def _with_repeats(self, question: Question) -> tuple[_Attempt, float]:
-        """The last attempt, and when it (not the wait before it) began.
+    async def _with_repeats(self, question: Question, sent: list[Attempt]) -> tuple[Attempt, float]:
+        """The last attempt, and when it (not the wait before it) began; all of them are added to `sent`.
 
         A question keeps its slot while it waits: a server in trouble meets a few questions, not all.
         """
-        attempt, began = _Attempt(), time.monotonic()
+        attempt, began = Attempt(), time.monotonic()
         for repeat in range(self._config.max_retries + 1):
             await self._backend.wait_for_turn()
             began = time.monotonic()
-            attempt = await self._request(question)
+            attempt = await self.request(question, self._config.timeout_seconds)
+            sent.append(attempt)
             if not attempt.can_retry:
                 self._failures_in_a_row = 0
                 return attempt, began
@@ -235,9 +268,9 @@ class _Batch:
             logger.info("judge endpoint: repeat %d in %.1f s", repeat + 1, wait)
             await asyncio.sleep(wait)
         self._failures_in_a_row += 1
-        return _Attempt(error=f"{attempt.error} (after {repeat + 1} tries)"), began
+        return Attempt(error=f"{attempt.error} (after {repeat + 1} tries)"), began
 
-    def _wait(self, attempt: _Attempt, repeat: int) -> float:
+    def _wait(self, attempt: Attempt, repeat: int) -> float:
         if attempt.wait_seconds is not None:
             if attempt.wait_seconds <= self._config.max_wait_seconds:
                 self._backend.hold(attempt.wait_seconds)
@@ -245,35 +278,55 @@ class _Batch:
         full = min(self._config.max_wait_seconds, self._config.retry_seconds * 2.0**repeat)
         return full * random.uniform(0.5, 1.0)  # so that workers do not repeat together  # nosec B311 # spreads waits
 
-    async def _request(self, question: Question) -> _Attempt:
+    async def request(self, question: Question, seconds: float) -> Attempt:
+        """Ask once, for at most so many seconds."""
         import httpx
 
         try:
-            async with asyncio.timeout(self._config.timeout_seconds):
+            async with asyncio.timeout(seconds):
                 return await self._exchange(question)
         except TimeoutError:
-            limit = f"{self._config.timeout_seconds:g} s (backend.timeout_seconds)"
-            return _Attempt(error=f"no answer within {limit}", can_retry=True)
+            limit = f"{seconds:g} s (backend.timeout_seconds)"
+            return Attempt(error=f"no answer within {limit}", can_retry=True)
         except httpx.TransportError as error:
-            return _Attempt(error=f"{type(error).__name__}: {error}", can_retry=True)
+            return Attempt(error=f"{type(error).__name__}: {error}", can_retry=True)
 
-    async def _exchange(self, question: Question) -> _Attempt:
+    async def models(self, base_url: str) -> list[str] | None:
+        """The models that an endpoint at `base_url` names; None where there is no such list."""
+        import httpx
+
+        url = f"{base_url.rstrip('/')}/models"
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                async with self._client.stream("GET", url, headers=self._headers()) as response:
+                    content = bytearray()
+                    async for part in response.aiter_bytes():
+                        content += part
+                        if len(content) > MAX_RESPONSE_BYTES:
+                            return None
+        except (TimeoutError, httpx.HTTPError):
+            return None
+        return model_names(bytes(content)) if response.status_code == 200 else None
+
+    def _headers(self) -> dict[str, str]:
+        return {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+
+    async def _exchange(self, question: Question) -> Attempt:
         url = f"{self._config.base_url.rstrip('/')}/chat/completions"
-        headers = {"Content-Type": "application/json"}
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key}"
+        headers = {"Content-Type": "application/json", **self._headers()}
         body = json.dumps(self._body(question)).encode()
         async with self._client.stream("POST", url, content=body, headers=headers) as response:
             content = bytearray()
             async for part in response.aiter_bytes():
                 content += part
                 if len(content) > MAX_RESPONSE_BYTES:
-                    return _Attempt(error=f"the response is larger than {MAX_RESPONSE_BYTES} bytes")
+                    return Attempt(error=f"the response is larger than {MAX_RESPONSE_BYTES} bytes")
         if response.status_code == 200:
-            return _read(bytes(content))
+            return read_completion(bytes(content))
         shown = cleaned(self._redacted(content.decode("utf-8", "replace")), 300)
-        return _Attempt(
+        return Attempt(
             error=f"HTTP {response.status_code}: {shown}",
+            status=response.status_code,
             can_retry=response.status_code == 429 or response.status_code >= 500,
             wait_seconds=retry_after_seconds(response.headers.get("Retry-After")),
         )
@@ -292,38 +345,25 @@ class _Batch:
         return text if self._key is None else text.replace(self._key, "(key)")
 
 
-def _read(content: bytes) -> _Attempt:
-    """The text of a chat completion; what has none is an error that repeating would not mend."""
-    try:
-        choice = json.loads(content)["choices"][0]
-        message = choice["message"]
-        refusal, text = message.get("refusal"), message.get("content")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        shown = cleaned(content.decode("utf-8", "replace"), 300)
-        return _Attempt(error=f"the response is not a chat completion: {shown}")
-    if refusal:
-        return _Attempt(error=f"the model refused: {str(refusal)[:300]}")
-    if not isinstance(text, str) or not text.strip():
-        return _Attempt(
-            error=f"the answer is empty (finish_reason {choice.get('finish_reason')!r})"
-        )
-    if choice.get("finish_reason") == "length":
-        return _Attempt(error=CUT)
-    return _Attempt(text=text)
+def _usage(sent: Sequence[Attempt]) -> Usage:
+    """What a question took, all its repeats together."""
+    counted = [attempt.tokens for attempt in sent if attempt.tokens is not None]
+    return Usage(
+        calls=len(sent),
+        prompt_tokens=sum(prompt for prompt, _ in counted),
+        completion_tokens=sum(completion for _, completion in counted),
+        uncounted=len(sent) - len(counted),
+    )
 
 
-def retry_after_seconds(value: str | None) -> float | None:
-    """Seconds of a Retry-After header: a number, or a date; None when there is no readable one."""
-    if value is None:
-        return None
+def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end, also where a loop runs already (in an async actor)."""
     try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work())
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(lambda: asyncio.run(work())).result()
 
 
 def is_loopback(url: str) -> bool:

@@ -37,7 +37,10 @@ class Match:
 
 
 class Pairwise(PromptedJudge):
-    """Each attempt's score is its mean probability of winning over its successful comparisons."""
+    """Each attempt's score is its mean probability of winning over its successful comparisons.
+
+    The verdict's confidence is the share of its comparisons that were successful.
+    """
 
     class Config(PromptedJudge.Config):
         """Settings of the comparison."""
@@ -148,10 +151,11 @@ class Pairwise(PromptedJudge):
             for c in mine
             if c.probability is not None
         ]
-        status, score, error = VerdictStatus.ABSTAINED, None, None
+        status, score, error, confidence = VerdictStatus.ABSTAINED, None, None, 1.0
         rationale = "not compared with any other attempt"
         if wins:
             status, score = VerdictStatus.SCORED, sum(wins) / len(wins)
+            confidence = len(wins) / len(mine)
             rationale = (
                 f"won {sum(wins):g} of {len(wins)} comparisons; {len(mine) - len(wins)} failed"
             )
@@ -166,6 +170,7 @@ class Pairwise(PromptedJudge):
             status=status,
             score=score,
             error=error,
+            confidence=confidence,
             rationale=rationale,
             seconds=sum(c.seconds for c in mine) / 2,
         )

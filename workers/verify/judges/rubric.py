@@ -18,7 +18,10 @@ from workers.verify.judge_prompt import Answer, PromptedJudge, PromptSlots, view
 
 
 class Rubric(PromptedJudge):
-    """The score is the rating mapped to [0, 1]; with several votes, the mean of those that can be read."""
+    """The score is the rating mapped to [0, 1]; with several votes, the mean of those that can be read.
+
+    The verdict's confidence is the share of the votes that could be read.
+    """
 
     class Config(PromptedJudge.Config):
         """Settings of the rating."""
@@ -112,6 +115,7 @@ class Rubric(PromptedJudge):
             status=VerdictStatus.ERROR if score is None else VerdictStatus.SCORED,
             score=score,
             error=votes[0].error if score is None else None,
+            confidence=1.0 if score is None else len(ratings) / len(votes),
             rationale="\n---\n".join(vote.text for vote in votes),
             seconds=sum(vote.seconds for vote in votes),
         )

@@ -1,0 +1,128 @@
+"""The part of the preflight that is about judges: who answers, and whether a server does answer, with key and model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.config.sections import PolicySettings
+from orchestrator.model_files import resolve_model
+from orchestrator.plan.inputs import is_hub_id
+from orchestrator.plan.lines import Plan
+from orchestrator.tracking.uri import redact
+from policies.component import Component, create
+from policies.errors import (
+    ConfigurationError,
+    InputError,
+    JudgeError,
+    PawlError,
+    boundary,
+    explain,
+)
+from policies.policy_choice import PolicyChoice, RoundsAgo
+from policies.records import PolicyVersion
+from workers.verify.backends.engine import EngineBackend
+from workers.verify.judge import BackendContext, Unavailable
+
+
+def plan_judges(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:
+    """Name what answers each judge, and ask its server one short question.
+
+    Judges that share a backend are told by one line. From a machine that is not the one of the run nothing is asked;
+    of a joined cluster only the nodes themselves can tell, so that a failure from here is a warning.
+    """
+    _soft_labels(config, plan)
+    for index, sources, backend in _backends(config):
+        names = ", ".join(sources)
+        if isinstance(backend, EngineBackend.Config):
+            _model(backend, plan, names, f"judges.{index}.backend.model")
+            continue
+        address = getattr(backend, "base_url", None)
+        if address and elsewhere:
+            plan.add("judge", f"{names} asks {redact(str(address))}; not tried: another machine")
+            continue
+        found = _probe(backend)
+        if found is None:
+            asked = f"{redact(str(address))}, which answers" if address else backend.type
+            plan.add("judge", f"{names} asks {asked}")
+        else:
+            soft = found.may_pass or config.cluster.address is not None
+            plan.add("judge", f"{names}: {found.message}", "warning" if soft else "problem")
+
+
+def _soft_labels(config: RunConfig, plan: Plan) -> None:
+    """Warn where soft labels have no judge to come from: scores of 0 and 1 make every label certain."""
+    for stage in config.resolved_stages:
+        if getattr(stage.training.loss, "soft_labels", False) and not config.judges:
+            at = f"stages[{stage.index}].training" if config.stages else "training"
+            plan.add(
+                "soft labels",
+                explain(
+                    "no judge says a probability: labels come from the scores of verifiers, and those that say 0 or 1 "
+                    "make every label certain",
+                    value=True,
+                    where=f"{at}.loss.soft_labels",
+                    fix="add a judge of type pairwise, or set it to false",
+                ),
+                "warning",
+            )
+
+
+def _model(backend: EngineBackend.Config, plan: Plan, names: str, where: str) -> None:
+    """Say which version of the policy judges when, or whether another model is there."""
+    if backend.model == "policy":
+        plan.add("judge", f"{names}: {_when(backend.version)}")
+        return
+    try:
+        path = resolve_model(PolicySettings(model=backend.model), download=False)
+        plan.add("judge", f"{names} is the model {path}")
+    except InputError as error:
+        may_come = is_hub_id(backend.model) and os.environ.get("HF_HUB_OFFLINE", "") in ("", "0")
+        if may_come:
+            plan.add("judge", f"{names}: {backend.model} would be downloaded", "warning")
+        else:
+            text = str(error).replace("policy.model", where)
+            plan.add("judge", f"{names}: {text}", "problem")
+
+
+def _when(choice: PolicyChoice | None) -> str:
+    if isinstance(choice, RoundsAgo):
+        return f"the version that served {choice.rounds_ago} rounds ago judges, at first the initial one"
+    if choice == "current":
+        return "in each round the version of the policy that serves judges"
+    if isinstance(choice, int) and choice > 0:
+        return (
+            f"version {choice} of the policy judges from round {choice + 1} on; until it is published, the version "
+            "that serves"
+        )
+    return "the policy as it came judges, in all rounds"
+
+
+def _backends(config: RunConfig) -> Iterator[tuple[int, list[str], Component.Config]]:
+    """Each different backend with the judges that ask it, and the index of the first of them."""
+    found: dict[str, tuple[int, list[str], Component.Config]] = {}
+    for index, judge in enumerate(config.judges):
+        key = judge.backend.model_dump_json()
+        found.setdefault(key, (index, [], judge.backend))[1].append(judge.source)
+    yield from found.values()
+
+
+def _probe(backend: Component.Config) -> Unavailable | None:
+    try:
+        with boundary(JudgeError, f"judge backend {backend.type!r} could not be tried"):
+            found: Unavailable | None = create(backend, context=_CONTEXT).probe()
+            return found
+    except PawlError as error:
+        return Unavailable(str(error))
+
+
+def _no_policy(number: int) -> PolicyVersion:
+    raise ConfigurationError(f"policy version {number} is not looked up before a run")
+
+
+def _no_model(name: str) -> PolicyVersion:
+    raise ConfigurationError(f"model {name} is not loaded before a run")
+
+
+_CONTEXT = BackendContext(policy_version=_no_policy, model_version=_no_model)
