@@ -9,11 +9,12 @@ from orchestrator.config.sections import ResourceSettings
 from orchestrator.file_sharing import judge_files, policy_files
 from orchestrator.model_files import model_as_version
 from orchestrator.run import Groups
-from orchestrator.run_folder import RunFolder
+from orchestrator.run_folder import RunFolder, template_date
 from policies.component import Component
 from policies.records import PolicyVersion
 from policies.store import PolicyStore
 from workers.cluster import NO_FILES, Cluster, Files, Group, Resources
+from workers.rollout.chat_settings import ChatSettings
 from workers.rollout.worker import RolloutWorker
 from workers.training.worker import TrainWorker
 from workers.verify.judge import BackendContext
@@ -67,14 +68,15 @@ def start_groups(
 ) -> Groups:
     """Start every worker group at once, the samplers with `policy`, and wait until all are ready."""
     starter = _Starter(cluster, config.cluster.start_timeout_seconds)
-    rollout = _start_rollout(starter, config, policy)
+    chat = config.rollout.chat(template_date(folder))
+    rollout = _start_rollout(starter, config, policy, chat)
     size, asked = config.verify.workers, config.verify.resources
     verify = starter.start("verify", VerifyWorker, _verify_kwargs(config), size=size, asked=asked)
     grade = verify
     if config.evaluation.verifiers is not None:
         own = {"verifiers": config.evaluation_verifiers, "feedback": config.feedback}
         grade = starter.start("grade", VerifyWorker, own, size=size, asked=asked)
-    judge = _start_judge(starter, config, folder, store) if config.judges else None
+    judge = _start_judge(starter, config, folder, store, chat) if config.judges else None
     train = _start_train(starter, config)
     cluster.wait_ready(starter.started, config.cluster.start_timeout_seconds)
     return Groups(rollout=rollout, verify=verify, grade=grade, judge=judge, train=train)
@@ -90,7 +92,9 @@ def strategy_index(config: RunConfig, round_index: int) -> int:
     return 1 + config.stage_of(round_index).index
 
 
-def _start_rollout(starter: _Starter, config: RunConfig, policy: PolicyVersion) -> Group:
+def _start_rollout(
+    starter: _Starter, config: RunConfig, policy: PolicyVersion, chat: ChatSettings
+) -> Group:
     kwargs = {
         "engine": config.rollout.engine,
         "strategies": strategies(config),
@@ -98,6 +102,7 @@ def _start_rollout(starter: _Starter, config: RunConfig, policy: PolicyVersion) 
         "policy": policy,
         "dtype": config.policy.dtype,
         "seed": config.seed,
+        "chat": chat,
     }
     size, asked = config.rollout.workers, config.rollout.resources
     files = policy_files(policy)
@@ -116,13 +121,18 @@ def _verify_kwargs(config: RunConfig) -> dict[str, Any]:
 
 
 def _start_judge(
-    starter: _Starter, config: RunConfig, folder: RunFolder, store: PolicyStore
+    starter: _Starter,
+    config: RunConfig,
+    folder: RunFolder,
+    store: PolicyStore,
+    chat: ChatSettings,
 ) -> Group:
     context = BackendContext(
         policy_version=store.get,
         model_version=model_as_version,
         dtype=config.policy.dtype,
         seed=config.seed,
+        chat=chat,
     )
     kwargs = {"judges": config.judges, "context": context, "cache_dir": str(folder.judge_cache)}
     size, asked = config.verify.judge_workers, config.verify.judge_resources

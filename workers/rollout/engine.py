@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from policies.component import Component, Family
@@ -54,6 +54,12 @@ class RolloutEngine(Component):
     ) -> tuple[int, ...]:
         """Token ids of the chat prompt, generation prompt included, by the model's own chat template."""
         return self.chat.encode(self.chat.text(messages, tools, generation_prompt=True))
+
+    def worded(self, generation: Generation) -> Generation:
+        """The generation with its text as the chat format reads it: tags that are special tokens are not left out."""
+        if self.chat.spoken.isdisjoint(generation.token_ids):
+            return generation
+        return replace(generation, text=self.chat.decode(generation.token_ids))
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Sample one completion per request; the answers come in the order of the requests."""

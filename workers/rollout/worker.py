@@ -25,6 +25,7 @@ from policies.records import (
 )
 from policies.shards import Written, read_records, write_draft
 from workers.portion import WHOLE, Portion
+from workers.rollout.chat_settings import ChatSettings
 from workers.rollout.engine import RolloutEngine
 from workers.rollout.segment import with_steps
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
@@ -71,14 +72,16 @@ class RolloutWorker:
         policy: PolicyVersion,
         dtype: str,
         seed: int,
+        chat: ChatSettings = ChatSettings(),  # noqa: B008 # frozen
     ) -> None:
-        """Start the engine with `policy`; returns when it can sample.
+        """Start the engine with `policy`; returns when it can sample. `chat` is what the chat template is told.
 
         Raises:
             ConfigurationError: a strategy cannot work with this model or on this machine.
         """
         with boundary(RolloutError, f"rollout engine {engine.type!r} could not start"):
             self.engine: RolloutEngine = create(engine, policy=policy, dtype=dtype, seed=seed)
+            self.engine.chat = self.engine.chat.configured(chat)
         self.strategies: list[RolloutStrategy] = []
         for config in strategies:
             strategy: RolloutStrategy = create(config)

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from policies.component import Component, Family
 from policies.errors import JudgeError, PawlError, boundary
 from policies.records import Comparison, Message, PolicyVersion, Prompt, Trajectory, Verdict
+from workers.rollout.chat_settings import ChatSettings
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class BackendContext:
     """Number format of weights where a backend's config names none."""
     seed: int = 0
     """The run's seed."""
+    chat: ChatSettings = ChatSettings()  # noqa: RUF009 # frozen
+    """What the run tells the policy's chat template."""
 
 
 class JudgeBackend(Component):

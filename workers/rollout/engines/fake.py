@@ -9,6 +9,7 @@ are a block of code, and once it has read "Output: N" it answers N.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Sequence
@@ -49,8 +50,9 @@ class FakeChat(ChatFormat):
         *,
         generation_prompt: bool,
     ) -> str:
+        told = f"<tools>{json.dumps(list(tools))}</tools>" if tools else ""
         opening = "<assistant>" if generation_prompt else ""
-        return "".join(f"<{m.role}>{m.content}</{m.role}>" for m in messages) + opening
+        return told + "".join(f"<{m.role}>{m.content}</{m.role}>" for m in messages) + opening
 
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
         if not special:

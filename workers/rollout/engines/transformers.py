@@ -179,7 +179,7 @@ class TransformersEngine(BatchEngine):
         end = next((n + 1 for n, token in enumerate(ids) if token in terminators), len(ids))
         stopped = end <= len(ids) and (ids[end - 1] in terminators)
         kept = ids[: end if stopped else len(ids)]
-        text = self._tokenizer.decode(kept, skip_special_tokens=True)
+        text = self.chat.decode(kept)
         stopped = stopped or any(s in text for s in sampling.stop)
         reason = StopReason.STOP if stopped else StopReason.LENGTH
         return Generation(

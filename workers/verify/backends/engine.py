@@ -8,12 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from policies.component import Component, create
 from policies.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
 from policies.records import PolicyVersion, Sampling
 from policies.seeds import derive_seed
+from workers.rollout.chat_settings import ChatSettings, refused_arguments
 from workers.rollout.engine import ENGINES, GenerationRequest, NumberFormat, RolloutEngine
 from workers.verify.judge import BackendContext, JudgeBackend, Question, Reply
 
@@ -38,6 +39,16 @@ class EngineBackend(JudgeBackend):
         """With `model: policy`, which version judges; null takes 0, the policy as it came."""
         dtype: NumberFormat | None = None
         """Number format of the judge's weights; null takes the policy's."""
+        template_arguments: dict[str, JsonValue] | None = None
+        """Variables for the judge's chat template, e.g. {enable_thinking: false}; null takes
+        `rollout.template_arguments` with `model: policy`, and gives another model none."""
+
+        @model_validator(mode="after")
+        def _can_be_told(self) -> Self:
+            refused = refused_arguments(self.template_arguments or {})
+            if refused is not None:
+                raise ValueError(f"template_arguments: {refused}. Fix: leave it out")
+            return self
 
         @model_validator(mode="after")
         def _version_of_policy(self) -> Self:
@@ -70,6 +81,7 @@ class EngineBackend(JudgeBackend):
             self._engine = create(
                 self.config.engine, policy=self.model(), dtype=self._dtype, seed=self._context.seed
             )
+            self._engine.chat = self._engine.chat.configured(self._chat())
 
     def model(self) -> PolicyVersion:
         """The weights that judge."""
@@ -85,7 +97,18 @@ class EngineBackend(JudgeBackend):
         name = self.config.model
         if name == "policy":
             name = f"policy version {self.model().number}"
-        return f"{self.config.engine.type}: {name} {self.model().digest[:12]} {self._dtype}"
+        told = self._chat().template_arguments
+        arguments = f" {json.dumps(told, sort_keys=True)}" if told else ""
+        return (
+            f"{self.config.engine.type}: {name} {self.model().digest[:12]} {self._dtype}{arguments}"
+        )
+
+    def _chat(self) -> ChatSettings:
+        """What the judge's chat template is told: of another model, the day and its own arguments alone."""
+        own, run = self.config.template_arguments, self._context.chat
+        if self.config.model != "policy":
+            run = ChatSettings(date=run.date, date_is_given=run.date_is_given)
+        return run if own is None else run.model_copy(update={"template_arguments": own})
 
     def ask(self, questions: Sequence[Question]) -> list[Reply]:
         """One generate call for all; when it fails, its halves are tried, down to the questions at fault."""
