@@ -63,14 +63,7 @@ def plan_template(
                 "warning",
             )
             return
-    job = Job(
-        model=folder,
-        trust_remote_code=getattr(config.rollout.engine, "trust_remote_code", False),
-        chat=config.rollout.chat(datetime.now(UTC).date().isoformat()),
-        strategies=tuple(_strategies(config)),
-        prompts=_kinds(prompts),
-    )
-    report, failure = _tried(job)
+    report, failure = _tried(job_of(config, folder, prompts))
     if report is None:
         plan.add(
             "chat template",
@@ -88,6 +81,17 @@ def plan_template(
             if elsewhere and verdict == "problem" and finding.what != "chat template"
             else verdict,
         )
+
+
+def job_of(config: RunConfig, folder: str | None, prompts: Sequence[Prompt]) -> Job:
+    """What the other process is to try; `folder` is that of the model, None for the scripted fake."""
+    return Job(
+        model=folder,
+        trust_remote_code=getattr(config.rollout.engine, "trust_remote_code", False),
+        chat=config.rollout.chat(datetime.now(UTC).date().isoformat()),
+        strategies=tuple(_strategies(config)),
+        prompts=_kinds(prompts),
+    )
 
 
 def _tried(job: Job) -> tuple[Report | None, str]:

@@ -49,6 +49,13 @@ class Environment(Component):
         """Messages of the roles that `reset` returns, for trying the chat template; asked after `prepare`."""
         return ()
 
+    def framed(self, prompt: Prompt) -> tuple[Message, ...]:
+        """What stands before the messages of `reset`: the prompt's own, among a system line or examples of the world's.
+
+        It must follow from the prompt alone; asked after `reset` or `prepare`.
+        """
+        return prompt.messages
+
     def reset(self, prompt: Prompt, seed: int) -> tuple[Message, ...]:
         """Begin the episode that `prompt` describes; returns messages that follow the prompt's own (often none).
 

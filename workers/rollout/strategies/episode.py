@@ -64,6 +64,9 @@ class EnvironmentPartner(Partner):
         self._environment = create(self._config)
         return self._messages(self._environment.reset(prompt, self._seed), "reset")
 
+    def framed(self, prompt: Prompt) -> tuple[Message, ...]:
+        return self._messages(self._opened().framed(prompt), "framed")
+
     def reply(self, text: str, turn: int) -> Reply:
         seen: Any = self._opened().step(text)
         if not isinstance(seen, Observation):
