@@ -11,10 +11,12 @@ import pytest
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder import RunFolder, template_date
+from policies.errors import RolloutError, boundary
 from policies.records import Message, StopReason
 from tests.scripted_engine import ScriptedEngine
 from tests.template_folders import chat_with, of_packages, of_tests
 from workers.rollout import tokenizer_chat
+from workers.rollout.call_arguments import wants_text, with_arguments
 from workers.rollout.call_formats.hermes import Hermes
 from workers.rollout.chat_settings import ChatSettings
 from workers.rollout.engine import Generation, GenerationRequest
@@ -236,3 +238,39 @@ def test_tokens_that_open_close_or_pad_messages_are_no_text() -> None:
     chat = chat_with(of_tests("chatml"), eos="<|endoftext|>")
     for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<s>"):
         assert chat.decode(chat.encode(f"a{token}b")) == "ab", token
+
+
+CALLS_OF = """\
+{%- for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}{% for call in m.tool_calls or [] %}{{ SHOWN }}{% endfor %}<|im_end|>
+{% endfor %}"""
+
+
+@pytest.mark.parametrize(
+    ("shown", "as_text", "written"),
+    [
+        ("call.function.arguments", True, '{"a": [1, "x"]}'),
+        ("call.function.arguments | tojson", False, '{"a": [1, "x"]}'),
+        ("call.function.arguments | items | first | first", False, "a"),
+        (
+            "(call.function.arguments | tojson) if call.function.arguments is mapping else call.function.arguments",
+            False,
+            '{"a": [1, "x"]}',
+        ),
+    ],
+)
+@pytest.mark.parametrize("given", [{"a": [1, "x"]}, '{"a": [1, "x"]}'])
+def test_arguments_of_earlier_calls_are_written_as_json_by_either_kind_of_template(
+    shown: str, as_text: bool, written: str, given: Any
+) -> None:
+    tokenizer = chat_with(CALLS_OF.replace("SHOWN", shown)).tokenizer
+
+    def render(messages: list[dict[str, object]]) -> str:
+        with boundary(RolloutError, "refused"):
+            return str(tokenizer.apply_chat_template(messages, tokenize=False))
+
+    assert wants_text(render) is as_text
+    call = {"type": "function", "function": {"name": "f", "arguments": given}}
+    messages: list[dict[str, object]] = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    text = render(with_arguments(messages, as_text=wants_text(render)))
+    assert f"\n{written}<|im_end|>" in text

@@ -13,6 +13,7 @@ from typing import Any
 
 from policies.errors import RolloutError, boundary
 from policies.records import Message
+from workers.rollout.call_arguments import wants_text, with_arguments
 from workers.rollout.chat import ChatFormat, cuts, split_at
 from workers.rollout.chat_settings import (
     ChatSettings,
@@ -205,13 +206,27 @@ class TokenizerChat(ChatFormat):
         if given is not None and self.settings.tools == "text":
             lines = [json.dumps(tool, ensure_ascii=False) for tool in given]
             shown, given = with_tools_as_text(shown, given, lines), None
+        if any(message.get("tool_calls") for message in shown):
+            shown = with_arguments(shown, as_text=self._calls_as_text)
         if self.settings.roles == "user_only":
             shown = as_user_only(shown)
+        return self._applied(in_parts(shown) if parts else shown, given, generation_prompt)
+
+    @cached_property
+    def _calls_as_text(self) -> bool:
+        return wants_text(lambda messages: self._applied(messages, None, generation_prompt=False))
+
+    def _applied(
+        self,
+        messages: list[dict[str, object]],
+        tools: list[dict[str, object]] | None,
+        generation_prompt: bool,
+    ) -> str:
         with boundary(RolloutError, "the chat template refuses these messages"):
             return str(
                 self.tokenizer.apply_chat_template(
-                    in_parts(shown) if parts else shown,
-                    tools=given,
+                    messages,
+                    tools=tools,
                     add_generation_prompt=generation_prompt,
                     tokenize=False,
                     **self.arguments,
