@@ -108,14 +108,13 @@ def test_an_episode_that_the_world_has_not_ended_scores_lowest_whatever_the_sign
     sign: float,
 ) -> None:
     rewards = [sign, sign, sign]
-    scale = {"low_return": -4.0, "high_return": 4.0}
-    environment = dial(arguments={"rewards": rewards}, **scale)
+    environment = dial(arguments={"rewards": rewards}, low_return=-4.0, high_return=4.0)
     assert environment.outcome() == 0.0
     environment.step("1")
     assert environment.outcome() == 0.0
     environment.step("1")
     environment.step("1")
-    assert environment.outcome() > 0.0
+    assert environment.outcome() == pytest.approx((4.0 + 3 * sign) / 8.0)
 
 
 def test_a_turn_without_an_action_costs() -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 from policies.component import Component, Family
 from policies.records import Message, PolicyVersion, Sampling, StopReason
 from workers.rollout.chat import ChatFormat
+from workers.rollout.chat_settings import ChatSettings
 
 NumberFormat = Literal["bfloat16", "float16", "float32"]
 """What weights are loaded and computed in."""
@@ -54,6 +55,12 @@ class RolloutEngine(Component):
     ) -> tuple[int, ...]:
         """Token ids of the chat prompt, generation prompt included, by the model's own chat template."""
         return self.chat.encode(self.chat.text(messages, tools, generation_prompt=True))
+
+    def tell(self, settings: ChatSettings) -> None:
+        """Write prompts from now on under the settings of a run; nothing to do for an engine without a chat format."""
+        chat = getattr(self, "chat", None)
+        if isinstance(chat, ChatFormat):
+            self.chat = chat.configured(settings)
 
     def worded(self, generation: Generation) -> Generation:
         """The generation with its text as the chat format reads it: tags that are special tokens are not left out."""

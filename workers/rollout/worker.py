@@ -81,7 +81,7 @@ class RolloutWorker:
         """
         with boundary(RolloutError, f"rollout engine {engine.type!r} could not start"):
             self.engine: RolloutEngine = create(engine, policy=policy, dtype=dtype, seed=seed)
-            self.engine.chat = self.engine.chat.configured(chat)
+            self.engine.tell(chat)
         self.strategies: list[RolloutStrategy] = []
         for config in strategies:
             strategy: RolloutStrategy = create(config)

@@ -81,7 +81,7 @@ class EngineBackend(JudgeBackend):
             self._engine = create(
                 self.config.engine, policy=self.model(), dtype=self._dtype, seed=self._context.seed
             )
-            self._engine.chat = self._engine.chat.configured(self._chat())
+            self._engine.tell(self._chat())
 
     def model(self) -> PolicyVersion:
         """The weights that judge."""
