@@ -57,6 +57,8 @@ class RunIdentity(Record):
     versions: dict[str, str]
     remote_code: dict[str, str] = Field(default_factory=dict)
     """Python files of the model that `trust_remote_code` lets run, with their sha256."""
+    template_date: str = ""
+    """The day that the run's chat templates are told (`rollout.template_date`, else the day of `created_at`)."""
 
 
 class RunSummary(Record):
@@ -98,15 +100,17 @@ def _describe(config: RunConfig, folder: RunFolder, source: str) -> None:
     """Write what the run is. `run.json` comes last: with it the folder is a run, and is resumed."""
     files.write_json(folder.config, sealed(config))
     files.write_text(folder.config_source, source)
+    created_at = datetime.now(UTC)
     identity = RunIdentity(
         schema_version=SCHEMA_VERSION,
         run_id=uuid.uuid4().hex,
         name=folder.path.name,
         experiment=config.tracking.experiment,
-        created_at=datetime.now(UTC).isoformat(),
+        created_at=created_at.isoformat(),
         config_digest=config_digest(config),
         versions=versions(),
         remote_code=trusted_code(config),
+        template_date=config.rollout.template_date or created_at.date().isoformat(),
     )
     files.write_json(folder.identity, identity.model_dump(mode="json"))
 

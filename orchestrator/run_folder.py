@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -206,3 +207,9 @@ def open_run(path: Path) -> RunFolder:
             "that `pawl run` printed, e.g. runs/quickstart-1"
         )
     return folder
+
+
+def template_date(folder: RunFolder) -> str:
+    """The day that chat templates of a run are told, YYYY-MM-DD: recorded in `run.json`, else the day it was begun."""
+    identity = json.loads(folder.identity.read_text(encoding="utf-8"))
+    return str(identity.get("template_date") or identity["created_at"][: len("2026-11-30")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.config.run_config import RunConfig
@@ -11,11 +11,12 @@ from orchestrator.file_sharing import judge_files, policy_files
 from orchestrator.judge_versions import judging_policies
 from orchestrator.model_files import model_as_version
 from orchestrator.run import Groups
-from orchestrator.run_folder import RunFolder
+from orchestrator.run_folder import RunFolder, template_date
 from policies.component import Component
 from policies.records import PolicyVersion, RoundResult
 from policies.store import PolicyStore
 from workers.cluster import NO_FILES, Cluster, Files, Group, Resources, WorkerSeed
+from workers.rollout.chat_settings import ChatSettings
 from workers.rollout.worker import RolloutWorker
 from workers.training.worker import TrainWorker
 from workers.verify.judge import BackendContext
@@ -76,18 +77,25 @@ def start_groups(
     """
     policy = store.get(results[-1].after if results else 0)
     starter = _Starter(cluster, config.cluster.start_timeout_seconds)
-    rollout = _start_rollout(starter, config, policy, epoch)
+    chat = config.rollout.chat(template_date(folder))
+    rollout = _start_rollout(starter, config, policy, chat, epoch)
     size, asked = config.verify.workers, config.verify.resources
     verify = starter.start("verify", VerifyWorker, _verify_kwargs(config), size=size, asked=asked)
     grade = verify
     if config.evaluation.verifiers is not None:
         own = {"verifiers": config.evaluation_verifiers, "feedback": config.feedback}
         grade = starter.start("grade", VerifyWorker, own, size=size, asked=asked)
-    judge = (
-        _start_judge(starter, config, folder, store, results, epoch=epoch)
-        if config.judges
-        else None
-    )
+    judge = None
+    if config.judges:
+        policies = judging_policies(config, results, store)
+        context = BackendContext(
+            policy_version=store.get,
+            model_version=model_as_version,
+            dtype=config.policy.dtype,
+            seed=config.seed,
+            chat=chat,
+        )
+        judge = _start_judge(starter, config, folder, policies, context, epoch=epoch)
     train = _start_train(starter, config)
     cluster.wait_ready(starter.started, config.cluster.start_timeout_seconds)
     if judge is not None:
@@ -106,7 +114,7 @@ def strategy_index(config: RunConfig, round_index: int) -> int:
 
 
 def _start_rollout(
-    starter: _Starter, config: RunConfig, policy: PolicyVersion, epoch: int
+    starter: _Starter, config: RunConfig, policy: PolicyVersion, chat: ChatSettings, epoch: int
 ) -> Group:
     size, asked = config.rollout.workers, config.rollout.resources
     kwargs = {
@@ -118,6 +126,7 @@ def _start_rollout(
         "seed": WorkerSeed((config.seed, "rollout", epoch)),
         "threads": config.rollout.threads,
         "shared_by": size,
+        "chat": chat,
     }
     files = policy_files(policy)
     return starter.start("rollout", RolloutWorker, kwargs, size=size, asked=asked, files=files)
@@ -138,19 +147,12 @@ def _start_judge(
     starter: _Starter,
     config: RunConfig,
     folder: RunFolder,
-    store: PolicyStore,
-    results: Sequence[RoundResult],
+    policies: Mapping[str, PolicyVersion],
+    context: BackendContext,
     *,
     epoch: int,
 ) -> Group:
     size, asked = config.verify.judge_workers, config.verify.judge_resources
-    context = BackendContext(
-        policy_version=store.get,
-        model_version=model_as_version,
-        dtype=config.policy.dtype,
-        seed=config.seed,
-    )
-    policies = judging_policies(config, results, store)
     kwargs = {
         "judges": config.judges,
         "context": context,

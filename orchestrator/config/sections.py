@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, JsonValue, model_validator
 
 from orchestrator.prompts.source import PROMPT_SOURCES
 from policies.component import Component, Settings
@@ -12,6 +12,13 @@ from policies.loss import LOSSES
 from policies.records import Sampling
 from policies.reference import REFERENCES, ReferenceSchedule
 from workers.cluster import Placement
+from workers.rollout.chat_settings import (
+    ChatSettings,
+    TemplateRoles,
+    TemplateTools,
+    checked_date,
+    refused_arguments,
+)
 from workers.rollout.engine import ENGINES, NumberFormat
 from workers.rollout.strategy import STRATEGIES
 from workers.training.engine import TRAINING_ENGINES, AdapterSettings, TrainingOptions
@@ -111,6 +118,42 @@ class RolloutSettings(Settings):
     """What a step is, for step-level verifiers and losses: a policy turn, or the lines or sentences in it."""
     mixture: tuple[MixtureSettings, ...] = ()
     """Samples of earlier policies, besides the `samples_per_prompt` of the serving one."""
+    template_arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Variables for the model's chat template wherever the policy's prompts are made, measurements included, e.g.
+    {enable_thinking: false}; `pawl plan` warns of one that changes nothing."""
+    template_date: str | None = None
+    """The day that chat templates are told, YYYY-MM-DD; null takes the day on which the run is begun (UTC) and keeps
+    it, also over a resume. A template with a fixed day of its own is told another only when one is set here."""
+    template_bos: bool = False
+    """Begin prompts with the tokenizer's BOS token where the tokenizer would add it and the chat template writes none.
+    Off: prompts are what the template writes, as in transformers and vLLM's chat."""
+    template_roles: TemplateRoles = "as_given"
+    """`user_only`, for templates without a system or tool role or whose roles must alternate: all that is not the
+    policy's is shown as user messages, one between two policy turns."""
+    template_tools: TemplateTools = "template"
+    """Who tells the policy of its tools: the chat template, or, where that does not, a `text` in the system message."""
+
+    @model_validator(mode="after")
+    def _can_be_told(self) -> Self:
+        refused = refused_arguments(self.template_arguments)
+        if refused is not None:
+            raise ValueError(
+                f"template_arguments: {refused}. Fix: leave it out, or use another name"
+            )
+        if self.template_date is not None:
+            checked_date(self.template_date)
+        return self
+
+    def chat(self, date: str = "") -> ChatSettings:
+        """What the chat template is told; `date` holds where none is set."""
+        return ChatSettings(
+            template_arguments=self.template_arguments,
+            date=self.template_date or date,
+            date_is_given=self.template_date is not None,
+            bos=self.template_bos,
+            roles=self.template_roles,
+            tools=self.template_tools,
+        )
 
     @property
     def sampling(self) -> Sampling:

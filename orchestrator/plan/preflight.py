@@ -1,6 +1,7 @@
 """The preflight: what a config would run where, whether it fits, what it would cost and write.
 
-Starts nothing, but for the processes in which verifiers judge solutions that prompts bring, and a user's own are tried.
+Starts nothing, but for the processes in which verifiers judge solutions that prompts bring, a user's own are tried, and
+the chat template is tried.
 
 Every line is `ok`, `warning` or `problem`; a run with a problem is refused before anything is written.
 """
@@ -32,6 +33,7 @@ from orchestrator.plan.sizes import (
     memory_text,
 )
 from orchestrator.plan.solutions import plan_solutions
+from orchestrator.plan.template import plan_template
 from orchestrator.tracking.uri import sqlite_file
 
 
@@ -70,6 +72,7 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     try_functions(
         config, plan, train, held_out, elsewhere=elsewhere or config.cluster.address is not None
     )
+    plan_template(config, plan, model, [*train, *held_out], elsewhere=elsewhere)
     _workers(config, plan, machine, elsewhere=elsewhere or config.cluster.address is not None)
     here = None if elsewhere or config.cluster.address else machine
     plan_dtype(config, plan, here)

@@ -97,13 +97,13 @@ def longest_prompt(
     template = _TEMPLATE_TOKENS * max((len(p.messages) + 1 for p in prompts), default=1)
     if by_bytes:
         return max((len(t.encode()) for t in texts), default=0) + template * 4, True
-    tokenizer = None if model is None else _tokenizer(model.path / "tokenizer.json")
+    tokenizer = None if model is None else fast_tokenizer(model.path / "tokenizer.json")
     if tokenizer is not None:
         return max((len(tokenizer.encode(t).ids) for t in texts), default=0) + template, True
     return round(max((len(t) for t in texts), default=0) / _CHARACTERS_PER_TOKEN) + template, False
 
 
-def _tokenizer(path: Path) -> Any:
+def fast_tokenizer(path: Path) -> Any:
     """The fast tokenizer, when its package is installed and the file is one."""
     if not path.is_file():
         return None

@@ -91,7 +91,7 @@ def test_several_observations_stand_in_one_turn_of_a_template_that_joins_them() 
 def test_a_template_that_rewrites_what_was_said_is_refused(family: str) -> None:
     chat = chat_of(family)
     said = "<think>\nhm\n</think>\n\n6"
-    transcript = Transcript(chat, (QUESTION,))
+    transcript = Transcript(chat, (QUESTION,), rewritten_history="refuse")
 
     def two_turns() -> None:
         for _ in range(2):
@@ -133,7 +133,7 @@ def test_trimmed_space_around_a_turn_is_no_rewriting() -> None:
 
 def test_the_message_shows_where_history_and_template_part() -> None:
     chat = chat_of("thought_opened")
-    transcript = Transcript(chat, (QUESTION,))
+    transcript = Transcript(chat, (QUESTION,), rewritten_history="refuse")
     transcript.said(chat.encode("6"), "6")
     with pytest.raises(RewrittenHistoryError) as caught:
         transcript.observed((OUTPUT,))
@@ -182,10 +182,15 @@ def test_a_refused_role_names_the_fix() -> None:
     assert "observation_role: user" in message
 
 
+def test_a_template_without_any_turn_of_the_policy_is_refused_also_by_default() -> None:
+    with pytest.raises(ConfigurationError, match="does not show the policy's last turn"):
+        prepare(chat_of("last_turn_only"), "user")
+
+
 @pytest.mark.parametrize("family", REWRITING)
 def test_a_template_that_rewrites_history_is_refused_before_anything_runs(family: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        prepare(chat_of(family), "user")
+        prepare(chat_of(family), "user", rewritten_history="refuse")
     message = str(caught.value)
     assert "does not go on from what was sampled" in message
     assert "Set by: policy.model" in message
@@ -194,10 +199,12 @@ def test_a_template_that_rewrites_history_is_refused_before_anything_runs(family
 
 def test_rewriting_that_was_allowed_or_never_happens_is_not_refused() -> None:
     with pytest.raises(ConfigurationError):
-        prepare(chat_of("thoughts_dropped"), "user")
+        prepare(chat_of("thoughts_dropped"), "user", rewritten_history="refuse")
     prepare(chat_of("thoughts_dropped"), "user", rewritten_history="keep")
-    prepare(chat_of("thoughts_dropped"), "user", max_turns=1)
-    prepare(chat_of("thoughts_dropped"), "tool")  # it keeps thoughts since the last user message
+    prepare(chat_of("thoughts_dropped"), "user")
+    prepare(chat_of("thoughts_dropped"), "user", rewritten_history="refuse", max_turns=1)
+    # It keeps thoughts since the last user message.
+    prepare(chat_of("thoughts_dropped"), "tool", rewritten_history="refuse")
 
 
 def test_a_prompt_that_the_template_refuses_is_an_error_of_ours() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import json
 import sys
 from typing import Any
 
@@ -85,7 +88,7 @@ def world() -> Dial:
 
 
 def test_the_sum_of_rewards_is_scaled_to_an_outcome() -> None:
-    environment = dial(low_return=-1.0, high_return=1.0)
+    environment = dial(low_return=-1.0, high_return=1.0, unfinished="return")
     assert environment.outcome() == 0.5
     environment.step("1")
     assert environment.outcome() == 0.625
@@ -95,9 +98,117 @@ def test_the_sum_of_rewards_is_scaled_to_an_outcome() -> None:
 
 
 def test_a_return_outside_the_scale_is_cut() -> None:
-    environment = dial(high_return=0.1)
+    environment = dial(high_return=0.1, unfinished="return")
     environment.step("1")
     assert environment.outcome() == 1.0
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_an_episode_that_the_world_has_not_ended_scores_lowest_whatever_the_sign_of_rewards(
+    sign: float,
+) -> None:
+    rewards = [sign, sign, sign]
+    environment = dial(arguments={"rewards": rewards}, low_return=-4.0, high_return=4.0)
+    assert environment.outcome() == 0.0
+    environment.step("1")
+    assert environment.outcome() == 0.0
+    environment.step("1")
+    environment.step("1")
+    assert environment.outcome() == pytest.approx((4.0 + 3 * sign) / 8.0)
+
+
+def test_a_turn_without_an_action_costs() -> None:
+    scores = []
+    for unreadable in range(4):
+        environment = dial(unreadable_cost=0.4)
+        for _ in range(unreadable):
+            environment.step("hm")
+        for _ in range(3):
+            environment.step("1")
+        scores.append(environment.outcome())
+    assert scores == pytest.approx([1.0, 0.6, 0.2, 0.0])
+
+
+def cliff(turns: list[str], **settings: Any) -> float:
+    tree = {"type": "gymnasium", "id": "CliffWalking-v1", "low_return": -100, "high_return": 0}
+    labels = ["up", "right", "down", "left"]
+    environment: Environment = create(ENVIRONMENTS.parse({**tree, "actions": labels, **settings}))
+    environment.prepare()
+    environment.reset(prompt(), 1)
+    for turn in turns:
+        environment.step(turn)
+    score = environment.outcome()
+    environment.close()
+    assert isinstance(score, float)
+    return score
+
+
+def test_walking_to_the_goal_beats_falling_and_saying_nothing_where_all_rewards_are_negative() -> (
+    None
+):
+    goal = ["up", *["right"] * 11, "down"]
+    best = cliff(goal)
+    assert best == pytest.approx(0.87)
+    assert cliff(["hm"] * 6) == 0.0
+    assert cliff(["up"] * 6) == 0.0
+    assert 0.0 < cliff(["up", "left", *goal[1:]]) < best
+    assert 0.0 < cliff(["hm", *goal]) < best
+    assert cliff(["right", *goal]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("world", "actions", "said"),
+    [
+        ("Pendulum-v1", "integer", "its actions are no whole numbers"),
+        ("Pendulum-v1", ["push", "pull"], "its actions are no whole numbers"),
+        ("Pendulum-v1", "text", "its actions are no texts"),
+        ("CliffWalking-v1", "text", "its actions are no texts"),
+        ("CliffWalking-v1", ["a", "b", "c", "d", "e"], "there is none for the label 'e'"),
+        ("CliffWalking-v1", ["up", "right"], "2 labels name 4 actions"),
+    ],
+)
+def test_a_world_whose_actions_cannot_be_said_is_refused(
+    world: str, actions: object, said: str
+) -> None:
+    environment: Environment = create(
+        ENVIRONMENTS.parse({"type": "gymnasium", "id": world, "actions": actions})
+    )
+    with pytest.raises(ConfigurationError, match=rf"{said}.*Set by: .*actions\. Fix: "):
+        environment.prepare()
+
+
+@pytest.mark.parametrize(
+    ("world", "score", "scale"),
+    [
+        ("CliffWalking-v1", 0, {"low_return": -5000, "high_return": -13}),
+        ("CartPole-v1", 1, {"high_return": 500}),
+    ],
+)
+def test_a_scale_on_which_all_random_episodes_score_the_same_is_warned_of(
+    world: str, score: int, scale: dict[str, float]
+) -> None:
+    tree = {"type": "gymnasium", "id": world}
+    (warning,) = create(ENVIRONMENTS.parse(tree)).prepare()
+    assert f"all of them would score {score}" in warning
+    assert "low_return and high_return. Fix: set low_return to the worst" in warning
+    assert create(ENVIRONMENTS.parse({**tree, **scale})).prepare() == ()
+
+
+class FromTwo(Dial):
+    """Whole numbers from 2 to 3, as Gymnasium's Discrete(2, start=2)."""
+
+    start, n = 2, 2
+
+    def contains(self, action: object) -> bool:
+        return action in (2, 3)
+
+
+def test_labels_count_from_where_the_actions_of_the_world_begin() -> None:
+    environment = dial(name="FromTwo", actions=["left", "right"])
+    environment.prepare()
+    environment.reset(prompt(), 1)
+    environment.step("right")
+    assert world().actions == [3]
 
 
 def test_an_episode_may_end_by_truncation_too() -> None:
@@ -331,3 +442,160 @@ def test_what_cannot_be_stepped_from_outside_is_refused() -> None:
         questions("nothing")
     with pytest.raises(ConfigurationError, match="no display"):
         questions("fails")
+
+
+class Rubric:
+    """As the package's: it logs what a function raises, and goes on with 0.0."""
+
+    def __init__(self, *funcs: Any, weights: list[float] | None = None) -> None:
+        self.funcs = list(funcs)
+        self.weights = weights or [1.0] * len(self.funcs)
+
+    async def score_rollout(self, state: dict[str, Any]) -> None:
+        state["reward"] = 0.0
+        for func, weight in zip(self.funcs, self.weights, strict=True):
+            known = inspect.signature(func).parameters
+            given = {"answer": state["answer"], "completion": state["said"], "state": state}
+            try:
+                found = func(**{k: v for k, v in given.items() if k in known})
+                score = float(await found if inspect.isawaitable(found) else found)
+            except Exception:
+                score = 0.0
+            state["reward"] += weight * score
+
+
+class Group(Rubric):
+    """A rubric of rubrics."""
+
+    def __init__(self, *rubrics: Rubric) -> None:
+        super().__init__()
+        self.rubrics = list(rubrics)
+
+    async def score_rollout(self, state: dict[str, Any]) -> None:
+        total = 0.0
+        for rubric in self.rubrics:
+            await rubric.score_rollout(state)
+            total += state["reward"]
+        state["reward"] = total
+
+
+def says_answer(completion: list[str], answer: str) -> float:
+    return float(any(answer in text for text in completion))
+
+
+async def asks_a_dead_judge(completion: list[str]) -> float:
+    await asyncio.sleep(0)
+    raise ConnectionError("the judge does not answer")
+
+
+def raises(state: dict[str, Any]) -> float:
+    raise KeyError("gold")
+
+
+def forgets_to_return(answer: str) -> None:
+    return None
+
+
+def ranks(completions: list[list[str]]) -> list[float]:
+    return [0.0 for _ in completions]
+
+
+def all_alike(state: dict[str, Any]) -> list[float]:
+    return [1.0]
+
+
+RUBRICS: dict[str, Any] = {
+    "right": lambda: Rubric(says_answer),
+    "raises": lambda: Rubric(says_answer, raises),
+    "judge": lambda: Group(Rubric(says_answer), Rubric(asks_a_dead_judge)),
+    "nothing": lambda: Rubric(forgets_to_return),
+    "metric": lambda: Rubric(says_answer, raises, weights=[1.0, 0.0]),
+    "group": lambda: Group(Rubric(says_answer), Rubric(ranks)),
+    "list": lambda: Rubric(all_alike),
+}
+
+
+class Scored(ThreeQuestions):
+    """Scored by one of the rubrics above."""
+
+    def __init__(self, rubric: str = "right", **more: Any) -> None:
+        super().__init__()
+        self.rubric = RUBRICS[rubric]()
+        for name, value in more.items():
+            setattr(self, name, value)
+
+
+def scored(rubric: str, said: str, answer: Json) -> float:
+    built: Environment = create(
+        ENVIRONMENTS.parse(
+            {"type": "verifiers_env", "function": f"{HERE}:Scored", "arguments": {"rubric": rubric}}
+        )
+    )
+    built.prepare()
+    built.reset(prompt(answer=answer), seed=0)
+    built.step(said)
+    try:
+        score = built.outcome()
+    finally:
+        built.close()
+    assert isinstance(score, float)
+    return score
+
+
+@pytest.mark.parametrize(
+    ("rubric", "told"),
+    [
+        ("raises", "raises: KeyError: 'gold'"),
+        ("judge", "asks_a_dead_judge: ConnectionError: the judge does not answer"),
+        ("nothing", "forgets_to_return: TypeError"),
+    ],
+)
+def test_what_a_rubric_raises_is_an_error_and_no_loss(rubric: str, told: str) -> None:
+    assert scored("right", "It is 7.", "7") == 1.0
+    for _ in range(2):  # the functions are watched again in the next episode
+        with pytest.raises(RolloutError, match=told):
+            scored(rubric, "It is 7.", "7")
+
+
+def test_a_metric_without_weight_may_fail() -> None:
+    assert scored("metric", "It is 7.", "7") == 1.0
+
+
+@pytest.mark.parametrize("answer", [0, False, 0.0])
+def test_an_answer_that_counts_as_nothing_in_python_is_kept(answer: Json) -> None:
+    assert scored("right", "banana", answer) == 0.0
+    assert scored("right", json.dumps(answer), answer) == 1.0
+
+
+@pytest.mark.parametrize("rubric", ["group", "list"])
+def test_a_rubric_that_scores_attempts_together_is_refused_before_the_run(rubric: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"a group of attempts together.*Fix: "):
+        questions("Scored", arguments={"rubric": rubric})
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        {"tool_defs": [{"name": "search", "description": "", "parameters": {}}]},
+        {"oai_tools": [{"type": "function", "function": {"name": "search"}}]},
+        {"tools": ["search"]},
+    ],
+)
+def test_an_environment_that_offers_tools_is_refused_before_the_run(tools: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"offers tools.*tool_loop"):
+        questions("Scored", arguments=tools)
+    questions("Scored", arguments={name: [] for name in tools}).close()
+
+
+def test_its_system_prompt_and_examples_stand_before_the_prompt() -> None:
+    example = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1."}]
+    frame = {"system_prompt": "Count.", "few_shot": example}
+    environment = questions("Scored", arguments=frame)
+    found = [(m.role, m.content) for m in environment.framed(prompt())]
+    head = [("system", "Count."), ("user", "1?"), ("assistant", "1.")]
+    assert found == [*head, ("user", "Play.")]
+    assert [m.content for m in environment.step("7").messages] == ["Again, 1."]
+    environment.close()
+    own = Prompt(id="q", messages=(Message(role="system", content="Mine."), *prompt().messages))
+    roles = [(m.role, m.content) for m in environment.framed(own)]
+    assert roles == [("system", "Mine."), *head[1:], ("user", "Play.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from policies.component import Component, create
 from policies.errors import JudgeError
 from policies.records import Message, PolicyVersion, StopReason
 from policies.store import PolicyStore
+from workers.rollout.chat_settings import ChatSettings
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.engines.fake import FakeChat
 from workers.verify.judge import BACKENDS, BackendContext, JudgeBackend, Question
@@ -175,3 +177,20 @@ def test_an_answer_that_was_cut_is_an_error_for_half_a_score_is_another_score() 
 
 def test_a_thought_that_the_judges_template_opened_is_part_of_what_is_read() -> None:
     assert backend().ask([question("hm <think>")])[0].text == "<think>re: hm <think>"
+
+
+def test_a_judge_is_told_the_runs_template_arguments_only_when_it_is_the_policy() -> None:
+    run = ChatSettings(template_arguments={"enable_thinking": True}, date="2024-02-29")
+
+    def identity(**settings: object) -> str:
+        Echo.Config.component = Echo
+        config = BACKENDS.parse({"type": "engine", "engine": Echo.Config(type="echo"), **settings})
+        built: JudgeBackend = create(config, context=replace(CONTEXT, chat=run))
+        return built.identity()
+
+    assert identity().endswith(' bfloat16 {"enable_thinking": true}')
+    assert identity(model="hub/name").endswith(" bfloat16")
+    own = identity(template_arguments={"enable_thinking": False})
+    assert own.endswith('{"enable_thinking": false}'), "and its replies are cached apart"
+    with pytest.raises(ValueError, match="tools cannot be set"):
+        identity(template_arguments={"tools": []})

@@ -27,6 +27,7 @@ from tests.chat_formats import chat_of
 from tests.scripted_engine import ScriptedEngine
 from tests.training_cases import version
 from workers.rollout.call_format import CallFormat, Parsed, RequestedCall
+from workers.rollout.chat_settings import ChatSettings
 from workers.rollout.engine import ENGINES, Generation, GenerationRequest, RolloutEngine
 from workers.rollout.engines.fake import TERMINATOR, FakeChat
 from workers.rollout.strategies.tool_loop import ToolLoop
@@ -218,14 +219,16 @@ def test_preparing_prepares_every_tool_and_tries_the_role_of_observations() -> N
     def silent(request: GenerationRequest) -> Generation:
         raise AssertionError("preparing samples nothing")
 
-    loop({}, {"name": "b"}).prepare(ScriptedEngine(chat_of("chatml"), silent))
+    loop({}, {"name": "b"}).prepare(ScriptedEngine(chat_of("chatml_tools"), silent))
     assert Counting.prepared == ["a", "b"]
     with pytest.raises(ConfigurationError, match="not on this machine"):
         loop({"refuse": True}).prepare(ScriptedEngine(chat_of("chatml"), silent))
     with pytest.raises(ConfigurationError, match="role tool"):
         loop(calls=Lines.Config(type="lines", role="tool")).prepare(
-            ScriptedEngine(chat_of("mistral"), silent)
+            ScriptedEngine(chat_of("mistral").configured(ChatSettings(tools="text")), silent)
         )
+    with pytest.raises(ConfigurationError, match="does not tell the policy of its tools"):
+        loop({}).prepare(ScriptedEngine(chat_of("chatml"), silent))
 
 
 def test_two_tools_of_one_name_and_a_format_without_its_tool_are_refused_in_the_config() -> None:

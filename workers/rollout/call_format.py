@@ -34,6 +34,9 @@ class CallFormat(Component):
     offers_schemas: ClassVar[bool] = False
     """Whether the tools' JSON schemas are given to the chat template (`tools=`)."""
 
+    call_words: ClassVar[tuple[str, ...]] = ()
+    """Of a format that offers schemas: texts that a policy must have read to write calls in it."""
+
     def __init__(self, config: Component.Config) -> None:
         self.config = config
 

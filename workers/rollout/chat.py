@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from policies.records import Message
+from workers.rollout.chat_settings import ChatSettings
 
 
 class ChatFormat(ABC):
@@ -19,8 +20,21 @@ class ChatFormat(ABC):
 
     terminators: frozenset[int]
     """Token ids with which the model ends a turn."""
+    settings: ChatSettings = ChatSettings()
+    """What the run says to the template."""
+    spoken: frozenset[int] = frozenset()
+    """Control tokens that `decode` shows, because they are part of what the policy says: tags of calls and thoughts."""
     controls: tuple[str, ...] = ()
     """Texts that `encode` turns into control tokens."""
+
+    @property
+    def closers(self) -> frozenset[int]:
+        """Token ids that the template writes to close a policy turn, whoever speaks next."""
+        return self.terminators
+
+    def configured(self, settings: ChatSettings) -> ChatFormat:
+        """The same format under the settings of a run; itself where it has no template to be told."""
+        return self
 
     @abstractmethod
     def text(
@@ -42,7 +56,7 @@ class ChatFormat(ABC):
 
     @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of `token_ids`, control tokens left out."""
+        """Text of `token_ids`, control tokens left out but for those that are `spoken`."""
 
     def spelled(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids` with control tokens as they are spelled."""

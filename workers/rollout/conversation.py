@@ -6,26 +6,31 @@ engine for the next turn as soon as the partner has answered, and never lets one
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from policies.component import Component
-from policies.errors import ConfigurationError, RolloutError, explain
 from policies.records import Message, Prompt, Trajectory
+from workers.rollout.chat import ChatFormat
 from workers.rollout.conversations import Conversations
 from workers.rollout.engine import RolloutEngine
 from workers.rollout.partner import Outcome, Partner, Reply
 from workers.rollout.partner_threads import PartnerThreads
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
-from workers.rollout.transcript import RewrittenHistory, RewrittenHistoryError, Transcript
+from workers.rollout.template_probe import (
+    TEMPLATE,
+    Conversation,
+    check_conversation,
+    foreign_calls,
+)
+from workers.rollout.transcript import RewrittenHistory
 
 __all__ = ["ConversationStrategy", "Outcome", "Partner", "Reply"]
 
-_WHERE = "rollout.strategy"
-_PROBES = ("pawl answers", "<think>\npawl thinks\n</think>\n\npawl answers")
-"""Policy turns that are tried on a template; some templates take the thoughts out of earlier turns."""
+logger = logging.getLogger(__name__)
 
 
 class ConversationStrategy(RolloutStrategy):
@@ -49,9 +54,10 @@ class ConversationStrategy(RolloutStrategy):
         partner_reads: Literal["answer", "everything"] = "answer"
         """What partners (tools, environments) read of a policy turn: `answer`, what stands behind its thoughts, so that
         no call inside a thought is run and no move in it is made; `everything`, the thoughts too."""
-        rewritten_history: RewrittenHistory = "refuse"
-        """When the chat template shows earlier turns otherwise than they were sampled (some remove thoughts): `refuse`
-        such a model or trajectory, or `keep` the sampled tokens, which the model then reads unlike its template."""
+        rewritten_history: RewrittenHistory = "auto"
+        """When the chat template shows earlier turns otherwise than they were sampled (most remove thoughts): `auto`
+        and `keep` go on with the sampled tokens, which the model then reads unlike its template (`auto` tells why, in
+        `pawl plan` and in the log); `refuse` refuses such a model or trajectory."""
 
     config: Config
 
@@ -70,14 +76,49 @@ class ConversationStrategy(RolloutStrategy):
         """Messages of the roles that partners answer with, for trying the chat template."""
         return (Message(role="user", content="pawl observes"),)
 
+    def sample_opening(self) -> tuple[Message, ...]:
+        """Messages of the roles that partners begin with after the prompt, for trying the chat template."""
+        return ()
+
     def sample_tools(self) -> tuple[dict[str, Any], ...]:
         """Schemas that partners give to the chat template, for trying it."""
         return ()
 
+    def call_words(self) -> tuple[str, ...]:
+        """Texts that a policy must have read to write its calls as they are parsed."""
+        return ()
+
+    def template_findings(self, chat: ChatFormat, where: str) -> tuple[str, ...]:
+        if self.config.max_turns == 1 and not self.sample_tools():
+            return ()
+        tried = Conversation(
+            observation=self.sample_observation(),
+            tools=self.sample_tools(),
+            opening=self.sample_opening(),
+            call_words=self.call_words(),
+            rewritten_history=self.config.rewritten_history,
+            where=where,
+        )
+        found = []
+        rewritten = check_conversation(chat, tried)
+        if rewritten is not None and self.config.rewritten_history == "auto":
+            found.append(
+                f"the chat template shows earlier turns otherwise than they were sampled ({rewritten}); the sampled "
+                f"tokens are kept. Set by: {where}.rewritten_history (auto). Fix: nothing has to be done; `keep` says "
+                "that it is meant, `refuse` refuses such templates"
+            )
+        foreign = foreign_calls(chat, tried)
+        if foreign:
+            found.append(
+                f"the chat template tells of tools, but does not write {' and '.join(foreign)}, which calls are read "
+                f"by: the policy is taught another way to call. Set by: {TEMPLATE} and {where}.calls. Fix: set "
+                "rollout.template_tools: text, unless the prompts say how to call"
+            )
+        return tuple(found)
+
     def prepare(self, engine: RolloutEngine) -> None:
-        if self.config.max_turns > 1:
-            for said in _PROBES:
-                self._try_template(engine, said)
+        for finding in self.template_findings(engine.chat, "rollout.strategy"):
+            logger.warning("%s", finding)
 
     def run(self, job: RolloutJob, engine: RolloutEngine) -> Sequence[Trajectory]:
         return Conversations(self, job, engine, self._threads, self._closers).run()
@@ -85,41 +126,3 @@ class ConversationStrategy(RolloutStrategy):
     def close(self) -> None:
         self._threads.release()
         self._closers.release()
-
-    def _try_template(self, engine: RolloutEngine, said: str) -> None:
-        """Two turns of a made-up conversation.
-
-        Raises:
-            ConfigurationError: the chat template cannot carry them.
-        """
-        observation = self.sample_observation()
-        roles = sorted({m.role for m in observation})
-        try:
-            transcript = Transcript(
-                engine.chat,
-                (Message(role="user", content="pawl asks"),),
-                self.sample_tools(),
-                rewritten_history=self.config.rewritten_history,
-            )
-            for _ in range(2):
-                transcript.said(engine.chat.encode(said), said)
-                transcript.observed(observation)
-        except RewrittenHistoryError as error:
-            raise ConfigurationError(
-                explain(
-                    "the model's chat template does not go on from what was sampled",
-                    value=str(error),
-                    where="policy.model (its chat template)",
-                    fix=f"set {_WHERE}.rewritten_history to 'keep', or give the model folder a template that keeps "
-                    "earlier turns as they were",
-                )
-            ) from error
-        except RolloutError as error:
-            raise ConfigurationError(
-                explain(
-                    f"the model's chat template cannot show observations in the role {' or '.join(roles)}",
-                    value=str(error),
-                    where=f"policy.model (its chat template) and {_WHERE}",
-                    fix="give observations in the role 'user' (calls.observation_role: user)",
-                )
-            ) from error

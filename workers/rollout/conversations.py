@@ -166,18 +166,19 @@ class Conversations:
     def _open(self, c: _Conversation) -> object:
         seed = derive_seed(self._job.seed_of(c.prompt, c.sample_index), "partner")
         partner = c.adopt(self._strategy.partner(c.prompt, seed))
-        return partner.opening(c.prompt), partner.tools()
+        opening = partner.opening(c.prompt)
+        return partner.framed(c.prompt), opening, partner.tools()
 
     def _opened(self, c: _Conversation, answer: Finished) -> None:
         if answer.error is not None:
             self._fail(c, answer.error)
             return
-        opening, tools = cast("tuple[Any, Any]", answer.value)
+        framed, opening, tools = cast("tuple[Any, Any, Any]", answer.value)
         try:
             with boundary(RolloutError, "the prompt cannot be rendered"):
                 c.transcript = Transcript(
                     self._engine.chat,
-                    (*c.prompt.messages, *opening),
+                    (*framed, *opening),
                     (*c.prompt.tools, *tools),
                     rewritten_history=self._config.rewritten_history,
                 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from policies.component import Component, Family
 from policies.records import Message, PolicyVersion, Sampling, StopReason
 from workers.rollout.chat import ChatFormat
+from workers.rollout.chat_settings import ChatSettings
 from workers.rollout.shown_calls import check_shown
 
 NumberFormat = Literal["bfloat16", "float16", "float32"]
@@ -68,6 +69,18 @@ class RolloutEngine(Component):
         text = self.chat.text(messages, tools, generation_prompt=True)
         check_shown(text, messages, tools)
         return self.chat.encode(text)
+
+    def tell(self, settings: ChatSettings) -> None:
+        """Write prompts from now on under the settings of a run; nothing to do for an engine without a chat format."""
+        chat = getattr(self, "chat", None)
+        if isinstance(chat, ChatFormat):
+            self.chat = chat.configured(settings)
+
+    def worded(self, generation: Generation) -> Generation:
+        """The generation with its text as the chat format reads it: tags that are special tokens are not left out."""
+        if self.chat.spoken.isdisjoint(generation.token_ids):
+            return generation
+        return replace(generation, text=self.chat.decode(generation.token_ids))
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Sample one completion per request; the answers come in the order of the requests."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -34,14 +35,26 @@ class Environment(Component):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def prepare(self) -> None:
-        """Asked of one object that will play no episode: what cannot work on this machine is refused here.
+    def prepare(self) -> Sequence[str] | None:
+        """Asked of one object that will play no episode, by `pawl plan` too: what cannot be played is refused here.
 
-        Gives back what it opens; `close` does not follow.
+        Gives back what it opens; `close` does not follow. Returns what a user should know of it, if anything.
 
         Raises:
-            ConfigurationError: e.g. a package is missing.
+            ConfigurationError: e.g. a package is missing, or no text can be an action.
         """
+        return None
+
+    def sample_opening(self) -> tuple[Message, ...]:
+        """Messages of the roles that `reset` returns, for trying the chat template; asked after `prepare`."""
+        return ()
+
+    def framed(self, prompt: Prompt) -> tuple[Message, ...]:
+        """What stands before the messages of `reset`: the prompt's own, among a system line or examples of the world's.
+
+        It must follow from the prompt alone; asked after `reset` or `prepare`.
+        """
+        return prompt.messages
 
     def reset(self, prompt: Prompt, seed: int) -> tuple[Message, ...]:
         """Begin the episode that `prompt` describes; returns messages that follow the prompt's own (often none).

@@ -35,6 +35,10 @@ class Partner:
         """Messages that follow the prompt's own before the first policy turn."""
         return ()
 
+    def framed(self, prompt: Prompt) -> tuple[Message, ...]:
+        """The prompt's messages, among those that the partner puts before or between them; asked after `opening`."""
+        return prompt.messages
+
     def tools(self) -> tuple[dict[str, object], ...]:
         """JSON schemas for the chat template, besides the prompt's own."""
         return ()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from policies.component import Component, Family
 from policies.records import Prompt, Sampling, Trajectory
 from policies.seeds import derive_seed
+from workers.rollout.chat import ChatFormat
 from workers.rollout.engine import RolloutEngine
 
 
@@ -55,6 +56,24 @@ class RolloutStrategy(Component):
             ConfigurationError: e.g. the model's chat template cannot carry this strategy.
             SandboxUnavailableError: a tool runs code, and nothing here can contain it.
         """
+
+    def template_findings(self, chat: ChatFormat, where: str) -> tuple[str, ...]:
+        """Try the chat template with conversations like those of this strategy; what a user should know of it.
+
+        Asked by `pawl plan` too, where no engine is: it starts nothing, and costs milliseconds.
+
+        Args:
+            chat: of the model.
+            where: where the strategy is set, for messages.
+
+        Raises:
+            ConfigurationError: the policy would not read what the strategy shows it.
+        """
+        return ()
+
+    def sample_tools(self) -> tuple[dict[str, Any], ...]:
+        """Schemas that the strategy gives to the chat template, besides a prompt's own."""
+        return ()
 
     def close(self) -> None:
         """Give back what the strategy holds."""

@@ -16,7 +16,9 @@ from policies.errors import RolloutError
 from policies.records import Message
 from workers.rollout.chat import ChatFormat, cuts, split_at
 
-RewrittenHistory = Literal["refuse", "keep"]
+RewrittenHistory = Literal["auto", "refuse", "keep"]
+"""What to do where a template shows earlier turns otherwise than they were sampled: `auto` and `keep` go on with what
+was sampled; with `auto` the reason is told."""
 _SPACE = re.compile(r"\s+")
 
 
@@ -33,7 +35,7 @@ class Transcript:
         messages: Sequence[Message],
         tools: Sequence[dict[str, object]] = (),
         *,
-        rewritten_history: RewrittenHistory = "refuse",
+        rewritten_history: RewrittenHistory = "auto",
     ) -> None:
         """Open a conversation.
 
@@ -41,7 +43,7 @@ class Transcript:
             chat: template and tokenizer.
             messages: what stands before the first policy turn.
             tools: JSON schemas for the template.
-            rewritten_history: with `keep`, go on with the exact ids whatever the template would show.
+            rewritten_history: with `keep` and `auto`, go on with the exact ids whatever the template would show.
 
         Raises:
             RolloutError: the template refuses the messages.
@@ -52,19 +54,23 @@ class Transcript:
         self.prompt_token_ids, self._shown = open_prompt(chat, messages, self.tools)
         self.token_ids = list(self.prompt_token_ids)
         """Everything so far: the prompt of the next policy turn. [T]"""
-        self._keep = rewritten_history == "keep"
-        self._ended = False
+        self.rewritten: str | None = None
+        """How the template first showed an earlier turn otherwise than the policy wrote or read it."""
+        self._refuses = rewritten_history == "refuse"
+        self._ended_with: int | None = None
 
     def said(self, token_ids: Sequence[int], text: str) -> None:
         """Append a policy turn: the ids as they were sampled, and their text without control tokens."""
         self.token_ids.extend(token_ids)
         self.messages.append(Message(role="assistant", content=text))
-        self._ended = bool(token_ids) and token_ids[-1] in self.chat.terminators
+        last = token_ids[-1] if token_ids else None
+        self._ended_with = last if last in self.chat.terminators else None
 
     def between(self, observation: Sequence[Message]) -> tuple[int, ...]:
         """Ids from the end of the last policy turn to the beginning of the next one; appends nothing. [O]
 
-        A terminator that the template writes after the policy's turn is left out when the policy wrote one itself.
+        What the template writes to close the policy's turn is left out when the policy ended it itself, and so is the
+        opening of the next message where that is what the policy ended with.
 
         Raises:
             RewrittenHistoryError: the template rewrites earlier turns (only with `refuse`).
@@ -100,21 +106,30 @@ class Transcript:
         before, found, after = shown.partition(stand_in)
         if not found:
             raise RewrittenHistoryError("the chat template does not show the policy's last turn")
-        if not self._keep and _SPACE.sub("", before) != _SPACE.sub("", self._shown):
-            raise RewrittenHistoryError(
-                "the chat template rewrites earlier turns: the policy read "
-                f"{_difference(self._shown, before)}"
-            )
+        if _SPACE.sub("", before) != _SPACE.sub("", self._shown):
+            difference = _difference(self._shown, before)
+            if self._refuses:
+                raise RewrittenHistoryError(
+                    f"the chat template rewrites earlier turns: the policy read {difference}"
+                )
+            self.rewritten = self.rewritten or f"the policy read {difference}"
         ids = self.chat.encode_pieces(after.split(cut))
-        if self._ended:
-            ids = self._without_terminator(ids)
+        if self._ended_with is not None:
+            ids = self._without_closing(ids, self._ended_with)
         # What comes next is compared with what was really said, not with what the template showed.
         return ids, self._shown + said.content + after.replace(cut, "")
 
-    def _without_terminator(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """`ids` behind their first terminator, if nothing but space stands before it."""
-        at = next((n for n, i in enumerate(ids) if i in self.chat.terminators), None)
+    def _without_closing(self, ids: tuple[int, ...], said: int) -> tuple[int, ...]:
+        """`ids` behind what ends the policy's turn, if nothing but space stands before it.
+
+        That is what closes turns in this template, or the very token that the policy ended with. Another
+        end-of-sequence token is the opening of the next message (GLM 4 has those in its list), and stays.
+        """
+        closing = {*self.chat.closers, said}
+        at = next((n for n, i in enumerate(ids) if i in closing), None)
         if at is None or self.chat.decode(ids[:at]).strip():
+            return ids
+        if any(i in self.chat.terminators for i in ids[:at]):
             return ids
         return ids[at + 1 :]
 

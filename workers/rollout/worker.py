@@ -27,6 +27,7 @@ from policies.records import (
 from policies.shards import Written, read_records, write_draft
 from workers.compute_threads import set_threads
 from workers.portion import WHOLE, Portion
+from workers.rollout.chat_settings import ChatSettings
 from workers.rollout.engine import RolloutEngine
 from workers.rollout.segment import with_steps
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
@@ -76,6 +77,7 @@ class RolloutWorker:
         seed: int,
         threads: int | None = None,
         shared_by: int = 1,
+        chat: ChatSettings = ChatSettings(),  # noqa: B008 # frozen
     ) -> None:
         """Start the engine with `policy`; returns when it can sample.
 
@@ -88,6 +90,7 @@ class RolloutWorker:
             seed: this worker's alone.
             threads: CPU threads to compute with; None shares this machine's cores.
             shared_by: rollout workers on this machine.
+            chat: what the run tells the chat template.
 
         Raises:
             ConfigurationError: a strategy cannot work with this model or on this machine.
@@ -95,6 +98,7 @@ class RolloutWorker:
         set_threads(threads, shared_by=shared_by)
         with boundary(RolloutError, f"rollout engine {engine.type!r} could not start"):
             self.engine: RolloutEngine = create(engine, policy=policy, dtype=dtype, seed=seed)
+            self.engine.tell(chat)
         self.strategies: list[RolloutStrategy] = []
         for config in strategies:
             strategy: RolloutStrategy = create(config)

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from policies.component import Component, Family
 from policies.errors import JudgeError, PawlError, boundary
 from policies.records import Comparison, Message, PolicyVersion, Prompt, Trajectory, Verdict
+from workers.rollout.chat_settings import ChatSettings
 
 CUT = "the answer was cut at max_tokens: its last line may be half of one. Fix: raise judges[...].max_tokens"
 """Error of a reply that ran out of tokens: a score that is cut is another score."""
@@ -78,6 +79,8 @@ class BackendContext:
     """The run's seed."""
     engine_seed: int = 0
     """Of the engine that answers in this worker: no two workers have the same."""
+    chat: ChatSettings = ChatSettings()  # noqa: RUF009 # frozen
+    """What the run tells the policy's chat template."""
 
 
 class JudgeBackend(Component):

@@ -35,6 +35,7 @@ class Hermes(CallFormat):
     """Reads calls in `<tool_call>` tags. Reading takes time linear in the text."""
 
     offers_schemas: ClassVar[bool] = True
+    call_words: ClassVar[tuple[str, ...]] = (OPEN, '"arguments"')
 
     class Config(Component.Config):
         """Settings of `hermes`."""

@@ -50,10 +50,10 @@ class FakeChat(ChatFormat):
         *,
         generation_prompt: bool,
     ) -> str:
+        told = f"<tools>{json.dumps(list(tools))}</tools>" if tools else ""
         opening = "<assistant>" if generation_prompt else ""
-        offered = f"<tools>{json.dumps(list(tools))}</tools>" if tools else ""
         said = "".join(f"<{m.role}>{m.full_text}</{m.role}>" for m in messages)
-        return offered + said + opening
+        return told + said + opening
 
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
         if not special:

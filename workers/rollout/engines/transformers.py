@@ -165,7 +165,7 @@ class TransformersEngine(BatchEngine):
             Generation(
                 token_ids=tuple(written),
                 logprobs=tuple(logprobs[row, : len(written)].tolist()),
-                text=self._tokenizer.decode(written, skip_special_tokens=True),
+                text=self.chat.decode(written),
                 stop_reason=StopReason.STOP if rows.ended[row] else StopReason.LENGTH,
             )
             for row, written in enumerate(rows.written)

@@ -150,7 +150,7 @@ class VllmEngine(RolloutEngine):
         for output in outputs:
             if output.finished:
                 ticket = self._under_way.pop(output.request_id)
-                finished.append((ticket, _generation(output)))
+                finished.append((ticket, self.worded(_generation(output))))
         return finished
 
     def abandon(self) -> None:

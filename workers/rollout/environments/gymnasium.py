@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
@@ -15,6 +16,7 @@ from policies.errors import ConfigurationError, RolloutError, boundary, explain
 from policies.records import Message, Prompt
 from policies.seeds import derive_seed
 from workers.rollout.environment import Environment, Observation, observe, whole_number
+from workers.rollout.environment_trial import actions_refused, random_returns
 
 _WHERE = "rollout.strategy.environment"
 _NUMBER = re.compile(r"-?\d{1,9}")
@@ -50,10 +52,15 @@ class GymnasiumEnvironment(Environment):
         last, e.g. [left, down, right, up]."""
         unreadable: str = "That is no action."
         """Said when there is no action in a turn, or none of the world's `action_space`; the world does not move."""
+        unreadable_cost: float = Field(default=0.1, ge=0, le=1)
+        """What each turn without an action takes off the score, at most down to 0."""
         low_return: float = 0.0
-        """Sum of rewards that scores 0."""
+        """Sum of rewards that scores 0; `pawl plan` plays at random and warns when nothing comes near the scale."""
         high_return: float = 1.0
         """Sum of rewards that scores 1; in between the score is linear, outside it is cut."""
+        unfinished: Literal["lowest", "return"] = "lowest"
+        """An episode that the world has not ended (turns or tokens ran out) scores 0, or by its rewards so far: for
+        worlds without an end."""
 
         @model_validator(mode="after")
         def _fit(self) -> Self:
@@ -75,8 +82,10 @@ class GymnasiumEnvironment(Environment):
         super().__init__(config)
         self._world: Any = None
         self._return = 0.0
+        self._is_over = False
+        self._unreadable = 0
 
-    def prepare(self) -> None:
+    def prepare(self) -> Sequence[str]:
         if self.config.id is not None and importlib.util.find_spec("gymnasium") is None:
             raise ConfigurationError(
                 explain(
@@ -88,11 +97,42 @@ class GymnasiumEnvironment(Environment):
             )
         with boundary(ConfigurationError, f"{_WHERE}: {self._named!r} cannot be made"):
             self._world = self._make()
+        try:
+            space = getattr(self._world, "action_space", None)
+            refused = actions_refused(space, self.config.actions)
+            if refused is not None:
+                raise ConfigurationError(
+                    explain(
+                        f"no turn of the policy can be an action of this world: {refused.what}",
+                        value=str(space),
+                        where=f"{_WHERE}.actions",
+                        fix=refused.fix,
+                    )
+                )
+            with boundary(ConfigurationError, f"{_WHERE}: {self._named!r} cannot be played"):
+                returns = random_returns(self._world)
+        finally:
             self.close()
+        return self._off_the_scale(returns)
+
+    def sample_opening(self) -> tuple[Message, ...]:
+        return observe("pawl shows a state").messages if self.config.show_start else ()
+
+    def _off_the_scale(self, returns: Sequence[float]) -> Sequence[str]:
+        """A warning when every random episode scores the same because the scale is elsewhere."""
+        low, high = self.config.low_return, self.config.high_return
+        if not returns or not (max(returns) < low or min(returns) > high):
+            return ()
+        score = 0 if max(returns) < low else 1
+        return (
+            f"{len(returns)} random episodes of {self._named} returned {min(returns):g} to {max(returns):g}, and the "
+            f"scale is {low:g} to {high:g}: all of them would score {score}. Set by: {_WHERE}.low_return and "
+            "high_return. Fix: set low_return to the worst and high_return to the best return that can be reached",
+        )
 
     def reset(self, prompt: Prompt, seed: int) -> tuple[Message, ...]:
         self._world = self._make()
-        self._return = 0.0
+        self._return, self._is_over, self._unreadable = 0.0, False, 0
         # Gymnasium's own seeding takes 32 bits.
         own = whole_number(prompt, _SEED_KEY, derive_seed("gymnasium", prompt.id) % 2**31)
         state, _ = self._world.reset(seed=own)
@@ -102,10 +142,12 @@ class GymnasiumEnvironment(Environment):
         chosen = self._action(action)
         space = getattr(self._world, "action_space", None)
         if chosen is None or (space is not None and not space.contains(chosen)):
+            self._unreadable += 1
             return observe(self.config.unreadable)
         state, reward, terminated, truncated, _ = self._world.step(chosen)
         self._return += float(reward)
         if terminated or truncated:
+            self._is_over = True
             return Observation(messages=(), done=True)
         return observe(self._shown(state))
 
@@ -119,8 +161,11 @@ class GymnasiumEnvironment(Environment):
                     fix="correct the environment's reward",
                 )
             )
+        if not self._is_over and self.config.unfinished == "lowest":
+            return 0.0  # whatever the sign of the rewards: doing nothing never beats the end of an episode
         low, high = self.config.low_return, self.config.high_return
-        return min(1.0, max(0.0, (self._return - low) / (high - low)))
+        scaled = min(1.0, max(0.0, (self._return - low) / (high - low)))
+        return max(0.0, scaled - self._unreadable * self.config.unreadable_cost)
 
     def close(self) -> None:
         world, self._world = self._world, None
@@ -153,7 +198,8 @@ class GymnasiumEnvironment(Environment):
         if labels == "integer":
             numbers = _NUMBER.findall(text)
             return int(numbers[-1]) if numbers else None
+        first = int(getattr(getattr(self._world, "action_space", None), "start", 0))
         words = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
         named = re.findall(rf"(?<!\w)(?:{words})(?!\w)", text, re.IGNORECASE)
         folded = [label.casefold() for label in labels]
-        return folded.index(named[-1].casefold()) if named else None
+        return first + folded.index(named[-1].casefold()) if named else None

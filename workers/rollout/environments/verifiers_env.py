@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import math
 from collections.abc import Coroutine
 from types import ModuleType
@@ -18,8 +19,10 @@ from policies.component import load_object
 from policies.errors import ConfigurationError, RolloutError, boundary, explain
 from policies.records import Message, Prompt
 from workers.rollout.environment import Environment, Observation
+from workers.rollout.rubric_watch import has_group_rewards, noting_failures, watch
 
 _WHERE = "rollout.strategy.environment"
+_TOOLS = ("tool_defs", "oai_tools", "tools")
 _NEEDED = (
     "init_state",
     "setup_state",
@@ -35,7 +38,8 @@ class VerifiersEnvironment(Environment):
     """Takes the part of the model in one rollout of a `MultiTurnEnv`; its rubric scores the episode.
 
     The row that the environment works on is made from the prompt: its messages, its answer, and `info` of its
-    metadata. Tools that an environment offers are not: use the strategy `tool_loop`.
+    metadata; the environment's system prompt and few-shot examples stand before them, as in its own dataset. One that
+    offers tools, or scores a group of attempts together, is refused: use the strategy `tool_loop`, or a verifier.
     """
 
     class Config(Environment.Config):
@@ -63,10 +67,15 @@ class VerifiersEnvironment(Environment):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._world: Any = None
         self._state: Any = None
         self._shown: list[Any] = []
 
     def prepare(self) -> None:
+        self._world = self._checked()
+
+    def _checked(self) -> Any:
+        """A new environment that can be stepped from outside."""
         with boundary(ConfigurationError, f"{_WHERE}: {self.config.function!r} cannot be made"):
             world = self._make()
         missing = [name for name in _NEEDED if not hasattr(world, name)]
@@ -79,15 +88,53 @@ class VerifiersEnvironment(Environment):
                     fix="see docs/environments.md for what can be adapted",
                 )
             )
+        tools = [name for key in _TOOLS for name in _names(getattr(world, key, None))]
+        if tools:
+            raise ConfigurationError(
+                explain(
+                    "this environment offers tools, and an episode does not hand them on to the policy",
+                    value=", ".join(dict.fromkeys(tools)),
+                    where=f"{_WHERE}.function",
+                    fix="use rollout.strategy {type: tool_loop, tools: [...]} with these functions, and a verifier",
+                )
+            )
+        if has_group_rewards(world.rubric):
+            raise ConfigurationError(
+                explain(
+                    "the environment's rubric scores a group of attempts together, and each episode is scored alone",
+                    value=type(world.rubric).__name__,
+                    where=f"{_WHERE}.function",
+                    fix="give a rubric whose functions take one state, completion and answer, or a `callable` "
+                    "verifier, which is given all attempts at a prompt",
+                )
+            )
+        return world
+
+    def framed(self, prompt: Prompt) -> tuple[Message, ...]:
+        """The environment's system prompt and examples, then the prompt's own messages, as its own dataset has them."""
+        system, few_shot = (
+            getattr(self._world, key, None) for key in ("system_prompt", "few_shot")
+        )
+        own = prompt.messages
+        if own and own[0].role == "system":
+            head, own = (
+                own[:1],
+                own[1:],
+            )  # as there: a system message of the row's own goes before the environment's
+        else:
+            head = (Message(role="system", content=str(system)),) if system else ()
+        return (*head, *(_plain(message) for message in few_shot or ()), *own)
 
     def reset(self, prompt: Prompt, seed: int) -> tuple[Message, ...]:
         self._loop = asyncio.new_event_loop()
-        self._world = self._make()
+        self._world = self._checked()
+        watch(self._world.rubric)
+        framed = self.framed(prompt)
         self._types = _types_of(self._world)
         client = None if self._types is None else self._types.ClientConfig()
         row = {
-            "prompt": [message.model_dump() for message in prompt.messages],
-            "answer": prompt.answer if isinstance(prompt.answer, str) else str(prompt.answer or ""),
+            "prompt": [{"role": m.role, "content": m.content} for m in framed],
+            "answer": _answer(prompt),
             "info": prompt.metadata.get("info", {}),
             "example_id": 0,
         }
@@ -95,7 +142,9 @@ class VerifiersEnvironment(Environment):
         self._state = self._run(self._world.setup_state(self._state)) or self._state
         self._shown = list(self._run(self._world.get_prompt_messages(self._state)))
         self._refuse_error()
-        return tuple(_plain(message) for message in self._shown[len(prompt.messages) :])
+        if _names(self._state.get("tool_defs")):
+            raise RolloutError("the environment offers tools, which an episode does not hand on")
+        return tuple(_plain(message) for message in self._shown[len(framed) :])
 
     def step(self, action: str) -> Observation:
         said = {"role": "assistant", "content": action}
@@ -121,7 +170,10 @@ class VerifiersEnvironment(Environment):
 
     def outcome(self) -> float:
         self._run(self._world.render_completion(self._state))
-        self._run(self._world.rubric.score_rollout(self._state))
+        with noting_failures() as failures:
+            self._run(self._world.rubric.score_rollout(self._state))
+        if failures:
+            raise RolloutError(f"the environment's rubric failed: {'; '.join(failures)}")
         self._refuse_error()
         reward = self._state.get("reward")
         if not isinstance(reward, int | float) or not math.isfinite(reward):
@@ -172,6 +224,26 @@ def _types_of(world: object) -> ModuleType | None:
     homes = (base.__module__ for base in type(world).__mro__)
     home = next((name for name in homes if name.endswith(suffix)), None)
     return None if home is None else importlib.import_module(home.removesuffix(suffix) + ".types")
+
+
+def _answer(prompt: Prompt) -> str:
+    """The answer as text: what the file says of a number or a truth value, 0 and false included."""
+    if prompt.answer is None:
+        return ""
+    return prompt.answer if isinstance(prompt.answer, str) else json.dumps(prompt.answer)
+
+
+def _names(tools: object) -> list[str]:
+    """Names of tools, however they are described."""
+    found = tools.values() if isinstance(tools, dict) else tools
+    if not isinstance(found, list | tuple) and not isinstance(tools, dict):
+        return []
+    names = []
+    for tool in found or ():  # type: ignore[attr-defined]
+        inner = tool.get("function", tool) if isinstance(tool, dict) else tool
+        name = inner.get("name") if isinstance(inner, dict) else getattr(inner, "name", None)
+        names.append(str(name or getattr(inner, "__name__", type(inner).__name__)))
+    return names
 
 
 def _plain(message: Any) -> Message:

@@ -44,9 +44,9 @@ class Demonstrations(RolloutStrategy):
     class Config(Component.Config):
         """Settings of `demonstrations`."""
 
-        rewritten_history: RewrittenHistory = "refuse"
-        """When the chat template shows earlier turns otherwise than they were demonstrated: `refuse` the trajectory, or
-        `keep` the turns as they were."""
+        rewritten_history: RewrittenHistory = "auto"
+        """When the chat template shows earlier turns otherwise than they were demonstrated (most remove thoughts):
+        `auto` and `keep` keep the turns as they were, `refuse` refuses the trajectory."""
 
     config: Config
 

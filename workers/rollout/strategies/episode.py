@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from policies.component import Component, create
 from policies.errors import ConfigurationError, RolloutError, boundary, explain
 from policies.records import Ending, Message, Prompt
+from workers.rollout.chat import ChatFormat
 from workers.rollout.conversation import ConversationStrategy, Outcome, Partner, Reply
-from workers.rollout.engine import RolloutEngine
 from workers.rollout.environment import ENVIRONMENTS, Environment, Observation
 from workers.rollout.partner_threads import PartnerThreads
 
@@ -31,14 +31,20 @@ class Episode(ConversationStrategy):
         super().__init__(config)
         seconds = min(config.partner_timeout_seconds, config.environment.timeout_seconds)
         self._threads = PartnerThreads(config.max_waiting, seconds)
+        self._opening: tuple[Message, ...] = ()
 
-    def prepare(self, engine: RolloutEngine) -> None:
+    def template_findings(self, chat: ChatFormat, where: str) -> tuple[str, ...]:
+        """Try the environment too: one that cannot be played is refused before anything is sampled."""
         with boundary(
             ConfigurationError, f"environment {self.config.environment.type!r} cannot work"
         ):
             environment: Environment = create(self.config.environment)
-            environment.prepare()
-        super().prepare(engine)
+            warnings = environment.prepare() or ()
+            self._opening = environment.sample_opening()
+        return (*warnings, *super().template_findings(chat, where))
+
+    def sample_opening(self) -> tuple[Message, ...]:
+        return self._opening
 
     def partner(self, prompt: Prompt, seed: int) -> Partner:
         return EnvironmentPartner(self.config.environment, prompt, seed)
@@ -57,6 +63,9 @@ class EnvironmentPartner(Partner):
         # Built here and not before: also a constructor that fails or hangs is this trajectory's failure alone.
         self._environment = create(self._config)
         return self._messages(self._environment.reset(prompt, self._seed), "reset")
+
+    def framed(self, prompt: Prompt) -> tuple[Message, ...]:
+        return self._messages(self._opened().framed(prompt), "framed")
 
     def reply(self, text: str, turn: int) -> Reply:
         seen: Any = self._opened().step(text)

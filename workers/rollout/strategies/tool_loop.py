@@ -64,7 +64,13 @@ class ToolLoop(ConversationStrategy):
         return _Tools(self._tools, self._format, seed)
 
     def sample_observation(self) -> tuple[Message, ...]:
-        return self._format.messages([(next(iter(self._tools)), ToolOutput("pawl observes"))])
+        # Two calls in one turn, as a policy may write them.
+        name = next(iter(self._tools))
+        outputs = (ToolOutput("pawl observes first"), ToolOutput("pawl observes then"))
+        return self._format.messages([(name, output) for output in outputs])
+
+    def call_words(self) -> tuple[str, ...]:
+        return self._format.call_words
 
     def sample_tools(self) -> tuple[dict[str, Any], ...]:
         return _schemas(self._tools, self._format)

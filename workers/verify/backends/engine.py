@@ -8,13 +8,14 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from policies.component import Component, create
 from policies.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
 from policies.policy_choice import PolicyChoice
 from policies.records import PolicyVersion, Sampling, StopReason
 from policies.seeds import derive_seed
+from workers.rollout.chat_settings import ChatSettings, refused_arguments
 from workers.rollout.engine import (
     ENGINES,
     Generation,
@@ -47,6 +48,16 @@ class EngineBackend(JudgeBackend):
         `initial`, `current` (the one that serves) or `{rounds_ago: n}`; null takes `initial`, the policy as it came."""
         dtype: NumberFormat | None = None
         """Number format of the judge's weights; null takes the policy's."""
+        template_arguments: dict[str, JsonValue] | None = None
+        """Variables for the judge's chat template, e.g. {enable_thinking: false}; null takes
+        `rollout.template_arguments` with `model: policy`, and gives another model none."""
+
+        @model_validator(mode="after")
+        def _can_be_told(self) -> Self:
+            refused = refused_arguments(self.template_arguments or {})
+            if refused is not None:
+                raise ValueError(f"template_arguments: {refused}. Fix: leave it out")
+            return self
 
         @model_validator(mode="after")
         def _version_of_policy(self) -> Self:
@@ -86,6 +97,7 @@ class EngineBackend(JudgeBackend):
                 dtype=self._dtype,
                 seed=self._context.engine_seed,
             )
+            self._engine.tell(self._chat())
 
     def serve(self, policy: PolicyVersion) -> None:
         """Judge with this version from now on; a loaded engine swaps its weights in place."""
@@ -110,7 +122,18 @@ class EngineBackend(JudgeBackend):
         name = self.config.model
         if name == "policy":
             name = f"policy version {self.model().number}"
-        return f"{self.config.engine.type}: {name} {self.model().digest[:12]} {self._dtype}"
+        told = self._chat().template_arguments
+        arguments = f" {json.dumps(told, sort_keys=True)}" if told else ""
+        return (
+            f"{self.config.engine.type}: {name} {self.model().digest[:12]} {self._dtype}{arguments}"
+        )
+
+    def _chat(self) -> ChatSettings:
+        """What the judge's chat template is told: of another model, the day and its own arguments alone."""
+        own, run = self.config.template_arguments, self._context.chat
+        if self.config.model != "policy":
+            run = ChatSettings(date=run.date, date_is_given=run.date_is_given)
+        return run if own is None else run.model_copy(update={"template_arguments": own})
 
     def ask(self, questions: Sequence[Question]) -> list[Reply]:
         """One generate call for all; when it fails, its halves are tried, down to the questions at fault."""
