@@ -17,6 +17,7 @@ from orchestrator.plan.dtype import plan_dtype
 from orchestrator.plan.floors import below_floor
 from orchestrator.plan.inputs import plan_context, plan_model, plan_prompts
 from orchestrator.plan.lines import Plan
+from orchestrator.plan.losses import plan_losses
 from orchestrator.plan.machine import Machine, existing_parent, free_disk, this_machine
 from orchestrator.plan.model import ModelFacts
 from orchestrator.plan.network import plan_network
@@ -61,6 +62,7 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     plan_solutions(
         config, plan, train, held_out, elsewhere=elsewhere or config.cluster.address is not None
     )
+    plan_losses(config, plan)
     _workers(config, plan, machine, elsewhere=elsewhere or config.cluster.address is not None)
     here = None if elsewhere or config.cluster.address else machine
     plan_dtype(config, plan, here)
