@@ -90,8 +90,10 @@ CASES = {
     "own_centred": Case(f"{OWN}:CentredPairs", "pair", weighted=True),
 }
 TOGETHER: tuple[tuple[str, int | None], ...] = (
-    *((name, 2) for name in CASES),
-    *((name, None) for name in ("kto", "step_kto", "aot", "own_pairs")),
+    ("kto", None),
+    *((name, 2) for name in ("kto", "kto_sharded", "step_kto", "sentence_kto", "sft_chosen")),
+    *((name, 2) for name in ("aot_weighted", "own_centred", "own_hinge", "own_hinge_weighted")),
+    *((name, 2) for name in ("own_pairs", "own_pairs_weighted", "own_kto", "own_imitation")),
 )
 """Cases that two workers make, and the sizes of their microbatches."""
 

@@ -1,6 +1,7 @@
-"""The part of the preflight that tries a user's loss on one microbatch, in a process of its own.
+"""The part of the preflight that looks at the objective: a user's loss is tried, a routers' loss must be there.
 
 The losses that ship are tried by their tests; one from a user's file would first be called after a round of sampling.
+It is tried on one microbatch, in a process of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
+from orchestrator.plan.model import ModelFacts
 from policies.component import Component, reference_to
 from policies.errors import explain
 
@@ -30,6 +32,27 @@ def plan_losses(config: RunConfig, plan: Plan) -> None:
         refused = _refused(loss)
         text = f"{loss.type}: one microbatch tried, every row has a finite loss and a gradient"
         plan.add("loss", refused or text, "ok" if refused is None else "problem")
+
+
+def plan_routers(config: RunConfig, plan: Plan, model: ModelFacts) -> None:
+    """Add a problem when a stage wants the routers' loss of a model that has none, or none that counts."""
+    if not any(stage.training.router_aux_loss for stage in config.resolved_stages):
+        return
+    inner = model.config.get("text_config")
+    settings = inner if isinstance(inner, dict) else model.config
+    coefficient = settings.get("router_aux_loss_coef")
+    if not coefficient:
+        plan.add(
+            "loss",
+            explain(
+                "the routers' loss of a mixture of experts is to be added, and the model's config.json gives it no "
+                "coefficient (router_aux_loss_coef)",
+                value=coefficient,
+                where="training.router_aux_loss and policy.model",
+                fix="set training.router_aux_loss: false",
+            ),
+            "problem",
+        )
 
 
 def _refused(loss: Component.Config) -> str | None:

@@ -17,7 +17,7 @@ from orchestrator.plan.dtype import plan_dtype
 from orchestrator.plan.floors import below_floor
 from orchestrator.plan.inputs import plan_context, plan_model, plan_prompts
 from orchestrator.plan.lines import Plan
-from orchestrator.plan.losses import plan_losses
+from orchestrator.plan.losses import plan_losses, plan_routers
 from orchestrator.plan.machine import Machine, existing_parent, free_disk, this_machine
 from orchestrator.plan.model import ModelFacts
 from orchestrator.plan.network import plan_network
@@ -68,6 +68,7 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     plan_dtype(config, plan, here)
     counts = TokenCounts.of(config, model, train, held_out)
     if model is not None:
+        plan_routers(config, plan, model)
         plan_context(config, plan, model, counts)
         _memory(config, plan, model, counts, here)
     _cost(config, plan, counts)

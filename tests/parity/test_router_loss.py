@@ -1,4 +1,4 @@
-"""The routers' loss of a mixture of experts is added where it is asked for and nowhere else, whoever computes the step."""
+"""The loss of a mixture of experts' routers is added where it is asked for and nowhere else, in both ways."""
 
 from __future__ import annotations
 

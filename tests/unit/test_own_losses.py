@@ -12,7 +12,8 @@ import tests.broken_losses as broken
 import tests.own_losses as own
 from orchestrator.config.files import load_config
 from orchestrator.plan.lines import Plan
-from orchestrator.plan.losses import plan_losses
+from orchestrator.plan.losses import plan_losses, plan_routers
+from orchestrator.plan.model import ModelFacts
 from policies.loss import LOSSES, Loss
 from policies.loss_trial import refused_because
 from tests.training_cases import make_loss
@@ -137,6 +138,30 @@ def test_the_plan_tries_a_loss_from_a_file_and_refuses_it_with_its_line() -> Non
     (refused,) = planned(f"{BROKEN}:Raising").of("problem")
     assert f"{BROKEN}, line " in refused.found
     assert "chosen_logprobs" in refused.found
+
+
+@pytest.mark.parametrize(
+    ("settings", "fits"),
+    [
+        ({"router_aux_loss_coef": 0.02, "output_router_logits": False}, True),
+        ({"text_config": {"router_aux_loss_coef": 0.02}}, True),
+        ({"router_aux_loss_coef": 0.0}, False),
+        ({"model_type": "llama"}, False),
+    ],
+)
+def test_the_plan_refuses_a_routers_loss_that_the_model_does_not_have(
+    settings: dict[str, Any], fits: bool
+) -> None:
+    sizes: dict[str, Any] = {"parameters": 1, "weight_bytes": 4, "tokenizer_size": None}
+    facts = ModelFacts(
+        Path("model"), config=settings, has_tokenizer=True, has_chat_template=True, **sizes
+    )
+    plans = {True: Plan(), False: Plan()}
+    for wanted, plan in plans.items():
+        config = load_config("fake-smoke", [f"training.router_aux_loss={str(wanted).lower()}"])
+        plan_routers(config.config, plan, facts)
+    assert plans[True].fits is fits
+    assert plans[False].fits, "the remedy works"
 
 
 def test_a_loss_that_never_returns_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
