@@ -152,7 +152,7 @@ def _numbers(loss: Loss, trial: _Trial, values: Tensor, distance: float) -> str 
         )
     if not values.requires_grad:
         return None  # told of all distances together
-    values.sum().backward()  # type: ignore[no-untyped-call]
+    values.sum().backward()
     for leaf in trial.leaves:
         if leaf.grad is not None and not bool(leaf.grad.isfinite().all()):
             return _reason(

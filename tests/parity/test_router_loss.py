@@ -133,9 +133,10 @@ def test_a_model_without_routers_is_refused_when_their_loss_is_wanted(tmp_path: 
 
 
 @pytest.mark.parametrize("cut", [{"micro_batch_size": 2}, {"workers": 2}])
-def test_the_routers_loss_is_refused_where_a_step_is_made_in_parts(cut: dict[str, int]) -> None:
+def test_the_routers_loss_is_refused_where_a_step_is_made_in_parts(cut: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="statistic of one forward pass"):
         make_engine("trl", make_loss("dpo"), router_aux_loss=True, **cut)
     for remedy in ({**cut, "router_aux_loss": False}, {"micro_batch_size": None, "workers": 1}):
-        options = TrainingOptions(**{"batch_size": 4, "router_aux_loss": True, **remedy})
+        settings: dict[str, Any] = {"batch_size": 4, "router_aux_loss": True, **remedy}
+        options = TrainingOptions(**settings)
         assert refused_because(make_loss("dpo"), options, None) is None

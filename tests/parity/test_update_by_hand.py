@@ -48,7 +48,8 @@ def log_prob(model: Any, sequence: TokenSequence) -> torch.Tensor:
     ids = torch.tensor([sequence.token_ids])
     logits = model(input_ids=ids).logits[0, :-1].log_softmax(dim=-1)
     picked = logits.gather(1, ids[0, 1:, None]).squeeze(1)
-    return (picked * torch.tensor(sequence.loss_mask[1:])).sum()
+    total: torch.Tensor = (picked * torch.tensor(sequence.loss_mask[1:])).sum()
+    return total
 
 
 def by_hand(model_dir: Path, options: TrainingOptions, seed: int) -> dict[str, torch.Tensor]:
@@ -79,7 +80,7 @@ def by_hand(model_dir: Path, options: TrainingOptions, seed: int) -> dict[str, t
                 log_prob(model, pair.chosen) - chosen - log_prob(model, pair.rejected) + rejected
             )
         loss = -torch.nn.functional.logsigmoid(BETA * torch.stack(margins)).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = RATE * rate_factor(options, plan.num_steps, number)
@@ -98,7 +99,7 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 def test_the_update_is_the_one_of_plain_pytorch_and_not_the_one_without_the_option(
     wanted: dict[str, float], model_dir: Path, tmp_path: Path
 ) -> None:
-    settings = {"learning_rate": RATE, "epochs": 2, "batch_size": 4, **PLAIN}
+    settings: dict[str, Any] = {"learning_rate": RATE, "epochs": 2, "batch_size": 4, **PLAIN}
     job = make_job(version(model_dir), tmp_path)
     engine = make_engine("trl", make_loss("dpo", beta=BETA), **{**settings, **wanted})
     engine.update(job, pairs())
