@@ -96,9 +96,9 @@ class Steps(ResumableSteps):
         if not parts.across_rows:
             own: Tensor = (formula(batch) * inputs["weights"]).mean()
             return share * own
+        whole = self._rows_of_step(model)  # every worker takes part, also one without rows of its own
         if not share:  # a row repeated to fill the step
             return 0.0 * formula(batch).sum()
-        whole = self._rows_of_step(model)
         mean = (formula(whole.with_live(batch, self._places(inputs))) * whole.weights).mean()
         # The mean belongs to the step, and its value is counted by share; the gradient comes through these rows only.
         return share * mean.detach() + parts.group.size * (mean - mean.detach())
