@@ -50,6 +50,8 @@ class Case:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Microbatches to try: the smallest cut most, so it stands for the others beside the two known statistics."""
+        if "batch_size" in self.options:
+            return ()
         return (1, 2, 4) if self.loss in ("kto", "aot") and not self.weighted else (1,)
 
     def examples(self) -> Sequence[Example]:
@@ -88,9 +90,11 @@ CASES = {
     "own_singles": Case(f"{OWN}:PlainSingles", "unpaired"),
     "own_imitation": Case(f"{OWN}:PlainImitation", "supervised"),
     "own_centred": Case(f"{OWN}:CentredPairs", "pair", weighted=True),
+    "own_centred_alone": Case(f"{OWN}:CentredPairs", "pair", options={"batch_size": 1}),
 }
 TOGETHER: tuple[tuple[str, int | None], ...] = (
     ("kto", None),
+    ("own_centred_alone", None),  # one of the workers has no row of any step
     *((name, 2) for name in ("kto", "kto_sharded", "step_kto", "sentence_kto", "sft_chosen")),
     *((name, 2) for name in ("aot_weighted", "own_centred", "own_hinge", "own_hinge_weighted")),
     *((name, 2) for name in ("own_pairs", "own_pairs_weighted", "own_kto", "own_imitation")),

@@ -57,7 +57,7 @@ def together(root: Path) -> Path:
 
 def assert_same(found: Made, expected: Made) -> None:
     steps, log = found
-    assert len(steps) == len(expected[0]) == 2
+    assert len(steps) == len(expected[0]) > 1
     for mine, theirs in zip(steps, expected[0], strict=True):
         assert mine.keys() == theirs.keys()
         largest = max(float(g.abs().max()) for g in theirs.values())
@@ -91,11 +91,9 @@ def test_two_workers_do_not_change_the_gradient_or_the_loss(
 def test_the_examples_tell_a_reference_point_of_the_step_from_one_of_its_parts(
     whole: Callable[[str], Made], root: Path
 ) -> None:
-    """z0 is above 0, and some of the completions that it is made from have a log-ratio below."""
-    assert all(row["kl"] > 0.05 for row in whole("kto")[1])
     own = Case("kto", "unpaired", {"beta": 0.5}, options={"batch_size": 2})
-    alone = [row["kl"] for row in gradients(own, root / "pairwise", None)[1]]
-    assert min(alone) == 0.0 < max(alone)
+    parts = [row["kl"] for row in gradients(own, root / "pairwise", None)[1]]
+    assert all(min(parts) + 0.2 < row["kl"] < max(parts) - 0.2 for row in whole("kto")[1])
 
 
 def test_fewer_partners_change_the_estimate_and_nothing_else(whole: Callable[[str], Made]) -> None:
