@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from policies.component import Component, Family
 from policies.examples import ExampleKind, TokenSequence
+from policies.formulas import trl_spells
 
 if TYPE_CHECKING:
     from typing import Self
@@ -28,7 +29,7 @@ MAX_EXPONENT = 80.0
 
 @dataclass(frozen=True)
 class PairTensors:
-    """A microbatch of B preference pairs, already summed."""
+    """A microbatch of B preference pairs, already summed; all pairs of the step for a loss with `across_rows`."""
 
     chosen_logps: Tensor  # [B]
     rejected_logps: Tensor  # [B]
@@ -40,6 +41,8 @@ class PairTensors:
     """Log of the WPO weight of each pair, without gradient; needed only with `use_weighting`. [B]"""
     soft_labels: Tensor | None = None
     """Probability that the chosen side is really better; needed only with `soft_labels`. [B]"""
+    mean_chosen_length: Tensor | None = None
+    """Mean of `chosen_lengths` over all pairs of the optimizer step, for a mean over the step's chosen tokens. []"""
 
     @property
     def chosen_logratios(self) -> Tensor:
@@ -66,6 +69,8 @@ class StepTensors:
     desirable: Tensor  # [S] bool
     weights: Tensor  # [S] class weight of the step's label
     kl: Tensor  # [] mean log-ratio of the judged steps of mismatched completions, without gradient, >= 0
+    mean_per_example: Tensor | None = None
+    """Mean number of judged steps of an example over the optimizer step, for a mean over all of its steps. []"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class UnpairedTensors:
     logps: Tensor  # [N]
     ref_logps: Tensor  # [N]
     desirable: Tensor  # [N] bool
-    kl: Tensor  # [] estimate of KL(policy || reference) from mismatched completions, without gradient, >= 0
+    kl: Tensor  # [] KL(policy || reference) from mismatched completions of the whole step, without gradient, >= 0
     steps: StepTensors | None = None
     """Needed only by losses that read steps."""
 
@@ -104,9 +109,16 @@ class TrlLoss:
 
 
 class Loss(Component):
-    """A training objective over one kind of example."""
+    """A training objective over one kind of example.
+
+    It is computed for one microbatch at a time, so the loss of a row must depend on nothing but that row and what is
+    given for the whole optimizer step (`kl`, the mean lengths); `across_rows` is for losses of which that is not true.
+    """
 
     kind: ClassVar[ExampleKind]
+    across_rows: ClassVar[bool] = False
+    """Whether the loss of a row depends on other rows (sorts them, compares with their mean). Such a loss is always
+    given all rows of the optimizer step: with several microbatches or workers that costs a second forward pass."""
 
     class Config(Component.Config):
         """Settings that every loss has: none."""
@@ -121,11 +133,16 @@ class Loss(Component):
         """Whether an engine must compute with our formula because TRL has no (safe) spelling of it."""
         return False
 
+    @property
+    def trl_computes(self) -> bool:
+        """Whether TRL may compute the loss: the class that defines the formula says how TRL spells it."""
+        return trl_spells(type(self)) and not self.needs_custom_step
+
     def trl(self) -> TrlLoss:
         """The same objective in TRL's own terms, for the TRL engine and the parity tests.
 
-        With `needs_custom_step` it is the nearest objective that TRL accepts: the engine then uses it only to
-        configure the trainer around our formula.
+        Without `trl_computes` it is the nearest objective that TRL accepts: the engine then uses it only to
+        configure the trainer around our formula. A loss of your own needs none.
         """
         raise NotImplementedError
 
@@ -168,6 +185,9 @@ class PairLoss(ReferencedLoss):
     def per_pair(self, pairs: PairTensors) -> Tensor:
         """Loss of each pair. [B]"""
         raise NotImplementedError
+
+    def trl(self) -> TrlLoss:
+        return TrlLoss("sigmoid")
 
 
 FDivergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
@@ -285,7 +305,7 @@ class UnpairedLoss(ReferencedLoss):
 
     @property
     def kl_share(self) -> float:
-        """Share of each microbatch's rows that get a mismatched partner for `kl`; 0 when the loss has no KL term."""
+        """Share of each optimizer step's rows with a mismatched partner for `kl`; 0 when the loss has no KL term."""
         return 0.0
 
     @property
@@ -313,6 +333,9 @@ class UnpairedLoss(ReferencedLoss):
     def step_class_weights(self, num_desirable: int, num_undesirable: int) -> tuple[float, float]:
         """Weights of desirable and undesirable steps for a round with these counts of judged steps."""
         return 1.0, 1.0
+
+    def trl(self) -> TrlLoss:
+        return TrlLoss("kto" if self.kl_share > 0 else "apo_zero_unpaired")
 
 
 def balanced_weights(
@@ -351,6 +374,9 @@ class SupervisedLoss(Loss):
     def per_example(self, examples: SupervisedTensors) -> Tensor:
         """Loss of each example; the mean over the rows of an optimizer step is the step's loss. [N]"""
         raise NotImplementedError
+
+    def trl(self) -> TrlLoss:
+        return TrlLoss("nll")
 
 
 LOSSES = Family("loss", package="policies.losses", base=Loss)

@@ -43,7 +43,9 @@ class ReferenceSchedule(Component):
 
         logprobs: Literal["rollout", "recompute"] = "rollout"
         """`rollout`: when the reference is the very policy that sampled, take the log-probs that the sampler
-        recorded (no pass needed); any other reference is recomputed. `recompute`: always a pass of the trainer."""
+        recorded (no pass needed); any other reference is recomputed, and so is everything for a loss with a reference
+        point (KTO), which also needs the log-probs of completions of other prompts, from the same source. `recompute`:
+        always a pass of the trainer."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

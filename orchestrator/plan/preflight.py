@@ -22,6 +22,7 @@ from orchestrator.plan.generation import plan_generation
 from orchestrator.plan.inputs import plan_context, plan_model, plan_prompts, plan_test_prompts
 from orchestrator.plan.judges import plan_judges
 from orchestrator.plan.lines import Plan
+from orchestrator.plan.losses import plan_losses, plan_routers
 from orchestrator.plan.machine import Machine, existing_parent, free_disk, this_machine
 from orchestrator.plan.model import ModelFacts
 from orchestrator.plan.network import plan_network
@@ -73,11 +74,13 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
         config, plan, train, held_out, elsewhere=elsewhere or config.cluster.address is not None
     )
     plan_template(config, plan, model, [*train, *held_out], elsewhere=elsewhere)
+    plan_losses(config, plan)
     _workers(config, plan, machine, elsewhere=elsewhere or config.cluster.address is not None)
     here = None if elsewhere or config.cluster.address else machine
     plan_dtype(config, plan, here)
     counts = TokenCounts.of(config, model, train, held_out)
     if model is not None:
+        plan_routers(config, plan, model)
         plan_context(config, plan, model, counts)
         plan_generation(config, plan, model)
         _memory(config, plan, model, counts, here)

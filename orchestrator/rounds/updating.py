@@ -20,6 +20,7 @@ from orchestrator.rounds.training import train
 from orchestrator.run import RoundScope
 from policies.component import create
 from policies.errors import DivergenceError
+from policies.loss import Loss, UnpairedLoss
 from policies.records import RoundStatus
 from policies.reference import ReferenceSchedule
 from policies.seeds import derive_seed
@@ -31,7 +32,11 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
     run, options = scope.run, scope.stage.training
     schedule: ReferenceSchedule = create(options.reference)
     plan = schedule.plan(run.served()[scope.stage.first_round - 1 :])
-    sampled = options.reference.logprobs == "rollout" and plan.single == scope.policy.number
+    loss: Loss = create(options.loss)
+    # KTO's reference point needs log-probs of completions that nobody sampled, so its trainer scores everything.
+    borrows = isinstance(loss, UnpairedLoss) and loss.kl_share > 0
+    recorded = options.reference.logprobs == "rollout" and not borrows
+    sampled = recorded and plan.single == scope.policy.number
     forced = sampled and was_forced(scope)
     own = sampled and not forced
     source = "rollout" if own else "recompute"

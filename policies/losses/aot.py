@@ -1,8 +1,8 @@
-"""AOT, paired: compares the sorted margins of a microbatch, i.e. their distributions."""
+"""AOT, paired: compares the sorted margins of an optimizer step, i.e. their distributions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 class AOT(PairLoss):
     """cDPO of sort(S(w) - S(l)) - sort(S_ref(w) - S_ref(l)), arXiv 2406.05882 (paired AOT).
 
-    The value belongs to the microbatch, not to a pair: with one pair it is DPO, and gradient accumulation does
-    not enlarge it.
+    The value belongs to the pairs of an optimizer step together, however they are cut into microbatches: with one
+    pair it is DPO, and a larger batch_size compares larger samples of the two distributions.
     """
+
+    across_rows: ClassVar[bool] = True
 
     class Config(PairLoss.Config):
         """Settings of AOT."""

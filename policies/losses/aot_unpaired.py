@@ -1,8 +1,8 @@
-"""AOT, unpaired: compares the sorted log-ratios of both sides of a microbatch."""
+"""AOT, unpaired: compares the sorted log-ratios of both sides of an optimizer step."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class AOTUnpaired(PairLoss):
-    """cDPO of sort(a) - sort(b), arXiv 2406.05882 (unpaired AOT); the value belongs to the microbatch."""
+    """cDPO of sort(a) - sort(b), arXiv 2406.05882 (unpaired AOT); the value belongs to the whole step."""
+
+    across_rows: ClassVar[bool] = True
 
     class Config(PairLoss.Config):
         """Settings of AOT."""

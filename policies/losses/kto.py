@@ -13,13 +13,18 @@ if TYPE_CHECKING:
 
 
 class KTO(UnpairedLoss):
-    """1 - sigmoid(beta (r - z0)) if desirable, else 1 - sigmoid(beta (z0 - r)), arXiv 2402.01306 eq. 7."""
+    """1 - sigmoid(beta (r - z0)) if desirable, else 1 - sigmoid(beta (z0 - r)), arXiv 2402.01306 eq. 7.
+
+    z0 is one number for each optimizer step: the mean log-ratio of mismatched completions, over all microbatches and
+    workers, cut at 0 from below once. Cut in parts it would be larger, because the mean of the cut parts is.
+    """
 
     class Config(UnpairedLoss.Config):
         """Settings of KTO."""
 
         kl_share: float = Field(default=1.0, gt=0, le=1)
-        """Share of a microbatch's rows with a mismatched partner, for z0; fewer are faster and noisier."""
+        """Share of an optimizer step's rows with a mismatched partner, for z0; fewer are faster and noisier. It
+        changes which completions the estimate is made from, never how: one mean a step, cut at 0 once."""
 
     config: Config
 

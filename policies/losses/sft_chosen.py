@@ -11,16 +11,17 @@ if TYPE_CHECKING:
 
 
 class SFTChosen(PairLoss):
-    """Mean NLL over all chosen tokens of the microbatch, as TRL; beta only scales the logged rewards.
+    """Mean NLL over all chosen tokens of an optimizer step, as TRL's over those of a batch; beta only scales rewards.
 
     To imitate trajectories that need no rejected side, use the loss `sft`.
     """
 
     def per_pair(self, pairs: PairTensors) -> Tensor:
-        # One number for the microbatch, repeated, so that it reduces like the other losses. TRL divides by zero
-        # when every row is masked; such rows are dropped before training, and the clamp keeps the formula finite.
-        nll = -pairs.chosen_logps.sum() / pairs.chosen_lengths.sum().clamp(min=1)
-        return nll.expand(pairs.chosen_logps.shape)
+        if pairs.mean_chosen_length is None:
+            raise ValueError("sft_chosen needs PairTensors.mean_chosen_length")
+        # The mean of these over the step's pairs is the mean over the step's tokens. TRL divides by zero when every
+        # row is masked; such rows are dropped before training, and the clamp keeps the formula finite.
+        return -pairs.chosen_logps / pairs.mean_chosen_length.clamp(min=1)
 
     def trl(self) -> TrlLoss:
         return TrlLoss("sft")

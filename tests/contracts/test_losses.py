@@ -30,8 +30,8 @@ PAIR_NAMES = [name for name in NAMES if issubclass(LOSSES.resolve(name), PairLos
 UNPAIRED_NAMES = [name for name in NAMES if issubclass(LOSSES.resolve(name), UnpairedLoss)]
 REFERENCED = [name for name in NAMES if issubclass(LOSSES.resolve(name), ReferencedLoss)]
 SUPERVISED_NAMES = [name for name in NAMES if issubclass(LOSSES.resolve(name), SupervisedLoss)]
-BY_MICROBATCH = {"aot", "aot_unpaired", "sft_chosen", "sentence_kto"}
-"""Losses whose value belongs to the microbatch, not to a pair."""
+ACROSS_ROWS = {"aot", "aot_unpaired"}
+"""Losses that compare the rows of an optimizer step with each other."""
 
 
 def values(loss: Loss, a: Tensor, b: Tensor) -> Tensor:
@@ -43,7 +43,10 @@ def values(loss: Loss, a: Tensor, b: Tensor) -> Tensor:
     if isinstance(loss, SupervisedLoss):
         return loss.per_example(SupervisedTensors(a, zeros + 4, torch.tensor(4.0)))
     if isinstance(loss, PairLoss):
-        return loss.per_pair(PairTensors(a, b, zeros, zeros, zeros + 4, zeros + 3))
+        mean_length = torch.tensor(4.0)
+        return loss.per_pair(
+            PairTensors(a, b, zeros, zeros, zeros + 4, zeros + 3, mean_chosen_length=mean_length)
+        )
     assert isinstance(loss, UnpairedLoss)
     ratios = torch.cat([a, b])
     desirable = torch.arange(len(ratios)) < len(a)
@@ -53,6 +56,7 @@ def values(loss: Loss, a: Tensor, b: Tensor) -> Tensor:
         desirable=desirable,
         weights=torch.ones(len(ratios)),
         kl=torch.tensor(0.05),
+        mean_per_example=torch.tensor(1.0),
     )
     examples = UnpairedTensors(
         ratios, torch.zeros_like(ratios), desirable, torch.tensor(0.1), steps
@@ -126,9 +130,8 @@ def test_padding_and_row_order_do_not_change_the_mean(name: str) -> None:
 
     def mean(log_probs: Tensor, scored: Tensor, *references: Tensor) -> Tensor:
         weights = weights_for(loss, scored)
-        return loss.per_pair(
-            pair_tensors(log_probs * scored, scored, *references, weights=weights)
-        ).mean()
+        pairs = pair_tensors(log_probs * scored, scored, *references, weights=weights)
+        return loss.per_pair(pairs).mean()
 
     plain = mean(log_probs, scored, *references)
     wide = torch.nn.functional.pad(scored, (0, 4))
@@ -139,7 +142,7 @@ def test_padding_and_row_order_do_not_change_the_mean(name: str) -> None:
     torch.testing.assert_close(swapped, plain)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - BY_MICROBATCH))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - ACROSS_ROWS))
 def test_the_loss_of_an_example_does_not_depend_on_its_neighbours(name: str) -> None:
     loss = make_loss(name)
     a, b = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([0.1, 0.7, -0.4])
@@ -149,6 +152,11 @@ def test_the_loss_of_an_example_does_not_depend_on_its_neighbours(name: str) -> 
         return
     alone = torch.stack([values(loss, a[i : i + 1], b[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone.T.reshape(-1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_that_compares_rows_says_so(name: str) -> None:
+    assert make_loss(name).across_rows == (name in ACROSS_ROWS)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -35,7 +35,7 @@ F1: list[tuple[str, dict[str, Any], list[float]]] = [
     ("apo_down", {}, [0.987549, 1.006244]),
     ("discopop", {"tau": 0.05}, [0.849338, 0.794567]),
     ("sigmoid_norm", {}, [0.664406, 0.705725]),
-    ("sft_chosen", {}, [1.571429, 1.571429]),
+    ("sft_chosen", {}, [1.142857, 2.0]),
 ]
 """Loss, settings, expected loss of each pair; beta is 0.1."""
 

@@ -40,6 +40,7 @@ def tensors(a: list[float], b: list[float], lengths: tuple[int, int] = (4, 3)) -
         ref_rejected,
         lengths[0] * ones,
         lengths[1] * ones,
+        mean_chosen_length=torch.tensor(float(lengths[0])),
     )
 
 

@@ -207,6 +207,7 @@ def steps_of(
         desirable=torch.tensor(labels, dtype=torch.bool),
         weights=torch.ones(len(ratios)),
         kl=torch.tensor(kl),
+        mean_per_example=torch.tensor(len(rows) / max(1, len(set(rows)))),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from policies.loss import Loss, ReferencedLoss, UnpairedLoss
@@ -14,10 +13,6 @@ def training_arguments(
     options: TrainingOptions, plan: Plan, *, seed: int, scratch: str, use_cpu: bool
 ) -> dict[str, Any]:
     """Arguments that TRL's configs share; every default of theirs that would surprise is set here."""
-    warmup = math.ceil(options.warmup_fraction * plan.num_steps)
-    schedule: str = options.schedule
-    if schedule == "constant" and warmup:
-        schedule = "constant_with_warmup"
     return {
         "output_dir": scratch,
         # Only TRL's own checks read it (KTO refuses 1): batches come from the plan.
@@ -25,10 +20,13 @@ def training_arguments(
         "gradient_accumulation_steps": plan.accumulation,
         "num_train_epochs": 1,  # the plan holds all epochs
         "learning_rate": options.learning_rate,
-        "lr_scheduler_type": schedule,
-        "warmup_steps": warmup,
+        # Ours replaces it (`workers.training.schedule`): theirs begins a warm-up with a step of learning rate 0.
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
         "weight_decay": options.weight_decay,
         "max_grad_norm": options.max_grad_norm,
+        # TRL would add the routers' loss to every mixture of experts; None is the coefficient of the model.
+        "router_aux_loss_coef": None if options.router_aux_loss else 0.0,
         "optim": "adamw_torch_fused",
         "bf16": options.precision == "bf16",
         "use_cpu": use_cpu,

@@ -149,12 +149,17 @@ class Plan:
     def num_steps(self) -> int:
         return len(self.microbatches) // self.accumulation
 
-    def means(self, values: Sequence[float]) -> list[float]:
-        """Mean of `values`, which are by row, over the rows of each step."""
+    @property
+    def step_rows(self) -> list[tuple[int, ...]]:
+        """Rows of each step, in order: the same however the steps are cut into microbatches."""
         rows: list[list[int]] = [[] for _ in range(self.num_steps)]
         for part in self.microbatches:
             rows[part.step].extend(part.rows if part.share else ())
-        return [sum(values[row] for row in step) / len(step) for step in rows]
+        return [tuple(step) for step in rows]
+
+    def means(self, values: Sequence[float]) -> list[float]:
+        """Mean of `values`, which are by row, over the rows of each step."""
+        return [sum(values[row] for row in step) / len(step) for step in self.step_rows]
 
 
 def plan_batches(

@@ -26,6 +26,8 @@ class PairCollator:
     pairs: Sequence[PreferencePair]
     references: Sequence[tuple[float, float]]
     """Reference sums of chosen and rejected, per pair, made with the loss's token weights."""
+    mean_lengths: Sequence[float]
+    """Mean number of scored tokens of a chosen side, by optimizer step."""
     pad: int
 
     def __call__(self, batch: MicroBatch) -> dict[str, Any]:
@@ -40,6 +42,8 @@ class PairCollator:
             "ref_chosen_logps": sums[:, 0],
             "ref_rejected_logps": sums[:, 1],
             "soft_labels": torch.tensor([p.soft_label for p in pairs]),
+            "mean_chosen_length": torch.tensor(self.mean_lengths[batch.step]),
+            "rows": torch.tensor(batch.rows),
             "weights": torch.tensor([p.weight for p in pairs]),
             "share": batch.share,
         }
@@ -71,10 +75,12 @@ class UnpairedCollator:
     examples: Sequence[UnpairedExample]
     references: Sequence[ReferenceSums]
     partners: Mapping[int, tuple[Partner, ReferenceSums]]
-    """Mismatched sequence and its reference sums, by row; for KTO every microbatch holds such a row."""
+    """Mismatched sequence and its reference sums, by row; for KTO every optimizer step holds such a row."""
     pad: int
     step_weights: tuple[float, float] | None = None
     """Class weights of desirable and undesirable steps, for a loss that reads steps."""
+    mean_steps: Sequence[float] = ()
+    """Mean number of judged steps of an example, by optimizer step."""
 
     def __call__(self, batch: MicroBatch) -> dict[str, Any]:
         examples = [self.examples[row] for row in batch.rows]
@@ -88,11 +94,15 @@ class UnpairedCollator:
             "label": torch.tensor([e.desirable for e in examples]),
             "ref_logps": torch.tensor([r.total for r in references]),
             "weights": torch.tensor([e.weight for e in examples]),
+            "rows": torch.tensor(batch.rows),
             "share": batch.share,
         }
         if self.step_weights is not None:
             tensors["steps"] = step_batch(sequences, references, self.step_weights)
-        partners = [self.partners[row] for row in batch.rows if row in self.partners]
+            tensors["steps"]["mean_per_example"] = torch.tensor(self.mean_steps[batch.step])
+        # A row that is repeated to fill a step (share 0) has been counted where it belongs.
+        counted = batch.rows if batch.share else ()
+        partners = [self.partners[row] for row in counted if row in self.partners]
         if partners:
             others, sums = [p.sequence for p, _ in partners], [s for _, s in partners]
             kl_ids, kl_attention, kl_mask = padded(others, self.pad)
@@ -162,6 +172,7 @@ class SupervisedCollator:
             "attention_mask": attention,
             "completion_mask": mask,
             "mean_length": torch.tensor(self.mean_lengths[batch.step]),
+            "rows": torch.tensor(batch.rows),
             "weights": torch.tensor([e.weight for e in examples]),
             "share": batch.share,
         }

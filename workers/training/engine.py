@@ -42,14 +42,22 @@ class TrainingOptions(Settings):
     """Passes over the round's examples."""
     max_length: int = Field(default=2048, ge=8)
     """Longest sequence in tokens; a longer one is dropped and counted, never cut."""
-    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the steps with a rising learning rate."""
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of a round's steps in which the learning rate rises, as (step + 1) / (warm-up + 1): AdamW's moments start
+    anew in each round, and its first steps are as long as the learning rate allows, whatever the gradient. 0: none."""
+    warmup_min_steps: int = Field(default=3, ge=0)
+    """Shortest warm-up in optimizer steps, where warmup_fraction of a short round would be less; at most half of the
+    round's steps. Not read when warmup_fraction is 0."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate after the warm-up."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
+    router_aux_loss: bool = False
+    """Mixtures of experts: add the model's own load-balancing loss of its routers, with the coefficient of its config
+    (`router_aux_loss_coef`), to every step of whatever loss. Off: never added. It is a statistic of one forward pass
+    over prompts and answers, so it needs micro_batch_size: null and workers: 1."""
     optimizer: Literal["reset", "carry"] = "reset"
     """Start each round with fresh AdamW moments, or carry them over from the last accepted round."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"

@@ -117,9 +117,11 @@ def _of_pairs(
         (total(chosen, p.chosen, p.rejected), total(rejected, p.rejected, p.chosen))
         for p, chosen, rejected in sides
     ]
+    plan = _plan(pairs, options, seed)
+    lengths = plan.means([float(sum(p.chosen.loss_mask)) for p in pairs])
     return Feed(
-        plan=_plan(pairs, options, seed),
-        collate=PairCollator(loss, pairs, sums, pad),
+        plan=plan,
+        collate=PairCollator(loss, pairs, sums, lengths, pad),
         metrics={**scored.metrics, "train/pairs": float(len(pairs))},
     )
 
@@ -148,6 +150,7 @@ def _of_singles(
         {p.row: (p, _sums(p.sequence, s)) for p, s in zip(partners, scored.partners, strict=True)},
         pad,
         step_weights,
+        plan.means([float(len(_judged_steps(e.sequence))) for e in examples]),
     )
     metrics = {
         "train/desirable": float(num_desirable),
@@ -192,10 +195,8 @@ def _partners(
 ) -> list[Partner]:
     if loss.kl_share == 0:
         return []
-    # Every microbatch needs at least one, in every epoch; rows are alike, so the first ones do.
-    rows = {
-        row for b in plan.microbatches for row in b.rows[: math.ceil(loss.kl_share * len(b.rows))]
-    }
+    # Rows of a step are alike, so the first ones do. By step: another micro_batch_size must not choose others.
+    rows = {row for step in plan.step_rows for row in step[: math.ceil(loss.kl_share * len(step))]}
     return list(mismatched_partners(examples, sorted(rows), seed=seed).values())
 
 

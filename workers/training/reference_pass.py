@@ -45,7 +45,8 @@ def score_reference(
     Args:
         job: says which versions the reference is made of, and where log-probs come from.
         sequences: of the examples.
-        partners: mismatched sequences; the sampler never saw them, so they always need a pass.
+        partners: mismatched sequences; the sampler never saw them, so they need a pass, and then all sequences get
+            one: r and z0 of KTO are compared, and the sampler's log-probs are some hundredths of a nat a token apart.
         sampled: `sequences` with the masks that they were sampled with, which say what has a recorded log-prob.
         policy_model: the policy before training.
         load_reference: loads the reference as a model of its own, when it is not the policy.
@@ -60,10 +61,10 @@ def score_reference(
     is_policy = job.reference.single == job.policy.number
     if job.logprobs == "rollout":
         check_recorded(job)
+    if job.logprobs == "rollout" and not partners:
         values, metrics = _recorded(job, sequences, lambda rest: scored(policy_model, rest))
-        own = scored(policy_model, partners)
         gap = _probe(job, sampled, policy_model, precision, probe)
-        return ReferenceScores(values, own, {**gap, **metrics})
+        return ReferenceScores(values, [], {**gap, **metrics})
     model = policy_model if is_policy else load_reference()
     values = scored(model, sequences)
     own = scored(model, partners)

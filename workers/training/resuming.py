@@ -17,7 +17,9 @@ from policies.seeds import derive_seed
 from workers.alive import beat
 from workers.training.batching import MicroBatch
 from workers.training.checkpoints import Checkpoint, Checkpoints
+from workers.training.engine import TrainingOptions
 from workers.training.process_group import WorkerGroup
+from workers.training.schedule import rate_factor
 from workers.training.steplog import StepLog
 
 if TYPE_CHECKING:
@@ -31,13 +33,18 @@ class TrainerParts:
     """What one update hands to its trainer."""
 
     loss: Loss
+    options: TrainingOptions
     batches: Sequence[MicroBatch]
     """All microbatches of the update that are this worker's, in order."""
     collate: Callable[[MicroBatch], dict[str, Any]]
     log: StepLog
     accumulation: int
+    step_rows: Sequence[Sequence[int]]
+    """Rows of each optimizer step, in order, those of all workers."""
     custom: bool
     """Compute with `loss` itself instead of TRL's spelling of it."""
+    across_rows: bool
+    """The loss needs all rows of a step at once, and a microbatch of a worker is only a part of them."""
     class_weights: tuple[float, float]
     """Of desirable and undesirable examples."""
     optimizer_state: str | None
@@ -78,8 +85,15 @@ class ResumableSteps:
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """A schedule over all steps of the update, however many of them are left."""
-        parts = self.pawl
-        scheduler = super().create_scheduler(parts.num_steps, optimizer)  # type: ignore[misc]
+        from torch.optim.lr_scheduler import LambdaLR
+
+        trainer, parts = cast(Any, self), self.pawl
+        scheduler = LambdaLR(
+            trainer.optimizer if optimizer is None else optimizer,
+            lambda step: rate_factor(parts.options, parts.num_steps, step),
+        )
+        trainer.lr_scheduler = scheduler
+        trainer._created_lr_scheduler = True
         if parts.start is not None:
             rates = parts.start.state["learning_rates"]
             done = {

@@ -16,6 +16,7 @@ _NAMES = {
     "grad_norm": "train/grad_norm",
     "entropy": "train/entropy",
     "nll": "train/nll",
+    "aux_loss": "train/router_aux_loss",
     "kl": "kl",
     "rewards/chosen": "rewards/chosen",
     "rewards/rejected": "rewards/rejected",

@@ -6,6 +6,7 @@ running, and compute the loss with our formula where TRL has none. Nothing here 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from policies.loss import (
@@ -19,12 +20,19 @@ from policies.loss import (
 )
 from workers.alive import beat
 from workers.training.resuming import ResumableSteps
+from workers.training.whole_step import (
+    Rows,
+    StepRows,
+    reference_point,
+    rows_of_step,
+    values_by_row,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-_OURS = ("soft_labels", "token_weights", "steps", "KL_steps")
+_OURS = ("soft_labels", "token_weights", "steps", "KL_steps", "rows", "mean_chosen_length")
 """What our formulas read beside TRL's inputs; TRL would hand it to the model."""
 
 
@@ -40,30 +48,108 @@ class Steps(ResumableSteps):
     def _send_telemetry(self) -> None:
         """Nothing leaves the machine."""
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        samples = super().get_batch_samples(*args, **kwargs)
+        self.microbatches: list[dict[str, Any]] = samples[0]
+        """This worker's microbatches of the optimizer step that begins."""
+        self.step_rows: StepRows | None = None
+        self.points: tuple[Tensor, Tensor] | None = None
+        return samples
+
     def _compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False
     ) -> Any:
-        inputs = dict(inputs)
-        share, weights = inputs.pop("share"), inputs.pop("weights")
         if self.pawl.custom:
-            loss = self.own_loss(model, inputs, weights)
+            loss = self.own_loss(model, inputs)
         else:
-            inputs = {name: value for name, value in inputs.items() if name not in _OURS}
-            loss = super()._compute_loss(model, inputs, return_outputs)  # type: ignore[misc]
+            share = inputs["share"]
+            ours = (*_OURS, "share", "weights")
+            inputs = {name: value for name, value in inputs.items() if name not in ours}
+            mean: Tensor = super()._compute_loss(model, inputs, return_outputs)  # type: ignore[misc]
+            loss = share * mean
         beat(microbatches=1)
         # The trainer divides by the number of microbatches; shares make the sum the mean over the step's rows.
-        return loss * (share * self.pawl.accumulation)
+        return loss * self.pawl.accumulation
 
-    def own_loss(self, model: Any, inputs: dict[str, Any], weights: Tensor) -> Tensor:
-        """Weighted mean of our formula over a microbatch; records the metrics that TRL would."""
+    def own_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """A microbatch's part of our formula's mean over the step; records the metrics that TRL would."""
         raise NotImplementedError
 
-    def forward_scored(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Tensor]:
-        """Run the model; return its output and the mask of scored positions. [N, T-1]"""
-        output = _forward(model, inputs)
+    def batch_of(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        """Run the model on a microbatch; return what the loss reads, and the model's output."""
+        raise NotImplementedError
+
+    def part_of_mean(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        batch: Rows,
+        formula: Callable[[Rows], Tensor],
+    ) -> Tensor:
+        """A microbatch's part of the weighted mean of `formula` over the rows of the optimizer step.
+
+        The parts of all microbatches, added up and then averaged over the workers, are the mean of the whole step, and
+        so are their gradients.
+        """
+        share: float = inputs["share"]
+        parts = self.pawl
+        if not parts.across_rows:
+            own: Tensor = (formula(batch) * inputs["weights"]).mean()
+            return share * own
+        whole = self._rows_of_step(
+            model
+        )  # every worker takes part, also one without rows of its own
+        if not share:  # a row repeated to fill the step
+            return 0.0 * formula(batch).sum()
+        mean = (formula(whole.with_live(batch, self._places(inputs))) * whole.weights).mean()
+        # The mean belongs to the step, and its value is counted by share; the gradient comes through these rows only.
+        return share * mean.detach() + parts.group.size * (mean - mean.detach())
+
+    def _rows_of_step(self, model: Any) -> StepRows:
+        """All rows of the step, from a pass without gradient over this worker's microbatches and from the others."""
+        import torch
+
+        if self.step_rows is None:
+            parts: list[tuple[list[int], dict[str, Tensor]]] = []
+            with torch.no_grad():
+                for inputs in self.prepared_step():
+                    batch, _ = self.batch_of(self.plain(model), inputs)
+                    values = {**values_by_row(batch), "weights": inputs["weights"]}
+                    parts.append((self._places(inputs) if inputs["share"] else [], values))
+            count = len(self._rows_in_order())
+            self.step_rows = rows_of_step(parts, count, self.pawl.group)
+        return self.step_rows
+
+    def _rows_in_order(self) -> Sequence[int]:
+        return self.pawl.step_rows[len(self.pawl.log.steps)]
+
+    def _places(self, inputs: dict[str, Any]) -> list[int]:
+        place = {row: i for i, row in enumerate(self._rows_in_order())}
+        return [place[row] for row in inputs["rows"].tolist()]
+
+    def prepared_step(self) -> Iterator[dict[str, Any]]:
+        """Each of this worker's microbatches of the step, on the model's device."""
+        for microbatch in self.microbatches:
+            prepared: dict[str, Any] = cast(Any, self)._prepare_inputs(microbatch)
+            yield prepared
+            beat()
+
+    def plain(self, model: Any) -> Any:
+        """The model without its wrapper for several workers, which talks to the others in every forward pass."""
+        return cast(Any, self).accelerator.unwrap_model(model)
+
+    def keep_entropy(self, output: Any, inputs: dict[str, Any]) -> None:
+        """Add the mean entropy of a microbatch's scored tokens to what TRL logs."""
         scored = inputs["completion_mask"][:, 1:]
         self.keep_metric("entropy", (output.entropy.detach() * scored).sum() / scored.sum())
-        return output, scored
+
+    def router_loss(self, output: Any) -> Tensor | float:
+        """The routers' loss of a mixture of experts with its coefficient, where it is asked for; else 0."""
+        if not self.pawl.options.router_aux_loss:
+            return 0.0
+        self.keep_metric("aux_loss", output.aux_loss)
+        weighted: Tensor = cast(Any, self).router_aux_loss_coef * output.aux_loss
+        return weighted
 
     def keep_metric(self, name: str, value: Tensor) -> None:
         """Add a value to the mean that TRL logs at the end of the step."""
@@ -84,18 +170,25 @@ def _forward(model: Any, inputs: dict[str, Any], prefix: str = "") -> Any:
 class PairSteps(Steps):
     """Steps of DPOTrainer."""
 
-    def own_loss(self, model: Any, inputs: dict[str, Any], weights: Tensor) -> Tensor:
+    def batch_of(self, model: Any, inputs: dict[str, Any]) -> tuple[PairTensors, Any]:
         loss = cast(PairLoss, self.pawl.loss)
-        output, scored = self.forward_scored(model, inputs)
+        output = _forward(model, inputs)
         pairs = pair_tensors(
             output.log_probs,
-            scored,
+            inputs["completion_mask"][:, 1:],
             inputs["ref_chosen_logps"],
             inputs["ref_rejected_logps"],
             weights=inputs["token_weights"][:, 1:] if loss.weighs_tokens else None,
             log_sum_squares=output.log_sum_sq_probs if loss.needs_alignment else None,
             soft_labels=inputs["soft_labels"],
+            mean_chosen_length=inputs["mean_chosen_length"],
         )
+        return pairs, output
+
+    def own_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss = cast(PairLoss, self.pawl.loss)
+        pairs, output = self.batch_of(model, inputs)
+        self.keep_entropy(output, inputs)
         chosen = loss.config.beta * pairs.chosen_logratios.detach()
         rejected = loss.config.beta * pairs.rejected_logratios.detach()
         self.keep_metric("rewards/chosen", chosen.mean())
@@ -104,7 +197,8 @@ class PairSteps(Steps):
         self.keep_metric("rewards/accuracies", (chosen > rejected).float().mean())
         self.keep_metric("logps/chosen", pairs.chosen_logps.mean())
         self.keep_metric("logps/rejected", pairs.rejected_logps.mean())
-        return (loss.per_pair(pairs) * weights).mean()
+        mean = self.part_of_mean(model, inputs, pairs, loss.per_pair)
+        return mean + self.router_loss(output)
 
 
 def pair_tensors(
@@ -116,6 +210,7 @@ def pair_tensors(
     weights: Tensor | None = None,
     log_sum_squares: Tensor | None = None,
     soft_labels: Tensor | None = None,
+    mean_chosen_length: Tensor | None = None,
 ) -> PairTensors:
     """Sum token log-probs into the tensors that a pair loss reads.
 
@@ -127,6 +222,7 @@ def pair_tensors(
         weights: of scored tokens (`PairLoss.token_weights`); None weighs all alike. [2B, T-1]
         log_sum_squares: log of the sum of squared probabilities, for WPO. [2B, T-1]
         soft_labels: probability that chosen is really better. [B]
+        mean_chosen_length: over all pairs of the optimizer step; None: these are all of them. []
     """
     lengths = scored.sum(dim=1)
     sums = (log_probs if weights is None else log_probs * weights).sum(dim=1)
@@ -147,63 +243,80 @@ def pair_tensors(
         rejected_lengths=rejected_lengths,
         alignment=alignment,
         soft_labels=soft_labels,
+        mean_chosen_length=chosen_lengths.float().mean()
+        if mean_chosen_length is None
+        else mean_chosen_length,
     )
 
 
 class UnpairedSteps(Steps):
     """Steps of KTOTrainer."""
 
-    def own_loss(self, model: Any, inputs: dict[str, Any], weights: Tensor) -> Tensor:
-        import torch
-
+    def batch_of(self, model: Any, inputs: dict[str, Any]) -> tuple[UnpairedTensors, Any]:
         loss = cast(UnpairedLoss, self.pawl.loss)
-        kl = step_kl = torch.zeros((), device=weights.device)
-        if loss.kl_share > 0:
-            kl, step_kl = self._reference_points(model, inputs, weights)
-        output, _ = self.forward_scored(model, inputs)
-        steps = None
-        if loss.reads_steps:
-            steps = step_tensors(output.log_probs, inputs["steps"], step_kl)
-            self._keep_step_metrics(steps)
-        desirable = inputs["label"]
-        examples = UnpairedTensors(
-            output.log_probs.sum(dim=1), inputs["ref_logps"], desirable, kl, steps
+        kl, step_kl = self.reference_points(model, inputs["weights"])
+        output = _forward(model, inputs)
+        steps = (
+            step_tensors(output.log_probs, inputs["steps"], step_kl) if loss.reads_steps else None
         )
-        self.keep_metric("kl", kl)
-        rewards = loss.config.beta * examples.logratios.detach()
+        logps = output.log_probs.sum(dim=1)
+        return UnpairedTensors(logps, inputs["ref_logps"], inputs["label"], kl, steps), output
+
+    def own_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss = cast(UnpairedLoss, self.pawl.loss)
+        examples, output = self.batch_of(model, inputs)
+        self.keep_entropy(output, inputs)
+        if examples.steps is not None:
+            self._keep_step_metrics(examples.steps)
+        self.keep_metric("kl", examples.kl)
+        desirable, rewards = examples.desirable, loss.config.beta * examples.logratios.detach()
         self._keep_by_class("rewards", rewards, desirable)
         self._keep_by_class("logps", examples.logps.detach(), desirable)
         if bool(desirable.any()) and not bool(desirable.all()):
             self.keep_metric(
                 "rewards/margins", rewards[desirable].mean() - rewards[~desirable].mean()
             )
-        return (loss.weighted(examples, self.pawl.class_weights) * weights).mean()
 
-    def _reference_points(
-        self, model: Any, inputs: dict[str, Any], like: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Mean log-ratio of the borrowed completions, and of the judged steps in them, over all workers' rows.
+        def weighted(rows: UnpairedTensors) -> Tensor:
+            return loss.weighted(rows, self.pawl.class_weights)
 
-        Without any (no judged step in the borrowed completions of this microbatch): 0, the estimate's lower end.
+        mean = self.part_of_mean(model, inputs, examples, weighted)
+        return mean + self.router_loss(output)
+
+    def reference_points(self, model: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Reference points of completions and of judged steps: one of each for the whole optimizer step. []
+
+        Made before the step's first microbatch, from the mismatched completions of all of them, on all workers.
         """
+        if self.points is None:
+            group = self.pawl.group
+            apart, steps_apart = self._mismatched_logratios(self.plain(model))
+            self.points = (
+                reference_point(apart, group, like),
+                reference_point(steps_apart, group, like),
+            )
+        return self.points
+
+    def _mismatched_logratios(self, model: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """Log-ratios of this worker's mismatched completions, and of the judged steps in them, by microbatch."""
         import torch
 
-        apart = steps_apart = like.new_zeros(0)
-        if "KL_input_ids" in inputs:  # one of several workers may have no borrowed completion
-            with torch.no_grad():
+        loss = cast(UnpairedLoss, self.pawl.loss)
+        apart: list[Tensor] = []
+        steps_apart: list[Tensor] = []
+        if loss.kl_share == 0:
+            return apart, steps_apart
+        with torch.no_grad():
+            for inputs in self.prepared_step():
+                if "KL_input_ids" not in inputs:  # none of its rows has a partner
+                    if self.pawl.group.sharded:  # the others need this worker's share of the model
+                        _forward(model, inputs)
+                    continue
                 mismatched = _forward(model, inputs, "KL_").log_probs
-            apart = mismatched.sum(dim=1) - inputs["ref_KL_logps"]
-            if cast(UnpairedLoss, self.pawl.loss).reads_steps:
-                steps_apart = step_logratios(mismatched, inputs["KL_steps"])
-        sums = [
-            part
-            for each in (apart, steps_apart)
-            for part in (each.sum(), each.new_tensor(len(each)))
-        ]
-        total, count, steps_total, num_steps = self.pawl.group.total(torch.stack(sums).double())
-        kl = (total / count.clamp(min=1)).clamp(min=0)
-        step_kl = (steps_total / num_steps.clamp(min=1)).clamp(min=0)
-        return kl.to(apart.dtype), step_kl.to(apart.dtype)
+                apart.append(mismatched.sum(dim=1) - inputs["ref_KL_logps"])
+                if loss.reads_steps:
+                    steps_apart.append(step_logratios(mismatched, inputs["KL_steps"]))
+        return apart, steps_apart
 
     def _keep_step_metrics(self, steps: StepTensors) -> None:
         self.keep_metric("steps/kl", steps.kl)
@@ -229,6 +342,7 @@ def step_tensors(log_probs: Tensor, steps: dict[str, Tensor], kl: Tensor) -> Ste
         desirable=steps["desirable"],
         weights=steps["weights"],
         kl=kl,
+        mean_per_example=steps.get("mean_per_example"),
     )
 
 
@@ -252,12 +366,11 @@ class SupervisedSteps(Steps):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        inputs = dict(inputs)
-        share, weights = inputs.pop("share"), inputs.pop("weights")
+        share = inputs["share"]
         num_tokens = inputs["completion_mask"][:, 1:].sum()
         if self.pawl.custom:
-            return share * self.own_loss(model, inputs, weights)
-        rows = len(weights)
+            return self.own_loss(model, inputs)
+        rows = len(inputs["weights"])
         batch = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         batch["labels"] = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
         # TRL sums over the microbatch and divides by the tokens of the step: mean_length for each of the step's rows.
@@ -266,11 +379,16 @@ class SupervisedSteps(Steps):
         self.keep_metric("nll", loss * step_tokens / num_tokens)
         return loss if share else 0.0 * loss
 
-    def own_loss(self, model: Any, inputs: dict[str, Any], weights: Tensor) -> Tensor:
+    def batch_of(self, model: Any, inputs: dict[str, Any]) -> tuple[SupervisedTensors, Any]:
+        output = _forward(model, inputs)
+        lengths = inputs["completion_mask"][:, 1:].sum(dim=1)
+        logps = output.log_probs.sum(dim=1)
+        return SupervisedTensors(logps, lengths, inputs["mean_length"]), output
+
+    def own_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         loss = cast(SupervisedLoss, self.pawl.loss)
-        output, scored = self.forward_scored(model, inputs)
-        examples = SupervisedTensors(
-            output.log_probs.sum(dim=1), scored.sum(dim=1), inputs["mean_length"]
-        )
+        examples, output = self.batch_of(model, inputs)
+        self.keep_entropy(output, inputs)
         self.keep_metric("nll", -examples.logps.sum() / examples.lengths.sum())
-        return (loss.per_example(examples) * weights).mean()
+        mean = self.part_of_mean(model, inputs, examples, loss.per_example)
+        return mean + self.router_loss(output)

@@ -18,9 +18,9 @@ from typing import Any, Literal, cast
 from pydantic import Field
 
 from policies.component import Component
-from policies.errors import ConfigurationError, TrainingError, boundary, explain
+from policies.errors import ConfigurationError, TrainingError, boundary
 from policies.examples import Example, TokenSequence
-from policies.loss import Loss, PairLoss, ReferencedLoss, SupervisedLoss, UnpairedLoss
+from policies.loss import Loss, PairLoss, ReferencedLoss, UnpairedLoss
 from workers.training.arguments import lora_config, loss_arguments, training_arguments
 from workers.training.batching import completion_scored, require_some, select, sequences_of
 from workers.training.checkpoints import Checkpoint, Checkpoints, inputs_digest
@@ -36,7 +36,9 @@ from workers.training.finishing import carry_optimizer, gathered, save_candidate
 from workers.training.memory import patient_threads
 from workers.training.process_group import WorkerGroup, joined
 from workers.training.reference_pass import ReferenceScores, check_mask, score_reference
+from workers.training.refusals import refused_because
 from workers.training.resuming import TrainerParts, load_trained_weights
+from workers.training.router_loss import router_loss, routers_recorded, set_router_loss
 from workers.training.steplog import StepLog
 from workers.training.steps import PairSteps, SupervisedSteps, UnpairedSteps
 
@@ -79,36 +81,7 @@ class TRLEngine(TrainingEngine):
     def refused(
         cls, loss: Loss, options: TrainingOptions, adapter: AdapterSettings | None
     ) -> str | None:
-        if not isinstance(loss, (PairLoss, UnpairedLoss, SupervisedLoss)):
-            return explain(
-                "the trl engine trains on pairs, unpaired and supervised examples",
-                value=loss.config.type,
-                where="training.loss",
-                fix="inherit PairLoss, UnpairedLoss or SupervisedLoss",
-            )
-        micro = options.micro_batch_size
-        if micro is not None and options.batch_size % micro:
-            return explain(
-                f"micro_batch_size must divide batch_size {options.batch_size}",
-                value=micro,
-                where="training.micro_batch_size",
-                fix="use a divisor, or null",
-            )
-        if options.sharding == "fsdp" and options.workers == 1:
-            return explain(
-                "fsdp shares a model between training workers, and there is one",
-                value=options.sharding,
-                where="training.sharding and training.workers",
-                fix="set training.workers to 2 or more, or sharding to none",
-            )
-        if adapter is not None and options.optimizer == "carry":
-            return explain(
-                "each round trains a new adapter, so the last round's optimizer moments belong to other weights",
-                value=options.optimizer,
-                where="training.optimizer",
-                fix="use reset with policy.adapter",
-            )
-        return None
+        return refused_because(loss, options, adapter)
 
     def update(self, job: UpdateJob, examples: Sequence[Example]) -> UpdateOutcome:
         from workers.training.memory import kept_memory, torch_threads
@@ -182,6 +155,7 @@ class _Update:
         model = load_model(str(source), **self._loading())
         tried = sequences_of(self.examples[0])[0].token_ids
         check_loaded(model, tried, precision=self.options.precision)
+        set_router_loss(model, wanted=self.options.router_aux_loss)
         tokenizer = AutoTokenizer.from_pretrained(  # nosec B615 # a checked folder
             source, trust_remote_code=self.engine.config.trust_remote_code
         )
@@ -272,14 +246,19 @@ class _Update:
         self, feed: Feed, log: StepLog, checkpoints: Checkpoints, start: Checkpoint | None
     ) -> TrainerParts:
         weighted = any(e.weight != 1.0 for e in self.examples)
+        parted = feed.plan.accumulation > 1 or self.group.size > 1
         return TrainerParts(
             loss=self.loss,
+            options=self.options,
             batches=self.group.share_of(feed.plan.microbatches),
             collate=feed.collate,
             log=log,
             accumulation=feed.plan.accumulation,
-            # TRL takes the mean of the workers' means, which is the batch's mean for equal shares only.
-            custom=self.loss.needs_custom_step or weighted or self.group.size > 1,
+            step_rows=feed.plan.step_rows,
+            # TRL knows no weights, and takes means over a forward pass and then over workers: that is the mean of the
+            # step where one forward pass holds all of its rows.
+            custom=not self.loss.trl_computes or weighted or parted,
+            across_rows=self.loss.across_rows and parted,
             class_weights=feed.class_weights,
             optimizer_state=self.job.optimizer_state if self.options.optimizer == "carry" else None,
             seed=self.job.seed,
@@ -354,31 +333,29 @@ def score_with_ours(model: Any, *, sum_squares: bool) -> None:
     """Replace TRL's fused head by `policies.logprobs.token_scores`, the routine that also scored the reference.
 
     Away from Triton, TRL computes logits at every position, prompts included, and its backward pass in float32:
-    on a CPU that is the larger part of a step. Mixtures of experts keep TRL's head, which adds their router's loss.
+    on a CPU that is the larger part of a step.
     """
     import torch
     from trl.trainer.utils import FusedCausalLMOutput
 
     from policies.logprobs import token_scores
 
-    if hasattr(model.config.get_text_config(), "output_router_logits"):
-        return
     original = type(model).forward
 
     @functools.wraps(original)
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         if not fused_lm_head:
             return original(self, *args, **kwargs)
-        training = torch.is_grad_enabled()  # the passes without gradient are for log-probs only
-        mask = kwargs["labels"] != -100
-        scores = token_scores(
-            self,
-            kwargs["input_ids"],
-            kwargs["attention_mask"],
-            mask,
-            statistics=training,
-            sum_squares=training and sum_squares,
-        )
+        mask, attention = kwargs["labels"] != -100, kwargs["attention_mask"]
+        with routers_recorded(self) as routers:
+            scores = token_scores(
+                self,
+                kwargs["input_ids"],
+                attention,
+                mask,
+                statistics=torch.is_grad_enabled(),  # other passes are for log-probs only
+                sum_squares=sum_squares,
+            )
         return FusedCausalLMOutput(
             log_probs=scores.log_probs,
             entropy=scores.entropy,
@@ -386,6 +363,7 @@ def score_with_ours(model: Any, *, sum_squares: bool) -> None:
             is_top1=scores.top1,
             log_sum_sq_probs=scores.log_sum_squares,
             label_mask=mask[:, 1:],
+            aux_loss=router_loss(self, routers, attention),
         )
 
     model.forward = types.MethodType(forward, model)
