@@ -31,7 +31,7 @@ class DyingEngine(FakeTrainingEngine):
         self.rank = 0 if job.process_group is None else job.process_group.rank
         return super().update(job, examples)  # type: ignore[arg-type]
 
-    def _step(self, step: int, diverged: bool) -> dict[str, float]:
+    def _step(self, step: int, job: UpdateJob) -> dict[str, float]:
         config = cast(DyingEngine.Config, self.config)
         notes = Path(config.notes)
         deaths = len(list(notes.glob("death-*")))
@@ -50,4 +50,4 @@ class DyingEngine(FakeTrainingEngine):
             raise WorkerLostError("train 0: the worker died")
         with (notes / f"steps-{self.rank}").open("a") as handle:
             handle.write(f"{step + 1}\n")
-        return super()._step(step, diverged)
+        return super()._step(step, job)

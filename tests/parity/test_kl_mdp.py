@@ -106,7 +106,7 @@ def batch_of(loss: PairLoss, pairs: list[PreferencePair]) -> dict[str, Any]:
     """All pairs as training's collator makes them, against the uniform reference."""
     actions = sum(pairs[0].chosen.loss_mask)
     uniform = actions * math.log(0.5)
-    collate = PairCollator(loss, pairs, [(uniform, uniform)] * len(pairs), pad=0)
+    collate = PairCollator(loss, pairs, [(uniform, uniform)] * len(pairs), [float(actions)], pad=0)
     return collate(MicroBatch(rows=tuple(range(len(pairs))), share=1.0))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from policies.component import create
 from policies.records import PolicyVersion
-from workers.verify.backends.openai import retry_after_seconds
+from workers.verify.chat_completion import retry_after_seconds
 from workers.verify.judge import BACKENDS, JUDGES, BackendContext, JudgeBackend
 
 KEY = "sk-CANARY-0123456789"

@@ -88,7 +88,7 @@ def loss_of(pairs: Sequence[PreferencePair], h: Sequence[float], **config: Any) 
     """Mean DPO loss (beta 0.1) of pairs whose differences of log-ratios are `h`, labels as the collator gives them."""
     loss = create(LOSSES.parse({"type": "dpo", "beta": 0.1, **config}))
     assert isinstance(loss, PairLoss)
-    collate = PairCollator(loss, pairs, [(0.0, 0.0)] * len(pairs), pad=0)
+    collate = PairCollator(loss, pairs, [(0.0, 0.0)] * len(pairs), [1.0], pad=0)
     batch = collate(MicroBatch(rows=tuple(range(len(pairs))), share=1.0))
     zeros = torch.zeros(len(pairs))
     tensors = PairTensors(

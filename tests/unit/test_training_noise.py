@@ -74,7 +74,7 @@ def test_the_dropout_of_an_adapter_is_the_users_own_and_stays(tmp_path: Path) ->
 def test_every_name_of_a_rate_is_known_in_nested_configs_too_and_switches_are_left_alone() -> None:
     inner = AutoConfig.for_model("llama", attention_dropout=0.1)
     config = LlavaConfig(text_config=inner, vision_config=CLIPVisionConfig(attention_dropout=0.2))
-    names = (
+    names: tuple[str, ...] = (
         "embd_pdrop",
         "decoder_layerdrop",
         "layer_drop",

@@ -90,7 +90,7 @@ def test_each_side_gets_its_own_reference() -> None:
 
     rows = [pair for pair in pairs(3) if isinstance(pair, PreferencePair)]
     references = [(-1.0, -2.0), (-3.0, -4.0), (-5.0, -6.0)]
-    batch = PairCollator(pair_loss("dpo"), rows, references, 0)(MicroBatch((2, 0), 1.0))
+    batch = PairCollator(pair_loss("dpo"), rows, references, [1.0], 0)(MicroBatch((2, 0), 1.0))
     assert batch["ref_chosen_logps"].tolist() == [-5.0, -1.0]
     assert batch["ref_rejected_logps"].tolist() == [-6.0, -2.0]
     sides = [rows[2].chosen, rows[0].chosen, rows[2].rejected, rows[0].rejected]

@@ -94,7 +94,7 @@ def seeds_of(path: Path, policy: PolicyVersion, workers: int, epoch: int) -> lis
     settings = config(Path(policy.path), workers)
     seen: list[int] = settings.rollout.engine.component.seeds  # type: ignore[attr-defined]
     seen.clear()
-    start_groups(cluster, settings, folder, store, policy, epoch=epoch)
+    start_groups(cluster, settings, folder, store, (), epoch=epoch)
     cluster.close()
     return list(seen)
 
