@@ -74,15 +74,10 @@ def test_the_dropout_of_an_adapter_is_the_users_own_and_stays(tmp_path: Path) ->
 def test_every_name_of_a_rate_is_known_in_nested_configs_too_and_switches_are_left_alone() -> None:
     inner = AutoConfig.for_model("llama", attention_dropout=0.1)
     config = LlavaConfig(text_config=inner, vision_config=CLIPVisionConfig(attention_dropout=0.2))
-    names: tuple[str, ...] = (
-        "embd_pdrop",
-        "decoder_layerdrop",
-        "layer_drop",
-        "drop_path_rate",
-        "drop_prob",
-        "dropatt",
-    )
-    names += ("moe_jitter_eps", "attention_probs_dropout_prob", "ff_dropout")
+    names = [
+        *("embd_pdrop", "decoder_layerdrop", "layer_drop", "drop_path_rate", "drop_prob"),
+        *("dropatt", "moe_jitter_eps", "attention_probs_dropout_prob", "ff_dropout"),
+    ]
     for name in names:
         setattr(config.text_config, name, 0.1)
     config.text_config.normalize_router_prob_before_dropping = True
