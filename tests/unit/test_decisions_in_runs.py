@@ -252,7 +252,8 @@ def test_test_prompts_that_a_decision_sees_are_refused(tmp_path: Path) -> None:
     }
     with pytest.raises(InputError, match=r"test prompts are held-out prompts too.*prompts\.test"):
         run(tmp_path, prompts=prompts)
-    run(tmp_path, prompts={**prompts, "allow_overlap": True})
+    (tmp_path / "other").mkdir()
+    run(tmp_path / "other", prompts={**prompts, "allow_overlap": True})
 
 
 def test_without_a_choice_by_score_nothing_is_measured_again(tmp_path: Path) -> None:
