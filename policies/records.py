@@ -14,6 +14,8 @@ from pydantic import Field, field_validator, model_validator
 from policies.messages import Json as Json
 from policies.messages import Message as Message
 from policies.messages import Record as Record
+from policies.tool_calls import ToolCall as ToolCall
+from policies.tool_calls import ToolCallStatus as ToolCallStatus
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -66,32 +68,6 @@ class Step(Record):
     end: int
     """One past its last token."""
     text: str
-
-
-class ToolCallStatus(StrEnum):
-    """What became of a tool call; everything but `ok` and `unavailable` is told to the policy as an observation."""
-
-    OK = "ok"
-    FAILED = "failed"
-    """The tool, or the code it ran, raised."""
-    TIMED_OUT = "timed_out"
-    FLOODED = "flooded"
-    """It wrote more than its limit; the observation is cut."""
-    UNPARSEABLE = "unparseable"
-    """What the policy wrote is no call."""
-    UNKNOWN_TOOL = "unknown_tool"
-    BAD_ARGUMENTS = "bad_arguments"
-    BAD_OUTPUT = "bad_output"
-    """It returned something that is no text, e.g. bytes."""
-    UNAVAILABLE = "unavailable"
-    """Our fault (no sandbox, a dead worker): the trajectory is an error, never a wrong answer."""
-
-
-class ToolCall(Record):
-    """One call of one tool, as it ended. Example: `ToolCall(tool="python", status="ok")`."""
-
-    tool: str
-    status: ToolCallStatus
 
 
 class Turn(Record):

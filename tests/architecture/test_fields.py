@@ -20,7 +20,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("policies", "workers", "orchestrator")
-RECORD_MODULES = ("policies/records.py", "policies/examples.py")
+RECORD_MODULES = (
+    "policies/messages.py",
+    "policies/tool_calls.py",
+    "policies/records.py",
+    "policies/examples.py",
+)
 BASES = ("Record", "Settings", "Component.Config")
 
 FOR_PEOPLE: dict[str, str] = {
@@ -198,11 +203,17 @@ def test_every_field_of_a_record_is_read(owner: Owner, name: str) -> None:
     assert found or f"{owner.name}.{name}" in FOR_PEOPLE, f"nothing reads {owner.name}.{name}"
 
 
+def _ancestors(owner: Owner) -> list[Owner]:
+    """Its bases, their bases, and so on."""
+    direct = [o for o in owners() if o.name in owner.bases and o is not owner]
+    return direct + [above for base in direct for above in _ancestors(base)]
+
+
 def _reads_setting(module: Module, owner: Owner, name: str) -> bool:
     """Whether the module reads such an attribute and has to do with the class, or with a relative of it."""
     if name not in module.reads:
         return False
-    above = [o for o in owners() if o.name in owner.bases and name in dict(o.fields)]
+    above = [o for o in _ancestors(owner) if name in dict(o.fields)]
     below = [o for o in owners() if owner.name in o.bases]
     family = [owner, *above, *below]
     if module.path in {each.path for each in family}:
@@ -210,7 +221,8 @@ def _reads_setting(module: Module, owner: Owner, name: str) -> bool:
     outer = [each.name.partition(".")[0] for each in [owner, *above]]
     plain = [re.sub(r"Settings$|Options$", "", each) for each in outer]
     keys = [re.sub(r"(?<!^)(?=[A-Z])", "_", each).lower() for each in plain]
-    words = {*outer, *keys, *(f"{key}s" for key in keys), owner.path.stem}
+    sections = {key for o in owners() for key, annotation in o.fields if owner.name in annotation}
+    words = {*outer, *keys, *(f"{key}s" for key in keys), owner.path.stem, *sections}
     return bool(module.names & words)
 
 

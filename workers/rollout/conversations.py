@@ -1,7 +1,6 @@
 """The loop behind `ConversationStrategy`: every trajectory of a shard under way at once, none waiting for another.
 
-The engine is asked for turns as soon as their prompts are known and is kept going step by step; partners answer in
-threads meanwhile. Between the two stands nothing but this loop, which alone touches engine and records.
+The engine is asked for turns as soon as their prompts are known; partners answer in threads meanwhile. This loop alone touches engine and records.
 """
 
 from __future__ import annotations
