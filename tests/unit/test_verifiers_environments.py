@@ -18,6 +18,17 @@ from workers.rollout.environment import ENVIRONMENTS, Environment
 HERE = "tests.unit.test_verifiers_environments"
 
 
+def fails() -> None:
+    raise OSError("no display")
+
+
+def nothing() -> object:
+    return object()
+
+
+LAST: list[Dial] = []
+
+
 def prompt(metadata: dict[str, Json] | None = None, answer: Json = None) -> Prompt:
     message = Message(role="user", content="Play.")
     return Prompt(id="p", messages=(message,), metadata=metadata or {}, answer=answer)

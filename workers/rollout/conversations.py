@@ -1,6 +1,6 @@
 """The loop behind `ConversationStrategy`: every trajectory of a shard under way at once, none waiting for another.
 
-The engine is asked for turns as soon as their prompts are known; partners answer in threads meanwhile. This loop alone touches engine and records.
+Partners answer in threads while the engine samples; engine and records are touched by this loop alone.
 """
 
 from __future__ import annotations
