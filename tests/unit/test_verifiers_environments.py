@@ -26,9 +26,6 @@ def nothing() -> object:
     return object()
 
 
-LAST: list[Dial] = []
-
-
 def prompt(metadata: dict[str, Json] | None = None, answer: Json = None) -> Prompt:
     message = Message(role="user", content="Play.")
     return Prompt(id="p", messages=(message,), metadata=metadata or {}, answer=answer)
