@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from policies.messages import Json as Json
 from policies.messages import Message as Message
@@ -18,6 +18,7 @@ from policies.tool_calls import ToolCall as ToolCall
 from policies.tool_calls import ToolCallStatus as ToolCallStatus
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+_TextIfAny = Annotated[str, BeforeValidator(lambda x: x or ""), Field(exclude_if=lambda x: not x)]
 
 
 class Prompt(Record):
@@ -86,15 +87,10 @@ class Turn(Record):
     """Of a policy turn, when the run splits turns into steps; empty means that the turn is one step."""
     calls: tuple[ToolCall, ...] = ()
     """Of an observation: the tool calls that it answers."""
-    opened_thought: str = Field(default="", exclude_if=lambda found: not found)
+    opened_thought: _TextIfAny = ""
     """Of a policy turn: the mark (`<think>`) that the template began it with; part of the prompt's tokens."""
-    marked_text: str = Field(default="", exclude_if=lambda found: not found)
+    marked_text: _TextIfAny = ""
     """Of a policy turn with control tokens that mark thoughts: `text`, which leaves them out, with them."""
-
-    @field_validator("opened_thought", "marked_text", mode="before")
-    @classmethod
-    def _none_is_empty(cls, found: Any) -> Any:
-        return found or ""  # a file without the column, or a row without one
 
     @model_validator(mode="after")
     def _aligned(self) -> Self:
@@ -171,14 +167,11 @@ class Trajectory(Record):
     """What the environment says of the whole episode, e.g. 1.0 for a win; None where there is no environment."""
     graded: Span | None = None
     """What verifiers grade, when it is not the last policy turn: another turn, or one step."""
-    opening: tuple[Message, ...] = Field(default=(), exclude_if=lambda found: not found)
+    opening: Annotated[
+        tuple[Message, ...], BeforeValidator(lambda x: x or ()), Field(exclude_if=lambda x: not x)
+    ] = ()
     """What the partner said before the first policy turn; its tokens are the end of `prompt_token_ids`. Written only
-    where there is one, so that the digests of records without it stay what they were."""
-
-    @field_validator("opening", mode="before")
-    @classmethod
-    def _none_is_empty(cls, found: Any) -> Any:
-        return () if found is None else found  # a file without the column, or a row without one
+    where there is one, so that the digests of records without it stay what they were; absent is empty."""
 
     @property
     def completion(self) -> str:
