@@ -128,7 +128,7 @@ PLUGINS: Sequence[Row] = (
         overrides=("verifiers=[./nothing.py:score]",)),
     Row(52, "no-such-module", ("cannot import", "'no_such_module'", _OVER, "Fix: "),
         overrides=("verifiers=[no_such_module:f]",)),
-    Row(52, "wrong-signature", ("cannot be filled in", "(got ['wanted', 'completion'])",
+    Row(52, "wrong-signature", ("cannot be filled in", "(got ['wanted'])",
         "Set by: verifiers[...].function",
         "Fix: write it as"),
         overrides=("verifiers=[./v.py:score]",),
