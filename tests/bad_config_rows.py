@@ -130,7 +130,7 @@ PLUGINS: Sequence[Row] = (
         overrides=("verifiers=[no_such_module:f]",)),
     Row(52, "wrong-signature", ("cannot be filled in", "(got ['wanted'])",
         "Set by: verifiers[...].function",
-        "Fix: write it as"),
+        "Fix: say what they get, e.g. `arguments: {wanted: answer}`"),
         overrides=("verifiers=[./v.py:score]",),
         files={"v.py": "def score(wanted, completion, *, solution_str):\n    return 1\n"}),
     Row(52, "not-a-verifier", ("is not a judge", "v.py:score", _OVER, "must inherit Judge"),
