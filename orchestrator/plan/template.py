@@ -23,7 +23,7 @@ from workers.child_process import (
 )
 from workers.rollout.preview_child import Job, Report, StrategyToTry
 
-SECONDS = 180.0
+SECONDS = 600.0
 """Longest time to load the tokenizer and try everything; importing transformers takes most of it."""
 _MAX_KINDS = 50
 

@@ -57,10 +57,6 @@ def fails() -> None:
     raise OSError("no display")
 
 
-def nothing() -> object:
-    return object()
-
-
 LAST: list[Dial] = []
 
 
@@ -340,6 +336,3 @@ def test_settings_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         ENVIRONMENTS.parse({"type": "gymnasium", **settings})
-
-
-# The package `verifiers`, by a stand-in with the methods that are used

@@ -88,7 +88,7 @@ def test_a_prompt_with_a_role_that_the_template_refuses_is_a_problem(tmp_path: P
     rows = tmp_path / "rows.jsonl"
     messages = [{"role": r, "content": c} for r, c in (("system", "Be brief."), ("user", "1 + 1?"))]
     rows.write_text(json.dumps({"messages": messages, "answer": 2}) + "\n")
-    source = f"prompts.train={{type: jsonl, path: {rows}, columns: {{prompt: messages}}}}"
+    source = f"prompts.train={{type: jsonl, path: {rows}, columns: {{messages: messages}}}}"
     refused = planned(tmp_path, of_tests("gemma"), source, "prompts.per_round=1")
     assert "there is no system role" in lines(refused, "chat template")
     assert "Fix: set rollout.template_roles: user_only" in lines(refused, "chat template")

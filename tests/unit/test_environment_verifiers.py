@@ -1,4 +1,4 @@
-"""Environments of the package `verifiers`: what they add is observed, and what their rubrics raise is no score."""
+"""Environments of the package `verifiers`, by a stand-in with what is used of it: shown, scored, or refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policies.records import Json, Message, Prompt
 from tests.contracts.test_environments import ThreeQuestions
 from workers.rollout.environment import ENVIRONMENTS, Environment
 
-HERE = "tests.unit.test_verifiers_environments"
+HERE = "tests.unit.test_environment_verifiers"
 
 
 def fails() -> None:
