@@ -161,7 +161,7 @@ def test_a_judge_that_is_the_policy_is_warned_of_before_the_run(
 
 
 def test_a_few_solutions_that_fail_their_tests_are_a_warning_with_their_ids(here: Path) -> None:
-    right, wrong = "def add(a, b):\n    return a + b", "def add(a, b):\n    return 3.0"
+    right, wrong = "def add(a, b):\n    return a + b", "def add(a, b):\n    return 4.0"
     tests = [{"call": "add", "arguments": [1, 2], "expected": 3}]
     rows = [
         {"prompt": f"q{i}", "answer": tests, "n": f"p{i}", "solution": solution}
@@ -184,7 +184,7 @@ def test_a_few_solutions_that_fail_their_tests_are_a_warning_with_their_ids(here
     assert line.startswith(
         "warning: 1 of 3 reference solutions are not scored 1 by code_tests (got p1)"
     )
-    assert "p1: test 1: add returned 3.0" in line
+    assert "p1: test 1: add returned 4.0" in line
     assert said("limits.solution_seconds=0") == [
         "ok: 3 reference solutions, not judged: limits.solution_seconds is 0"
     ]

@@ -97,10 +97,10 @@ def test_a_round_that_would_use_the_room_to_keep_free_is_not_begun_and_begun_aft
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
+    """A file system of two megabytes."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
     done = subprocess.run(mount, capture_output=True, text=True, timeout=30, check=False)
     if done.returncode:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
@@ -113,7 +113,7 @@ def test_a_full_disk_stops_the_run_with_75_and_it_goes_on_after_room_is_made(
 ) -> None:
     config = load_config("fake-smoke", ["rounds=2"]).config
     folder = RunFolder(small_disk / "a")
-    (small_disk / "ballast").write_bytes(b"x" * 880_000)
+    (small_disk / "ballast").write_bytes(b"x" * 1_928_000)
     with pytest.raises(
         StorageError, match="the disk is full"
     ):  # past the preflight, which refuses it

@@ -38,6 +38,8 @@ class Leaky(Verifier):
 
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         print(self.config.api_key, file=sys.stderr)
+        if trajectory.id.startswith("probe."):
+            return self.scored(trajectory, 0.5)  # so that the trouble comes in the run
         if trajectory.sample_index == 1:
             raise RuntimeError(f"401: {self.config.api_key} is not a key")
         if trajectory.sample_index == 2:

@@ -86,8 +86,6 @@ def test_marks_that_are_control_tokens_are_noted_on_the_turn(
     special: TokenizerChat, written: str, answer: str
 ) -> None:
     attempt = sampled(special, "[INST]7 times 8?[/INST]", written)
-    assert "[" not in attempt.completion
-    assert "|" not in attempt.completion
     noted = with_thought_marks(attempt, special)
     assert answer_of(noted).text == answer
     assert noted.completion == attempt.completion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ def config(model: Path, workers: int) -> RunConfig:
 
 def seeds_of(path: Path, policy: PolicyVersion, workers: int, epoch: int) -> list[int]:
     cluster, folder = InlineCluster(), RunFolder(path / f"run{epoch}")
+    folder.path.mkdir()
+    folder.identity.write_text(json.dumps({"created_at": "2026-11-30T00:00:00+00:00"}))
     store = PolicyStore(folder.policies)
     store.adopt_initial(Path(policy.path))
     settings = config(Path(policy.path), workers)
