@@ -153,9 +153,9 @@ class _Update:
             Path(job.log_path) if job.writes else None, start.state["log"] if start else ()
         )
         model = load_model(str(source), **self._loading())
+        set_router_loss(model, wanted=self.options.router_aux_loss)
         tried = sequences_of(self.examples[0])[0].token_ids
         check_loaded(model, tried, precision=self.options.precision)
-        set_router_loss(model, wanted=self.options.router_aux_loss)
         tokenizer = AutoTokenizer.from_pretrained(  # nosec B615 # a checked folder
             source, trust_remote_code=self.engine.config.trust_remote_code
         )
