@@ -64,7 +64,8 @@ def choose(config: RowConfig, rows: Sequence[Mapping[str, Any]]) -> Reading:
         format=layout,
         prompt=prompt,
         answer=answer,
-        answer_required="answer" in columns.model_fields_set,
+        # Configs of older runs name every column, the default one too, which those versions let be absent.
+        answer_required="answer" in columns.model_fields_set and columns.answer != "answer",
         tools=tools,
         system=system,
         metadata=columns.metadata,

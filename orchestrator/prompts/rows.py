@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from itertools import chain, islice
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from orchestrator.prompts.collected_rows import MAX_PROBLEMS, CollectedRows
 from orchestrator.prompts.format_choice import NUM_FIRST, choose
@@ -62,6 +62,12 @@ class Columns(Settings):
     """Names of prompts; a digest of the messages by default and where a name has unusual characters."""
     metadata: tuple[str, ...] = ()
     """Columns to keep for verifiers, by the names given here; layouts add their own (`pawl validate` prints them)."""
+
+    @model_serializer(mode="wrap")
+    def _what_was_set(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A column that is named must be there, a default need not: a run's own copy of its config must tell them apart.
+        values: dict[str, Any] = dump(self)
+        return {name: value for name, value in values.items() if name in self.model_fields_set}
 
 
 class RowConfig(PromptSource.Config):

@@ -60,7 +60,7 @@ def data_changed(scene: Scene, phase: str) -> None:
     write_prompts(path, changed=True)
     driver = scene.drive()
     assert driver.wait() in (2, 3), driver.text[-2000:]
-    assert "prompts.train" in driver.text
+    assert "prompts.train" in driver.text, driver.text[-2000:]
     write_prompts(path)
     scene.hit()
 
