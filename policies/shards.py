@@ -167,7 +167,13 @@ def write_draft(path: Path, kind: type[R], records: Sequence[R]) -> Draft:
             f"{kind.__name__} records for {path} are refused: a number in column {column} is not finite. "
             "Fix: mend what computed it (a verifier, a judge, a preference builder)"
         )
-    files.write_once(path, lambda target: pq.write_table(table, target, compression="zstd"))
+
+    def write(target: Path) -> None:
+        # A path would be left open by pyarrow when the disk refuses, until the collector comes by.
+        with pa.OSFile(str(target), "wb") as sink:
+            pq.write_table(table, sink, compression="zstd")
+
+    files.write_once(path, write)
     return Draft(
         path=str(path),
         sha256=file_sha256(path),

@@ -28,7 +28,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 def load(config: Any) -> list[Prompt]:
-    return create(config).load()
+    prompts: list[Prompt] = create(config).load()
+    return prompts
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -60,7 +61,13 @@ def test_the_full_columns_that_older_versions_recorded_are_read_as_they_read_the
 ) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": "Tell me a joke."}) + "\n")
-    columns = {"prompt": "prompt", "messages": None, "answer": "answer", "id": None, "metadata": []}
+    columns: dict[str, Any] = {
+        "prompt": "prompt",
+        "messages": None,
+        "answer": "answer",
+        "id": None,
+        "metadata": [],
+    }
     recorded = {"type": "jsonl", "path": str(path), "columns": columns}
     (prompt,) = load(PROMPT_SOURCES.parse(recorded))
     assert (prompt.messages[0].content, prompt.answer) == ("Tell me a joke.", None)
