@@ -264,7 +264,7 @@ class CollectedRows:
         return self.config.columns.model_fields_set
 
     def _metadata(self, values: Mapping[str, Any], said: str | None) -> dict[str, Json]:
-        found = dict(self.reading.format.extra(values))
+        found = dict(self.reading.format.extra(values))  # nosec B610 # no SQL: a layout's own columns
         if said is not None:
             found[DEMONSTRATION] = [{"role": "assistant", "content": said}]
         for path in self.reading.kept:

@@ -52,7 +52,7 @@ _NAMES: Final[dict[str, str]] = {
     **{name: name for name in _SAME.split()},
     "meta": "metadata",
     "response_ids": "completion_ids",
-    "token_ids": "completion_ids",
+    "token_ids": "completion_ids",  # nosec B105 # the name of a parameter
 }
 _ALIKE = ("completion_ids", "response_ids", "token_ids", "log_extra", "log_metric")
 
