@@ -9,7 +9,11 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.model import ModelFacts
 
-_NO_SETTING = {"transformers_version", "_from_model_config", "_commit_hash", "trl_version"}
+_NO_SETTING = {
+    "transformers_version", "_from_model_config", "_commit_hash", "trl_version", "use_cache", "output_attentions",
+    "output_hidden_states", "output_logits", "output_scores", "return_dict_in_generate",
+}  # fmt: skip
+"""What says nothing of which token is drawn."""
 _TOKEN_IDS = {"eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id"}
 """Ids of tokens: those that end a sequence are read, the others name what the tokenizer names."""
 _OF_OLD_CONFIGS = {
