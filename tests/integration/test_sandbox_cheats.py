@@ -141,7 +141,7 @@ def double(x): return x
 """,
     "text that no file can hold": "def double(x): raise ValueError('\\ud800' * 9)",
     "an error message without end": "def double(x): raise ValueError('x' * 10**7)",
-    "almost right": "def double(x): return float(x * 2) if isinstance(x, int) else x * 2",
+    "almost right": "def double(x): return x * 2 + 1e-9 if isinstance(x, int) else x * 2",
 }
 
 
