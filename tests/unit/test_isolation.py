@@ -300,16 +300,17 @@ def test_the_child_dies_with_its_parent_even_while_c_code_holds_the_gil(tmp_path
     wait_until_gone(child)
 
 
-def test_a_thousand_trivial_verdicts_take_less_than_a_second() -> None:
+def test_a_thousand_trivial_verdicts_take_less_than_ten_starts_of_the_process() -> None:
     items = [(PROMPT, attempt("It is 56.", i)) for i in range(1000)]
-    seconds = []
+    started = time.monotonic()
     with IsolatedVerifier(config_of("numeric_match")) as verifier:
-        for _ in range(3):  # the best of three: other processes share the machine
-            started = time.monotonic()
-            verdicts = verifier.submit(items).result()
-            seconds.append(time.monotonic() - started)
-            assert all(verdict.score == 1.0 for verdict in verdicts)
-    assert min(seconds) < 1.0
+        verifier.submit(items[:1]).result()
+        one_start = time.monotonic() - started
+        started = time.monotonic()
+        verdicts = verifier.submit(items).result()
+        seconds = time.monotonic() - started
+    assert all(verdict.score == 1.0 for verdict in verdicts)
+    assert seconds < 10 * one_start, "a process for each would take a thousand"
 
 
 def test_a_process_that_is_killed_once_is_asked_again_and_its_verdict_is_a_score(
