@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.number_formats import cpu_multiplies_bf16
 from policies.records import Message, PolicyVersion, Prompt, Sampling
 from policies.shards import commit, file_sha256, write_records
 from policies.store import digest_of, weight_files
@@ -35,6 +36,8 @@ from workers.rollout.tokenizer_chat import TokenizerChat
 from workers.rollout.worker import RolloutWorker, ShardJob
 
 DEMO = Path.home() / ".cache" / "pawl" / "models" / "smollm2-135m-instruct"
+DTYPE = "bfloat16" if cpu_multiplies_bf16() else "float32"
+"""Of both sides: what `policy.dtype: auto` takes here."""
 MAX_MODEL_LEN = 512
 MAX_NUM_SEQS = 128
 PER_SHARD = 16
@@ -60,7 +63,7 @@ class InARun:
             "engine": ENGINES.parse(engine),
             "strategies": [STRATEGIES.parse("independent")],
             "policy": self._policy,
-            "dtype": "bfloat16",
+            "dtype": DTYPE,
             "seed": 0,
         }
         self._group: Group = self._cluster.start_group(
@@ -166,7 +169,7 @@ def serve_bare(settings: dict[str, Any]) -> None:
 
     llm = LLM(
         model=settings["model"],
-        dtype="bfloat16",
+        dtype=DTYPE,
         block_size=32,
         max_model_len=MAX_MODEL_LEN,
         max_num_seqs=MAX_NUM_SEQS,
