@@ -97,7 +97,16 @@ def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
     held_out: list[Prompt] = create(config.prompts.held_out).load()
     if not config.prompts.allow_overlap:
         check_overlap(train, held_out)
-    if config.prompts.per_round > len(train):
+    if not train:
+        raise ConfigurationError(
+            explain(
+                "the training set is empty: there is nothing to draw",
+                value=0,
+                where="prompts.train",
+                fix="give at least one prompt",
+            )
+        )
+    if config.prompts.drawn(len(train)) > len(train):
         raise ConfigurationError(
             explain(
                 f"a round draws more prompts than there are: prompts.train has {len(train)}",

@@ -69,6 +69,7 @@ def validate(
     """Check a config and its prompt files without starting anything (see also `pawl plan`)."""
     from orchestrator.config.files import load_config
     from orchestrator.config.resolved import sealed
+    from orchestrator.config.sections import PER_ROUND
     from orchestrator.plan.functions import LINE
     from orchestrator.plan.inputs import check_prompts
     from orchestrator.plan.lines import refuse_what_cannot_run
@@ -94,9 +95,10 @@ def validate(
         if line.what.startswith(LINE):
             say(f"{line.what}: {line.found}")
     c = loaded.config
+    drawn = c.prompts.per_round or f"up to {PER_ROUND}"
     judged = [v.source for v in c.verifiers] + [j.source for j in c.judges]
     say(
-        f"{config} is valid: {c.rounds} rounds of {c.prompts.per_round} prompts x "
+        f"{config} is valid: {c.rounds} rounds of {drawn} prompts x "
         f"{c.rollout.samples_per_prompt} samples, "
         f"scored by {', '.join(judged)}, {c.preferences.type} -> {c.training.loss.type}"
     )

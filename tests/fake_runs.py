@@ -57,6 +57,7 @@ def fake_tree(
         "preferences": {"type": "right_vs_wrong"},
         "training": {"engine": {"type": "fake"}},
         "cluster": {"backend": "inline"},
+        "acceptance": {"type": "always"},
         "tracking": {"enabled": False},
     }
     return tree | changes

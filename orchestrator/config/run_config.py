@@ -68,9 +68,10 @@ class RunConfig(Settings):
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     """The held-out measurement."""
     acceptance: Annotated[Component.Config, ACCEPTANCE.field()] = Field(
-        default_factory=lambda: ACCEPTANCE.parse("always")
+        default_factory=lambda: ACCEPTANCE.parse("if_better")
     )
-    """Whether a new policy is kept."""
+    """Which new policies are kept. `if_better`, the default, rolls back what is clearly worse on the held-out prompts;
+    `always` keeps every one."""
     on_rejection: RejectionSettings = Field(default_factory=RejectionSettings)
     """What a rejected round leaves for the next."""
     limits: LimitSettings = Field(default_factory=LimitSettings)

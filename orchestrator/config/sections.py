@@ -24,6 +24,9 @@ from workers.rollout.strategy import STRATEGIES
 from workers.training.engine import TRAINING_ENGINES, AdapterSettings, TrainingOptions
 from workers.verify.verifier import VERIFIERS, Verifier
 
+PER_ROUND = 128
+"""Prompts of a round where the config names no number and there are as many."""
+
 
 class ResourceSettings(Settings):
     """What one worker of a group asks Ray for."""
@@ -67,10 +70,15 @@ class PromptSettings(Settings):
     """Prompts that no decision uses: measured at the start and at the end of the run only, which gives the number to
     report (`test/pass@1`). Null: the last version is measured on the held-out prompts once more (`final/pass@1`),
     where the acceptance rule chose it by its measurement."""
-    per_round: int = Field(default=48, ge=1)
-    """Prompts drawn in each round, without repetition until all were seen."""
+    per_round: int | None = Field(default=None, ge=1)
+    """Prompts drawn in each round, without repetition until all were seen. Null: 128, or all where there are fewer. A
+    round teaches what its examples agree on: a few dozen of them swing, a few hundred climb."""
     allow_overlap: bool = False
     """Accept prompts that stand in both sets. Off: such a run is refused before round 1."""
+
+    def drawn(self, num_train: int) -> int:
+        """How many prompts a round draws of a training set of `num_train`."""
+        return min(PER_ROUND, num_train) if self.per_round is None else self.per_round
 
 
 class MixtureSettings(Settings):

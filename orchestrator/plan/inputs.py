@@ -165,7 +165,7 @@ def _compared(
         )
     elif train and held_out:
         plan.add("overlap", "no held-out prompt is a training prompt")
-    if train and config.prompts.per_round > len(train):
+    if train and config.prompts.drawn(len(train)) > len(train):
         plan.add(
             "prompts.per_round",
             f"a round draws {config.prompts.per_round} prompts, but prompts.train has "

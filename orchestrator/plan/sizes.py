@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.sections import PER_ROUND
 from orchestrator.config.stages import Stage
 from orchestrator.plan.model import ModelFacts
 from policies.records import Prompt
@@ -48,7 +49,8 @@ class TokenCounts:
         held_out: Sequence[Prompt],
     ) -> TokenCounts:
         """Count for a config and its prompts."""
-        prompts = min(config.prompts.per_round, len(train)) if train else config.prompts.per_round
+        prompts = config.prompts.drawn(len(train) or PER_ROUND)
+        prompts = min(prompts, len(train)) if train else prompts
         stages = config.resolved_stages
         samples = prompts * max(config.total_samples_of(s.first_round) for s in stages)
         measured = len(held_out) * config.evaluation.samples_per_prompt

@@ -28,9 +28,8 @@ def draw(scope: RoundScope) -> Drawn:
     if scope.index == 0:
         sets = [train, held_out, *([content_digest(run.test_prompts)] if run.test_prompts else [])]
         return Drawn(num_prompts=len(run.held_out_prompts), num_shards=0, digest=":".join(sets))
-    prompts = draw_prompts(
-        run.train_prompts, scope.index, run.config.prompts.per_round, run.config.seed
-    )
+    per_round = run.config.prompts.drawn(len(run.train_prompts))
+    prompts = draw_prompts(run.train_prompts, scope.index, per_round, run.config.seed)
     number = write_shards(run, scope.folder, prompts, per_shard)
     return Drawn(num_prompts=len(prompts), num_shards=number, digest=content_digest(prompts))
 
