@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
+
+from tests.started_process import ended_after
 
 
 def wait_for_sampling(run: subprocess.Popen[str], events: Path) -> None:
@@ -27,10 +27,10 @@ def test_a_run_whose_control_plane_dies_ends_within_a_minute_with_exit_code_75(
     command = [str(Path(sys.executable).with_name("pawl")), "run", "fake-smoke", "--name", "lost"]
     command += ["cluster.backend=ray", "cluster.num_cpus=2", "cluster.lost_after_seconds=10"]
     command += ["rollout.engine.seconds_per_call=3"]
-    run = subprocess.Popen(
+    process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    try:
+    with ended_after(process) as run:
         wait_for_sampling(run, tmp_path / "runs" / "lost" / "events.jsonl")
         (control,) = [
             p for p in psutil.Process(run.pid).children(recursive=True) if "gcs_server" in p.name()
@@ -39,9 +39,6 @@ def test_a_run_whose_control_plane_dies_ends_within_a_minute_with_exit_code_75(
         started = time.monotonic()
         _, told = run.communicate(timeout=120)
         seconds = time.monotonic() - started
-    finally:
-        if run.poll() is None:
-            os.kill(run.pid, signal.SIGKILL)
     assert run.returncode == 75, told[-3000:]
     for part in ("control plane", "cluster.lost_after_seconds", "pawl resume"):
         assert part in told

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.started_process import ended_after
 from tests.step_gradients import CASES, TOGETHER, Case, all_together, gradients
 from tests.training_cases import write_tiny_model
 
@@ -45,12 +46,9 @@ def together(root: Path) -> Path:
     command = [sys.executable, str(ROOT / "tests/step_gradients.py"), str(folder), "1", "2"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     other = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-    try:
+    with ended_after(other):
         all_together(folder, rank=0, world_size=2)
         _, errors = other.communicate(timeout=240)
-    finally:
-        other.kill()
-        other.wait(timeout=10)
     assert other.returncode == 0, errors[-3000:]
     return folder
 

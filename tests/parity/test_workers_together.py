@@ -13,6 +13,7 @@ import pytest
 
 from policies.errors import WaitTimeoutError
 from tests.parallel_update import CASES, all_cases, update
+from tests.started_process import ended_after
 from tests.training_cases import log_of, weights_of, write_tiny_model
 from workers.training.engine import ProcessGroup
 from workers.training.process_group import LOOPBACK, joined, listen
@@ -33,12 +34,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, str(ROOT / "tests/parallel_update.py"), str(folder), "1", "2"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     other = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-    try:
+    with ended_after(other):
         all_cases(folder, rank=0, world_size=2)
         _, errors = other.communicate(timeout=240)
-    finally:
-        other.kill()
-        other.wait(timeout=10)
     assert other.returncode == 0, errors[-3000:]
     return root
 

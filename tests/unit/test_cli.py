@@ -21,6 +21,7 @@ from orchestrator.run_naming import new_run_folder
 from orchestrator.tracking import server as tracking_server
 from policies.errors import ConfigurationError, InputError
 from policies.shards import write_json
+from tests.started_process import ended_after
 
 HEAVY = ("ray", "vllm", "torch", "mlflow", "trl", "transformers", "datasets", "pyarrow", "numpy")
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,13 +218,14 @@ def test_an_interrupted_run_exits_130_and_can_be_resumed(tmp_path: Path) -> None
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not list(folder.glob("rounds/0000/evaluate/trajectories/*.json")):
-        assert child.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
+    with ended_after(child):
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("rounds/0000/evaluate/trajectories/*.json")):
+            assert child.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert f"pawl resume {folder}" in err
     assert json.loads(invoke("status", folder, "--json")[1])["state"] == "interrupted"

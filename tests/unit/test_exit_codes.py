@@ -21,6 +21,7 @@ from orchestrator.commands.output import exit_code_of
 from orchestrator.stopping import InterruptedRun
 from policies import errors
 from policies.errors import PawlError, RolloutError
+from tests.started_process import ended_after
 
 ROOT = Path(__file__).resolve().parents[2]
 DO_NOT_RETRY = {"ConfigurationError": 2, "InputError": 2, "RunNotFoundError": 2, "ResumeError": 3}
@@ -113,19 +114,20 @@ def test_a_second_sigterm_ends_the_run_at_once_with_75(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("slow/rounds/0000/evaluate/prompts/*.parquet")):
+    with ended_after(child):
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("slow/rounds/0000/evaluate/prompts/*.parquet")):
+            assert child.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(
+            0.5
+        )  # it sleeps in the engine now, and takes notice of the first signal only afterwards
+        child.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
         assert child.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    time.sleep(
-        0.5
-    )  # it sleeps in the engine now, and takes notice of the first signal only afterwards
-    child.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    assert child.poll() is None
-    asked = time.monotonic()
-    child.send_signal(signal.SIGTERM)
-    _, err = child.communicate(timeout=60)
+        asked = time.monotonic()
+        child.send_signal(signal.SIGTERM)
+        _, err = child.communicate(timeout=60)
     assert child.returncode == 75, err
     assert time.monotonic() - asked < 10

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from policies.errors import ConfigurationError
+from tests.started_process import ended_after
 from workers.ray_session import RaySession
 from workers.ray_token import OWNER, PREFIX, remove_orphaned_tokens
 
@@ -41,7 +42,7 @@ def test_the_token_of_a_killed_process_is_removed_by_the_next_and_that_of_a_live
     tmp_path: Path,
 ) -> None:
     process, token = start(tmp_path, "killed")
-    try:
+    with ended_after(process):
         assert stat.S_IMODE(token.stat().st_mode) == 0o600
         assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
         assert remove_orphaned_tokens(tmp_path) == [], "its process lives"
@@ -50,9 +51,6 @@ def test_the_token_of_a_killed_process_is_removed_by_the_next_and_that_of_a_live
         assert token.exists(), "a killed process tidies up nothing"
         assert remove_orphaned_tokens(tmp_path) == [token.parent]
         assert not token.parent.exists()
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_process_that_ends_by_itself_takes_its_token_along(tmp_path: Path) -> None:
