@@ -25,6 +25,7 @@ from pathlib import Path
 
 from orchestrator.config.sections import StorageSettings
 from orchestrator.journal_reading import BEAT_SUFFIX, HEAD_SUFFIX, read_journal
+from orchestrator.lease import Fence
 from orchestrator.removal_notes import FETCHED
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
@@ -78,6 +79,7 @@ class Mirror:
         self.settings = settings
         self.folder = folder
         self.epoch = epoch
+        self._fence = Fence(folder.epochs, epoch)
         self.location = Location.parse(settings.url).under(folder.path.name)
         self.bucket = Bucket(self.location, settings.endpoint_url, settings.timeout_seconds)
         self._warn = on_warning
@@ -225,7 +227,11 @@ class Mirror:
                 continue
             self._check_against_marker(path, digest)
             sent[name] = {"sha256": digest, "bytes": size}
-        self._check_epoch()
+        with self._fence.holding():
+            self._check_epoch()
+            self._put_journal(snapshot, sent)
+
+    def _put_journal(self, snapshot: _Snapshot, sent: dict[str, dict[str, object]]) -> None:
         segment = {
             "epoch": self.epoch,
             "files": sent,
