@@ -46,7 +46,10 @@ def assemble(
 ) -> Iterator[Run]:
     """Open everything a run needs, in order of cost; close it whatever happens."""
     journal = Journal(folder.journal, guard=fence)
-    remove_leftovers(folder, journal.next_round())
+    for remark in journal.remarks:
+        events.warn(remark)
+    with fence.holding():
+        remove_leftovers(folder, journal.next_round())
     train, held_out = load_prompts(config)
     test = load_test_prompts(config, train, held_out)
     recorded = journal.find(0, Phase.DRAW, Drawn)
@@ -70,7 +73,7 @@ def assemble(
             config=config,
             folder=folder,
             fence=fence,
-            quarantine=Quarantine(folder),
+            quarantine=Quarantine(folder, guard=fence),
             journal=journal,
             events=events,
             store=store,

@@ -81,6 +81,16 @@ def run_experiment(
     """
     check_floors()
     config = with_number_formats(config)
+    _check_new(folder)
+    files.make_directory(folder.path)
+    with claim(folder) as lease:
+        with lease.fence.holding():
+            _check_new(folder)  # another start of the same name may have been here in between
+            _describe(config, folder, source)
+        return _drive(config, folder, observers, lease, resumed=False)
+
+
+def _check_new(folder: RunFolder) -> None:
     if folder.identity.exists():
         raise ConfigurationError(
             explain(
@@ -90,10 +100,6 @@ def run_experiment(
                 fix=f"choose another name, or go on with `pawl resume {folder.path}`",
             )
         )
-    files.make_directory(folder.path)
-    with claim(folder) as lease:
-        _describe(config, folder, source)
-        return _drive(config, folder, observers, lease, resumed=False)
 
 
 def _describe(config: RunConfig, folder: RunFolder, source: str) -> None:

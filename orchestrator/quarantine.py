@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.run_folder import RunFolder
 from policies import files
+from policies.guarding import committing
 from policies.shards import marker_path
 
 
 class Quarantine:
-    """`<run>/quarantine/`: the run's own folders inside, and beside each file `<file>.reason.json`."""
+    """`<run>/quarantine/`: the run's own folders inside, and beside each file `<file>.reason.json`.
 
-    def __init__(self, folder: RunFolder) -> None:
+    `guard` raises when this process may not change the run (any more).
+    """
+
+    def __init__(self, folder: RunFolder, guard: Callable[[], None] | None = None) -> None:
         self.folder = folder
+        self.guard = guard
 
     def set_aside(self, path: Path, why: str) -> Path:
         """Move a damaged file (or folder) of the run, and its marker, out of the way; returns where it is now.
@@ -22,6 +28,10 @@ class Quarantine:
         The reason is written first and the marker goes before the file: a crash in between leaves an unfinished
         file, which is made again.
         """
+        with committing(self.guard):
+            return self._set_aside(path, why)
+
+    def _set_aside(self, path: Path, why: str) -> Path:
         target = self._free(path)
         self._write_reason(target, {"file": self._name(path), "why": why})
         marker = marker_path(path)
@@ -36,7 +46,8 @@ class Quarantine:
     def note(self, name: str, facts: dict[str, object]) -> Path:
         """Record an item that is left out from now on, e.g. a prompt that kills its worker."""
         path = self.folder.quarantine / name
-        self._write_reason(path, facts)
+        with committing(self.guard):
+            self._write_reason(path, facts)
         return path
 
     def _name(self, path: Path) -> str:

@@ -48,12 +48,12 @@ def keep_what_is_wanted(run: Run) -> None:
     last = results[-1].round
     for kind, number in _unwanted(run.config, run.folder, results):
         was = _describe(run.folder, kind, number)
-        run.fence()
         note = Removed(kind=kind, number=number, after_round=last, was=was)
         path = note_path(run.folder, kind, number)
-        if not path.exists():
-            files.write_json(path, note.model_dump(mode="json"))
-        _remove(run.folder, kind, number)
+        with run.fence.holding():
+            if not path.exists():
+                files.write_json(path, note.model_dump(mode="json"))
+            _remove(run.folder, kind, number)
         run.events.emit(EventKind.REMOVED, round_index=last, what=kind, number=number, **was)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +22,7 @@ from policies import files
 from policies.columns import from_row, not_finite, shape_of, to_row
 from policies.errors import ArtifactError
 from policies.files import fsync_directory, write_atomically, write_json
+from policies.guarding import committing
 from policies.records import Record
 
 __all__ = [
@@ -193,7 +196,8 @@ def commit(
 ) -> Marker:
     """Make a draft the finished file `target`: check it, move it there, write its marker.
 
-    `guard` is asked right before the move and again before the marker: it raises when this process may not commit.
+    `guard` is asked right before the move and again before the marker: it raises when this process may not commit. The
+    run is held over both, so that a driver which is replaced meanwhile never touches a file of the next one.
     A finished file that was at `target` is replaced; its marker goes first.
 
     Raises:
@@ -206,11 +210,6 @@ def commit(
             f"{source} {damage}, not what its worker reported. Fix: `pawl resume` makes it again; "
             "if it comes back, workers and driver do not see the same storage"
         )
-    if guard is not None:
-        guard()
-    files.remove_file(marker_path(target))
-    if source != target:
-        files.move(source, target)
     marker = Marker(
         file=target.name,
         sha256=draft.sha256,
@@ -220,9 +219,13 @@ def commit(
         inputs=dict(inputs or {}),
         summary=dict(summary or {}),
     ).sealed()
-    if guard is not None:
-        guard()
-    write_json(marker_path(target), marker.model_dump(mode="json"))
+    with committing(guard):
+        files.remove_file(marker_path(target))
+        if source != target:
+            files.move(source, target)
+        if guard is not None:
+            guard()
+        write_json(marker_path(target), marker.model_dump(mode="json"))
     return marker
 
 
@@ -236,15 +239,17 @@ def write_records(
     guard: Callable[[], None] | None = None,
 ) -> Marker:
     """Write records of one kind as a finished Parquet file and return its marker. For files of one writer."""
-    temporary = path.with_name(f".{path.name}{files.TEMPORARY_SUFFIX}")
+    own = f"{os.getpid()}-{secrets.token_hex(4)}"  # another driver may be at the same file
+    temporary = path.with_name(f".{path.name}.{own}{files.TEMPORARY_SUFFIX}")
     draft = write_draft(temporary, kind, records)
     return commit(draft, path, inputs=inputs, summary=summary, guard=guard)
 
 
-def discard(path: Path) -> None:
+def discard(path: Path, guard: Callable[[], None] | None = None) -> None:
     """Remove a finished file; its marker goes first, so that a crash in between leaves an unfinished one."""
-    files.remove_file(marker_path(path))
-    files.remove_file(path)
+    with committing(guard):
+        files.remove_file(marker_path(path))
+        files.remove_file(path)
 
 
 def find_damage(path: Path) -> str | None:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from policies import files as durable
 from policies.errors import CorruptPolicyError, InputError, PolicyStoreError
+from policies.guarding import committing
 from policies.records import PolicyVersion, Record
 from policies.shards import file_sha256
 
@@ -132,6 +133,12 @@ class PolicyStore:
 
         Doing it again for a version that was published already returns that version.
         """
+        with committing(self.guard):
+            return self._publish(candidate, number, round_index, parent)
+
+    def _publish(
+        self, candidate: Path, number: int, round_index: int, parent: int
+    ) -> PolicyVersion:
         target = self.directory(number)
         if self._manifest(number) is not None:
             return self.get(number)
@@ -195,7 +202,7 @@ class PolicyStore:
             self.guard()
 
     def _write_manifest(self, manifest: Manifest) -> None:
-        self._ask_guard()
-        durable.write_json(
-            self.directory(manifest.number) / MANIFEST, manifest.model_dump(mode="json")
-        )
+        with committing(self.guard):
+            durable.write_json(
+                self.directory(manifest.number) / MANIFEST, manifest.model_dump(mode="json")
+            )

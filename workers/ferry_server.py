@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from policies import files
 from policies.errors import ArtifactError
+from policies.guarding import committing
 from policies.shards import file_sha256, marker_path
 from workers.alive import write_unsynced
 from workers.run_files import RunFiles
@@ -107,11 +108,11 @@ class FileServer:
                 f"{path} did not arrive as it was sent ({size} bytes, sha256 {sha256[:12]}). "
                 "Fix: `pawl resume` makes it again; if it comes back, check the network and the disks"
             )
-        self._ask_guard()
-        if source == temporary:
-            with files.storage(target):
-                files.current().sync(temporary)
-            files.move(temporary, target)
+        with committing(self._files.guard):
+            if source == temporary:
+                with files.storage(target):
+                    files.current().sync(temporary)
+                files.move(temporary, target)
 
     def settle_folder(self, path: str, upload: str) -> None:
         """Make a folder whose files all settled below `uploading(path, upload)` the folder at `path`."""
@@ -119,9 +120,9 @@ class FileServer:
         source = uploading(target, upload)
         if not source.is_dir() and target.is_dir():
             return
-        self._ask_guard()
-        files.remove_tree(target)
-        files.move(source, target)
+        with committing(self._files.guard):
+            files.remove_tree(target)
+            files.move(source, target)
 
     def grow(self, path: str, offset: int, data: bytes) -> None:
         """Write the bytes of a growing file from `offset` on; what stood there goes. For logs only."""
@@ -133,14 +134,10 @@ class FileServer:
 
     def remove(self, path: str) -> None:
         """Remove a folder that a worker gave."""
-        self._ask_guard()
-        files.remove_tree(self._for_writing(path))
+        with committing(self._files.guard):
+            files.remove_tree(self._for_writing(path))
 
     # --- within bounds
-
-    def _ask_guard(self) -> None:
-        if self._files.guard is not None:
-            self._files.guard()
 
     def _for_reading(self, path: str) -> Path:
         plain = _plain(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -19,7 +18,7 @@ from orchestrator.doctor.diagnosis import Diagnosis, Finding
 from orchestrator.doctor.ray_logs import tails_of
 from orchestrator.events import Event, EventKind
 from orchestrator.launch import read_identity
-from orchestrator.lease import MISSED_BEATS, Claim, latest_claim
+from orchestrator.lease import MISSED_BEATS, Claim, is_visible, latest_claim, seconds_silent
 from orchestrator.plan.sizes import memory_text
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import Spool
@@ -135,7 +134,7 @@ def _driver(folder: RunFolder, events: Sequence[Event], state: str) -> Iterator[
     claim = latest_claim(folder)
     if state != "running" or claim is None:
         return
-    beat = time.time() - claim.heartbeat
+    beat = seconds_silent(claim)
     late = 5.0 * MISSED_BEATS + 1.0
     if claim.heartbeat and beat > late:
         yield Finding(
@@ -156,7 +155,7 @@ def _driver(folder: RunFolder, events: Sequence[Event], state: str) -> Iterator[
 
 
 def _look_at(claim: Claim) -> str:
-    if claim.host == socket.gethostname():
+    if is_visible(claim):
         return f"look at process {claim.pid} (`py-spy dump --pid {claim.pid}` shows what it does)"
     return f"look at process {claim.pid} on {claim.host}"
 

@@ -9,7 +9,7 @@ are kept apart and counted, and a measurement that lacks too many of them is not
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.acceptance.measurement import PromptCounts
@@ -78,7 +78,7 @@ def _measure(
     ]
     shards = [folder.shard(i) for i in range(len(folder.prompt_shards()))]
     for shard in shards:
-        _grade_anew(shard)
+        _grade_anew(shard, scope.run.fence)
     summaries = run_stages(scope, stages, shards, phase=phase.value)
     check_collection(run, scope.index, totals(summaries), summaries)
     return Evaluated(
@@ -111,13 +111,13 @@ def _grade_stage(scope: RoundScope) -> Stage:
     )
 
 
-def _grade_anew(shard: ShardPaths) -> None:
+def _grade_anew(shard: ShardPaths, guard: Callable[[], None]) -> None:
     """Take back what an older Pawl graded, which did not count by prompt; the samples and verdicts stay."""
     feedback = shard.of("feedback")
     with contextlib.suppress(ArtifactError):  # damaged: the pipeline sets it aside
         marker = read_marker(feedback)
         if marker is not None and "by_prompt" not in marker.summary:
-            discard(feedback)
+            discard(feedback, guard)
 
 
 def counts_of(grades: Sequence[Summary]) -> PromptCounts:

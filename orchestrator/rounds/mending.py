@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.rounds.collecting import collect
+from orchestrator.rounds.collecting import collect, digests
 from orchestrator.rounds.phases import Collected, Drawn, Phase, Published
 from orchestrator.rounds.publishing import publish
 from orchestrator.rounds.updating import carried_state, update
@@ -42,7 +42,23 @@ def ready_to_train(scope: RoundScope, drawn: Drawn, collected: Collected) -> Col
             f"{', '.join(damaged)} was damaged, is in quarantine, and came out differently when made again: "
             "the engine does not repeat its samples. Fix: restore the files from a copy of the run"
         )
+    _check_named(scope, collected)
     return collected
+
+
+def _check_named(scope: RoundScope, collected: Collected) -> None:
+    """Refuse examples that are whole and not those that the journal names: a replaced driver's, or another run's.
+
+    Raises:
+        CorruptStateError: they are others.
+    """
+    found = digests(scope.folder, ["examples"])["examples"]
+    if found != collected.digests.get("examples", found):
+        raise CorruptStateError(
+            f"the examples in {scope.folder.path / 'examples'} are not those that the journal names (digest "
+            f"{found[:12]} instead of {collected.digests['examples'][:12]}): another driver or run wrote them. "
+            "Fix: restore them from a copy of the run; nothing is trained on them"
+        )
 
 
 def _check_carried(scope: RoundScope) -> None:

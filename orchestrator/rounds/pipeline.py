@@ -181,7 +181,7 @@ class Pipeline:
         progress.done.pop(stage.name, None)
         for kind in stage.writes:
             progress.digests.pop(kind, None)
-            discard(progress.shard.of(kind))
+            discard(progress.shard.of(kind), self.guard)
 
     def _finished(self, progress: _Progress, stage: Stage) -> list[Marker] | None:
         if self._set_damaged_aside(progress, stage):

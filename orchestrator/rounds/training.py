@@ -135,19 +135,19 @@ def _commit(
     scope: RoundScope, attempt: UpdateJob, job: UpdateJob, *, only_log: bool = False
 ) -> None:
     """Move what the try left to its place in the round, and remove the rest of it."""
-    scope.run.fence()
     folder = Path(attempt.log_path).parent
-    sync_files(folder)
-    finals = _outputs(job)
-    for name, made in _outputs(attempt).items():
-        final = finals[name]
-        if made is None or final is None or (only_log and name != "log_path"):
-            continue
-        if Path(final).is_dir():  # from before a crash between here and the journal
-            remove_tree(Path(final))
-        if Path(made).exists():
-            move(Path(made), Path(final))
-    remove_tree(folder)
+    with scope.run.fence.holding():
+        sync_files(folder)
+        finals = _outputs(job)
+        for name, made in _outputs(attempt).items():
+            final = finals[name]
+            if made is None or final is None or (only_log and name != "log_path"):
+                continue
+            if Path(final).is_dir():  # from before a crash between here and the journal
+                remove_tree(Path(final))
+            if Path(made).exists():
+                move(Path(made), Path(final))
+        remove_tree(folder)
 
 
 def _together(

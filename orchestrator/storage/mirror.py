@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config.sections import StorageSettings
+from orchestrator.journal_reading import BEAT_SUFFIX, HEAD_SUFFIX, read_journal
+from orchestrator.lease import Fence
 from orchestrator.removal_notes import FETCHED
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
@@ -77,6 +79,7 @@ class Mirror:
         self.settings = settings
         self.folder = folder
         self.epoch = epoch
+        self._fence = Fence(folder.epochs, epoch)
         self.location = Location.parse(settings.url).under(folder.path.name)
         self.bucket = Bucket(self.location, settings.endpoint_url, settings.timeout_seconds)
         self._warn = on_warning
@@ -131,7 +134,7 @@ class Mirror:
 
     def _snapshot(self, *, catch_up: bool = False) -> _Snapshot:
         """Committed files that were not handed over before; from what the bucket had when this driver began."""
-        journal = self.folder.journal.read_bytes() if self.folder.journal.exists() else b""
+        journal = read_journal(self.folder.journal).content
         data, markers, moving = [], [], []
         for name, path, facts in self._walk():
             before = self._seen.get(name)
@@ -157,6 +160,8 @@ class Mirror:
             for name in sorted(names):
                 path = Path(top, name)
                 if name[0] == "." or name in MOVING or name in LEFT_OUT or path.is_symlink():
+                    continue
+                if path.suffix in (HEAD_SUFFIX, BEAT_SUFFIX):  # move on before they would be sent
                     continue
                 with contextlib.suppress(FileNotFoundError):  # retention, or a rewrite, was faster
                     status = path.stat()
@@ -222,7 +227,11 @@ class Mirror:
                 continue
             self._check_against_marker(path, digest)
             sent[name] = {"sha256": digest, "bytes": size}
-        self._check_epoch()
+        with self._fence.holding():
+            self._check_epoch()
+            self._put_journal(snapshot, sent)
+
+    def _put_journal(self, snapshot: _Snapshot, sent: dict[str, dict[str, object]]) -> None:
         segment = {
             "epoch": self.epoch,
             "files": sent,
