@@ -42,6 +42,7 @@ __all__ = [
     "storage",
     "storage_error",
     "sync_files",
+    "sync_or_remove",
     "using",
     "write_atomically",
     "write_json",
@@ -154,9 +155,13 @@ def write_once(path: Path, write: Callable[[Path], None]) -> None:
     """
     with storage(path):
         make_directory(path.parent)
-        with _gone_if_it_fails(path):
+        try:
             current().fill(path, write)
-            current().sync(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
+        sync_or_remove(path)
 
 
 def create_exclusively(path: Path, data: bytes) -> bool:
@@ -167,17 +172,19 @@ def create_exclusively(path: Path, data: bytes) -> bool:
             current().create(path, data)
         except FileExistsError:
             return False
-        with _gone_if_it_fails(path):
-            current().sync(path)
-            current().sync_directory(path.parent)
+        sync_or_remove(path)
+        current().sync_directory(path.parent)
         return True
 
 
-@contextmanager
-def _gone_if_it_fails(path: Path) -> Iterator[None]:
-    """Remove a file of ours that did not become durable: a second fsync would find nothing to write and say yes."""
+def sync_or_remove(path: Path) -> None:
+    """Make the content of a file durable, or remove it: a second fsync would find nothing to write, and say yes.
+
+    Raises:
+        OSError: it could not be made durable.
+    """
     try:
-        yield
+        current().sync(path)
     except OSError:
         # Not through the layer: tidying up after a failure is no step of the write.
         with contextlib.suppress(OSError):

@@ -12,7 +12,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +24,55 @@ SEED = 0
 
 
 def crash_all(
-    base: Path, rounds: int, choose: Any, *, timeout: float
+    base: Path, rounds: int, choose: Callable[[list[str]], list[str]], *, timeout: float
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Run the cases that `choose` picks given the operations of the whole run."""
-    counted, _ = _run(base / "count", rounds, [], timeout)
-    cases = choose(counted)
-    operations, found = _run(base / "crash", rounds, cases, timeout)
-    assert [o.split(" ")[0] for o in operations] == [o.split(" ")[0] for o in counted]
-    assert sorted(f["case"] for f in found) == sorted(cases), "every case answered"
-    return operations, found
-
-
-def _run(
-    base: Path, rounds: int, cases: Sequence[str], timeout: float
-) -> tuple[list[str], list[dict[str, Any]]]:
-    base.mkdir()
-    parallel = min(4, os.cpu_count() or 1)
-    done = subprocess.run(
-        [sys.executable, str(RUNNER), str(base), str(rounds), str(parallel)],
-        input="\n".join(cases),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        cwd=RUNNER.parents[2],
-        env=os.environ | {"PYTHONPATH": str(RUNNER.parents[2])},
+    first, found = run_cases(
+        base, rounds, lambda first: choose(first["operations"]), timeout=timeout
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, *lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert first["code"] == 0, done.stderr[-3000:]
-    return first["operations"], lines
+    return first["operations"], found
+
+
+def run_cases(
+    base: Path,
+    rounds: int,
+    choose: Callable[[dict[str, Any]], list[str]],
+    *,
+    timeout: float,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Run the cases that `choose` picks given what is known of the whole run: its `operations`, how many `reads`."""
+    base.mkdir(exist_ok=True)
+    parallel = min(4, os.cpu_count() or 1)
+    errors = base / "stderr"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, str(RUNNER), str(base), str(rounds), str(parallel)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            cwd=RUNNER.parents[2],
+            env=os.environ | {"PYTHONPATH": str(RUNNER.parents[2])},
+        ) as runner,
+    ):
+        assert runner.stdin is not None
+        assert runner.stdout is not None
+        limit = threading.Timer(timeout, runner.kill)
+        limit.start()
+        try:
+            line = runner.stdout.readline()
+            first: dict[str, Any] = json.loads(line) if line else {"code": "no answer"}
+            assert first["code"] == 0, errors.read_text()[-3000:]
+            cases = choose(first)
+            runner.stdin.write("\n".join(cases))
+            runner.stdin.close()
+            found = [json.loads(line) for line in runner.stdout]
+            assert runner.wait() == 0, errors.read_text()[-3000:]
+        finally:
+            limit.cancel()
+    assert sorted(f["case"] for f in found) == sorted(cases), "every case answered"
+    return first, found
 
 
 def wrong(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
