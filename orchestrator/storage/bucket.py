@@ -7,6 +7,7 @@ where AWS clients look for them (environment, profile, instance), never from a c
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.errors import ConfigurationError, StorageError, explain
-from policies.files import reserve
+from policies.files import current, reserve, storage
 
 BLOCK_BYTES = 8 * 2**20
 
@@ -87,13 +88,20 @@ class Bucket:
         """Write an object whole; returns the sha256 of what was sent.
 
         Raises:
-            StorageError: the server did not take it.
+            StorageError: the server did not take it, or the file could not be read; no part of it is left.
         """
         digest = hashlib.sha256()
-        with self._telling(name), self._files.open_output_stream(self.path(name)) as stream:
-            for block in _blocks(source):
-                digest.update(block)
-                stream.write(block)
+        try:
+            with self._telling(name), self._files.open_output_stream(self.path(name)) as stream:
+                for block in _blocks(source):
+                    digest.update(block)
+                    if stream.write(block) != len(block):
+                        raise OSError(f"it took a part of {len(block)} bytes")
+        except StorageError:
+            # Leaving the stream made an object of what had been sent: a part, under the name of the whole.
+            with contextlib.suppress(OSError):
+                self._files.delete_file(self.path(name))
+            raise
         return digest.hexdigest()
 
     def read(self, name: str) -> bytes:
@@ -107,18 +115,24 @@ class Bucket:
             return content
 
     def download(self, name: str, target: Path) -> str:
-        """Write an object into a file; returns the sha256 of what came."""
+        """Write an object into a file; returns the sha256 of what came.
+
+        Raises:
+            StorageError: it is not there, the server does not answer, or there is no room here.
+        """
         digest = hashlib.sha256()
         reserve(target)
-        with (
-            self._telling(name),
-            self._files.open_input_stream(self.path(name)) as stream,
-            target.open("wb") as handle,
-        ):
-            while block := stream.read(BLOCK_BYTES):
+        with self._telling(name):
+            stream = self._files.open_input_stream(self.path(name))
+        with stream:
+            while True:
+                with self._telling(name):
+                    block = stream.read(BLOCK_BYTES)
+                if not block:
+                    return digest.hexdigest()
                 digest.update(block)
-                handle.write(block)
-        return digest.hexdigest()
+                with storage(target):
+                    current().append(target, block)
 
     def names(self, under: str = "") -> dict[str, int]:
         """Names and sizes of the objects below a folder, sorted."""
@@ -158,6 +172,6 @@ def _blocks(source: Path | bytes) -> Iterator[bytes]:
     if isinstance(source, bytes):
         yield source
         return
-    with source.open("rb") as handle:
+    with storage(source), source.open("rb") as handle:
         while block := handle.read(BLOCK_BYTES):
             yield block

@@ -11,7 +11,6 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,14 +68,12 @@ def wrong(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_disk_that_fails_at_any_kind_of_operation_loses_and_changes_nothing(
-    tmp_path: Path,
-) -> None:
+def test_a_disk_that_fails_at_any_kind_of_operation_loses_and_changes_nothing() -> None:
     def choose(first: dict[str, Any]) -> list[str]:
         reads = random.Random(SEED).sample(range(1, first["reads"] + 1), 12)
         return sampled(first["operations"]) + [f"{READS[n % 2]}:{n}" for n in reads]
 
-    _, found = run_cases(tmp_path, 1, choose, timeout=280)
+    _, found = run_cases(1, choose, timeout=280)
     assert wrong(found) == []
     assert {75, 0} == {case["ended"][0] for case in found}, "some are noticed, some are gone over"
     assert len(found) > 50
@@ -84,19 +81,16 @@ def test_a_disk_that_fails_at_any_kind_of_operation_loses_and_changes_nothing(
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_a_disk_that_fails_at_every_operation_of_two_rounds(tmp_path: Path) -> None:
-    first, found = run_cases(
-        tmp_path, 2, lambda first: list(every_case(first["operations"])), timeout=7000
-    )
+def test_a_disk_that_fails_at_every_operation_of_two_rounds() -> None:
+    first, found = run_cases(2, lambda first: list(every_case(first["operations"])), timeout=7000)
     assert wrong(found) == []
     assert len(found) > 4 * len(first["operations"]) > 1600
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_every_read_of_two_rounds_that_gives_an_error(tmp_path: Path) -> None:
+def test_every_read_of_two_rounds_that_gives_an_error() -> None:
     _, found = run_cases(
-        tmp_path,
         2,
         lambda first: [f"{mode}:{n}" for n in range(1, first["reads"] + 1) for mode in READS],
         timeout=7000,
