@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from policies.errors import ConfigurationError, StorageError, explain
 from policies.files import current, reserve, storage
@@ -60,6 +61,10 @@ class Location:
         return f"s3://{self.bucket}/{self.prefix}"
 
 
+class UnreadableSourceError(StorageError):
+    """The file that was being sent gives errors."""
+
+
 class Bucket:
     """Objects below one location, by their names relative to it."""
 
@@ -88,21 +93,37 @@ class Bucket:
         """Write an object whole; returns the sha256 of what was sent.
 
         Raises:
-            StorageError: the server did not take it, or the file could not be read; no part of it is left.
+            FileNotFoundError: the file is gone; nothing was sent.
+            StorageError: the server did not take it, or the file cannot be read; no part of it is left then.
         """
         digest = hashlib.sha256()
-        try:
-            with self._telling(name), self._files.open_output_stream(self.path(name)) as stream:
-                for block in _blocks(source):
-                    digest.update(block)
-                    if stream.write(block) != len(block):
-                        raise OSError(f"it took a part of {len(block)} bytes")
-        except StorageError:
-            # Leaving the stream made an object of what had been sent: a part, under the name of the whole.
-            with contextlib.suppress(OSError):
-                self._files.delete_file(self.path(name))
-            raise
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as content:
+            block = self._next_block(
+                content, name
+            )  # before anything takes the place of what is there
+            try:
+                with self._telling(name), self._files.open_output_stream(self.path(name)) as stream:
+                    while block:
+                        digest.update(block)
+                        if stream.write(block) != len(block):
+                            raise OSError(f"it took a part of {len(block)} bytes")
+                        block = self._next_block(content, name)
+            except UnreadableSourceError:
+                # Leaving the stream made an object of what had been sent: a part, under the name of the whole.
+                with contextlib.suppress(OSError):
+                    self._files.delete_file(self.path(name))
+                raise
         return digest.hexdigest()
+
+    @staticmethod
+    def _next_block(content: BinaryIO, name: str) -> bytes:
+        try:
+            return content.read(BLOCK_BYTES)
+        except OSError as error:
+            raise UnreadableSourceError(
+                f"{name} cannot be read to be copied ({error}). Set by: the place of the run folder. "
+                "Fix: check the disk or the mount; then `pawl resume`"
+            ) from error
 
     def read(self, name: str) -> bytes:
         """A small object.
@@ -166,12 +187,3 @@ class Bucket:
                     fix="check the address, the server and the credentials in the environment; then `pawl resume`",
                 )
             ) from error
-
-
-def _blocks(source: Path | bytes) -> Iterator[bytes]:
-    if isinstance(source, bytes):
-        yield source
-        return
-    with storage(source), source.open("rb") as handle:
-        while block := handle.read(BLOCK_BYTES):
-            yield block
