@@ -16,11 +16,15 @@ from typing import Any
 
 from pydantic import Field
 
-from policies.files import open_to_append, open_to_change, storage
+from policies import files
+from policies.errors import PawlError
 from policies.records import Json, Record
 from policies.redaction import redact_secrets, redact_values
 
 logger = logging.getLogger(__name__)
+
+MOST_UNWRITTEN = 1000
+"""Events that are kept in memory for a disk that takes none."""
 
 
 class EventKind(StrEnum):
@@ -112,8 +116,8 @@ class EventLog:
         self._seconds: dict[int, dict[str, float]] = {}
         self._throughput = Throughput()
         self._lock = threading.Lock()  # the tracker's thread warns too
-        self._writes = True
-        _end_torn_line(path)
+        self._unwritten: list[bytes] = []
+        """Lines that the disk did not take; they go with the next one."""
         for event in read_events(path):
             self._remember(event)
 
@@ -141,14 +145,17 @@ class EventLog:
                 observer(event)
 
     def _write(self, event: Event) -> None:
+        self._unwritten.append(event.model_dump_json().encode() + b"\n")
         try:
-            with open_to_append(self.path) as handle:
-                handle.write(event.model_dump_json().encode() + b"\n")
-            self._writes = True
-        except OSError as error:  # for people only: what decides is the journal, which does raise
-            if self._writes:
+            files.append_unsynced(self.path, b"".join(self._unwritten))
+            self._unwritten.clear()
+        except (
+            OSError,
+            PawlError,
+        ) as error:  # for people: what decides is the journal, which does raise
+            if len(self._unwritten) == 1:
                 logger.warning("%s cannot be written: %s", self.path, error)
-            self._writes = False
+            del self._unwritten[:-MOST_UNWRITTEN]
 
     def phase_seconds(self, round_index: int) -> dict[str, float]:
         """Wall seconds of each phase of a round; a phase that was done twice counts twice."""
@@ -177,16 +184,6 @@ class EventLog:
         message = redact_secrets(message)
         logger.warning(message)
         self.emit(EventKind.WARNING, round_index=round_index, message=message)
-
-
-def _end_torn_line(path: Path) -> None:
-    """End a line that a driver died over, so that the next one does not run into it."""
-    try:
-        with storage(path), open_to_change(path) as handle:
-            if handle.seek(0, 2) and (handle.seek(-1, 2), handle.read(1))[1] != b"\n":
-                handle.write(b"\n")
-    except FileNotFoundError:
-        return
 
 
 def read_events(path: Path) -> list[Event]:

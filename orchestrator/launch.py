@@ -215,7 +215,10 @@ def _drive(
         events.emit(EventKind.RUN_FAILED, error=kind, message=str(error))
         if isinstance(error, PawlError):
             raise
-        raise PawlError(f"{kind}: {error}") from error
+        disk = isinstance(error, OSError) and files.storage_error(
+            error, error.filename or folder.path
+        )
+        raise disk or PawlError(f"{kind}: {error}") from error
     tracker.finish("FINISHED", reason)
     events.emit(EventKind.RUN_FINISHED, reason=reason)
     return RunSummary(results=results, reason=reason)

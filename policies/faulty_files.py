@@ -1,21 +1,28 @@
-"""File layers that fail on purpose: crash before an operation, tear one, lose power, or refuse. Ship for tests.
+"""File layers that fail on purpose: crash before an operation, tear one, lose power, take a part, or refuse. For tests.
 
-The promise that a run survives a crash anywhere is proved by crashing it at each operation in turn.
+The promise that a run survives a crash, or a disk that fills up or breaks, anywhere is proved by doing it at each
+operation in turn.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from policies.files import FileLayer
+from policies.file_layer import FileLayer
 
 CrashMode = Literal["before", "torn", "power"]
 """`before`: the process dies and the operation does not happen. `torn`: it dies when half of the data is
 written. `power`: it dies, and whatever was not synced by then is lost too."""
+
+DiskFault = Literal["short", "half", "once", "lasting"]
+"""`short`: the disk takes a part of a write, and the rest when asked again. `half`: a part, and refuses the rest.
+`once`: it refuses one operation. `lasting`: it takes a part, and refuses everything from then on."""
 
 EXIT_CODE = 137
 """As a process ended by SIGKILL."""
@@ -91,6 +98,91 @@ class RefusingFiles(CountingFiles):
         super().about_to(operation, path)
         if self.count >= self.first and not operation.startswith("remove"):
             raise OSError(self.code, os.strerror(self.code), str(path))
+
+
+class FailingDisk(CountingFiles):
+    """A disk that fails at the `fail_at`-th operation, counted from 1, as `fault` says, with the error `code`.
+
+    A full disk still lets files be removed and cut; one that gives EIO lets nothing be done.
+    """
+
+    WRITING = frozenset({"fill", "append", "create"})
+
+    def __init__(self, fail_at: int, fault: DiskFault, code: int = errno.ENOSPC) -> None:
+        super().__init__()
+        self.fail_at, self.fault, self.code = fail_at, fault, code
+        self.has_failed = False
+        """Something was refused, or taken in part only."""
+        self._writes_left = -1
+        """Writes that the failing operation still gets; -1 outside of it."""
+
+    def about_to(self, operation: str, path: Path) -> None:
+        super().about_to(operation, path)
+        self._writes_left = -1
+        if self.count == self.fail_at:
+            if operation in self.WRITING and self.fault != "once":
+                self._writes_left = 1
+            elif self.fault in ("once", "lasting"):
+                self._refuse(path)
+        elif self._is_gone and not self._still_works(operation):
+            self._refuse(path)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        if self._writes_left == 1 and len(data) > 1:
+            self.has_failed, self._writes_left = True, 0
+            return super().write(descriptor, data[: len(data) // 2])
+        if (self._writes_left == 0 and self.fault != "short") or self._is_gone:
+            self._writes_left = -1
+            self._refuse(Path(str(descriptor)))
+        return super().write(descriptor, data)
+
+    def shorten(self, descriptor: int, size: int) -> None:
+        if self._is_gone and not self._still_works("cut"):
+            self._refuse(Path(str(descriptor)))
+        super().shorten(descriptor, size)
+
+    @property
+    def _is_gone(self) -> bool:
+        return self.fault == "lasting" and self.has_failed
+
+    def _still_works(self, operation: str) -> bool:
+        return self.code == errno.ENOSPC and operation in ("remove", "remove_tree", "cut")
+
+    def _refuse(self, path: Path) -> None:
+        self.has_failed = True
+        raise OSError(self.code, os.strerror(self.code), str(path))
+
+
+class FailingReads:
+    """Makes the `fail_at`-th opening of a file (or listing of a folder) to read below `root` give EIO, and perhaps all
+    later ones. For the rest of the process: Python lets nobody take such a hook away.
+    """
+
+    def __init__(self, root: Path, fail_at: int, *, lasting: bool = False) -> None:
+        self.root, self.fail_at, self.lasting = str(root), fail_at, lasting
+        self.count = 0
+        self.has_failed = False
+        self._below = (self.root + os.sep, os.fsencode(self.root + os.sep))
+        sys.addaudithook(self._look)
+
+    def _look(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event not in ("open", "os.listdir", "os.scandir"):
+            return
+        path = arguments[0]
+        if isinstance(path, str):
+            below = path.startswith(self._below[0])
+        else:
+            below = isinstance(path, bytes) and path.startswith(self._below[1])
+        if not below or (event == "open" and _opens_to_write(arguments[2])):
+            return
+        self.count += 1
+        if self.count == self.fail_at or (self.lasting and self.count > self.fail_at):
+            self.has_failed = True
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+
+def _opens_to_write(flags: object) -> bool:
+    return isinstance(flags, int) and flags & os.O_ACCMODE != os.O_RDONLY
 
 
 class CrashingFiles(CountingFiles):

@@ -1,11 +1,10 @@
 """Every durable change of a run folder goes through here: what was written survives, and nothing half-written counts.
 
-A `FileLayer` does single operations; the functions below put them together in the order that survives a
-crash after any of them. Tests swap the layer (`using`) for one that crashes, tears or forgets
-(`policies.faulty_files`). Not through the layer go: `events.jsonl` (for people, a torn line is skipped), the
-trainer's step log, the judge's cache, and what a library saves into a folder that is synced and renamed as a whole.
-All of them open what they create with `reserve`, `open_to_append` or `open_to_change`: a link that somebody planted at
-the name is never written through. Reading follows links: prompt files may be links.
+A `FileLayer` does single operations (`policies.file_layer`); the functions below put them together in the order that
+survives a crash after any of them, and turn what a disk refuses into a `StorageError` (exit 75). All lines that are
+added to a file, in the driver and in workers, go through `append_line` or `append_unsynced`. Not through the layer go
+signs of life and what a library saves into a folder that is synced and renamed as a whole; that is read back before
+anything vouches for it.
 """
 
 from __future__ import annotations
@@ -15,14 +14,41 @@ import errno
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from policies.errors import CorruptStateError, StorageError, explain
+from policies.file_layer import FileLayer, current, opened, put, reserve, using
+
+__all__ = [
+    "TEMPORARY_SUFFIX",
+    "FileLayer",
+    "append_line",
+    "append_unsynced",
+    "create_exclusively",
+    "current",
+    "cut",
+    "cut_torn_line",
+    "fsync_directory",
+    "make_directory",
+    "move",
+    "put",
+    "remove_file",
+    "remove_temporaries",
+    "remove_tree",
+    "reserve",
+    "storage",
+    "storage_error",
+    "sync_files",
+    "sync_or_remove",
+    "using",
+    "write_atomically",
+    "write_json",
+    "write_once",
+    "write_text",
+]
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -35,7 +61,19 @@ _REASONS = {
     errno.EPERM: ("permission is denied", "give the user that runs Pawl access"),
     errno.EFBIG: ("the file is larger than this process may write", "raise `ulimit -f`"),
     errno.ESTALE: ("the network file system lost the file", "check the mount"),
+    errno.ENODEV: ("the disk is gone", "check the disk or the mount"),
+    errno.ENXIO: ("the disk is gone", "check the disk or the mount"),
+    errno.ENOTCONN: ("the file system is not connected", "check the mount"),
+    errno.EREMOTEIO: ("the disk reports an error", "check the disk or the mount"),
+    errno.EUCLEAN: ("the file system is damaged", "check the file system"),
+    errno.EMFILE: ("this process has too many files open", "raise `ulimit -n`"),
+    errno.ENFILE: ("the machine has too many files open", "raise fs.file-max, or run less on it"),
 }
+
+_UNFINISHED: dict[str, tuple[int | None, int]] = {}
+"""Files whose last append by this process failed and could not be cut off: inode, and the size to cut back to. A line
+that its writer was told is not there must not stay, whole or half; until it is gone nothing is added after it.
+"""
 
 
 @contextmanager
@@ -58,118 +96,22 @@ def storage(path: Path) -> Iterator[None]:
                     fix="look where it leads, remove it or put the file in its place, then `pawl resume`",
                 )
             ) from error
-        known = _REASONS.get(error.errno or 0)
-        if known is None:
+        told = storage_error(error, path)
+        if told is None:
             raise
-        what, fix = known
-        raise StorageError(
-            f"{what} ({os.strerror(error.errno or 0)}): {path} could not be written or read. "
-            f"Set by: the place of the run folder. Fix: {fix}; then `pawl resume`"
-        ) from error
+        raise told from error
 
 
-def reserve(path: Path) -> None:
-    """Make an empty file of our own at `path`, in the place of a link or file there: what then opens it by name (a
-    library) follows no link.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # O_EXCL refuses links too
-    try:
-        os.close(os.open(path, flags, 0o600))
-    except FileExistsError:
-        path.unlink()
-        os.close(os.open(path, flags, 0o600))
-
-
-def open_to_append(path: Path) -> BinaryIO:
-    """Open a file of ours at its end, unbuffered, and make it if need be. Raises OSError (ELOOP) for a link."""
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return cast(BinaryIO, os.fdopen(os.open(path, flags, 0o600), "ab", buffering=0))
-
-
-def open_to_change(path: Path) -> BinaryIO:
-    """Open a file of ours that exists, to read and write, unbuffered. Raises OSError (ELOOP) for a link."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-    return cast(BinaryIO, os.fdopen(os.open(path, flags), "r+b", buffering=0))
-
-
-class FileLayer:
-    """Single operations on files, each of which either happens or does not."""
-
-    def fill(self, path: Path, write: Callable[[Path], None]) -> None:
-        """Let `write` make the file at `path`; it is not durable yet."""
-        reserve(path)
-        write(path)
-
-    def append(self, path: Path, data: bytes) -> None:
-        """Add to the end of a file; not durable yet."""
-        with open_to_append(path) as handle:
-            handle.write(data)
-
-    def cut(self, path: Path, size: int) -> None:
-        """Shorten a file; not durable yet."""
-        with open_to_change(path) as handle:
-            handle.truncate(size)
-
-    def create(self, path: Path, data: bytes) -> None:
-        """Make a new file. Raises FileExistsError when there is one: of several makers one wins."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb", buffering=0) as handle:
-            handle.write(data)
-
-    def sync(self, path: Path) -> None:
-        """Make the content of a file durable."""
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def sync_directory(self, path: Path) -> None:
-        """Make the names in a folder durable."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def rename(self, source: Path, target: Path) -> None:
-        """Give a file or folder another name; a file there before is replaced in one step."""
-        os.replace(source, target)
-
-    def make_directory(self, path: Path) -> None:
-        """Make one folder; nothing happens when it is there."""
-        path.mkdir(exist_ok=True)
-
-    def remove(self, path: Path) -> None:
-        """Remove a file; nothing happens when it is gone."""
-        path.unlink(missing_ok=True)
-
-    def remove_tree(self, path: Path) -> None:
-        """Remove a folder with what is in it, or a link as such; nothing happens when it is gone."""
-        with contextlib.suppress(FileNotFoundError):
-            if path.is_symlink():
-                path.unlink()
-            else:
-                shutil.rmtree(path)
-
-
-_PLAIN = FileLayer()
-_layer: ContextVar[FileLayer] = ContextVar("file_layer", default=_PLAIN)
-
-
-def current() -> FileLayer:
-    """The layer that does the operations of this thread."""
-    return _layer.get()
-
-
-@contextmanager
-def using(layer: FileLayer) -> Iterator[FileLayer]:
-    """Let `layer` do all operations of this thread meanwhile; others (a heartbeat) go on with plain files."""
-    token = _layer.set(layer)
-    try:
-        yield layer
-    finally:
-        _layer.reset(token)
+def storage_error(error: OSError, path: Path | str) -> StorageError | None:
+    """What to tell of a disk or machine that refuses; None for errors that say something else."""
+    known = _REASONS.get(error.errno or 0)
+    if known is None:
+        return None
+    what, fix = known
+    return StorageError(
+        f"{what} ({os.strerror(error.errno or 0)}): {path} could not be written or read. "
+        f"Set by: the place of the run folder. Fix: {fix}; then `pawl resume`"
+    )
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -202,19 +144,24 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file durably: readers see the old content or the new one, never a part."""
-    write_atomically(path, lambda temporary: _put(temporary, text.encode()))
-
-
-def _put(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    write_atomically(path, lambda temporary: put(temporary, text.encode()))
 
 
 def write_once(path: Path, write: Callable[[Path], None]) -> None:
-    """Fill a new file whose name no one else uses, and make its content (not yet its name) durable."""
+    """Fill a new file whose name no one else uses, and make its content (not yet its name) durable.
+
+    Raises:
+        StorageError: no room, no permission, a read-only or failing disk. Nothing is left of the file.
+    """
     with storage(path):
         make_directory(path.parent)
-        current().fill(path, write)
-        current().sync(path)
+        try:
+            current().fill(path, write)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
+        sync_or_remove(path)
 
 
 def create_exclusively(path: Path, data: bytes) -> bool:
@@ -225,21 +172,120 @@ def create_exclusively(path: Path, data: bytes) -> bool:
             current().create(path, data)
         except FileExistsError:
             return False
-        current().sync(path)
+        sync_or_remove(path)
         current().sync_directory(path.parent)
         return True
 
 
-def append_line(path: Path, line: bytes) -> None:
-    """Add a line, newline included, and make it durable before returning."""
-    with storage(path):
-        is_new = not path.exists()
-        if is_new:
-            make_directory(path.parent)
-        current().append(path, line)
+def sync_or_remove(path: Path) -> None:
+    """Make the content of a file durable, or remove it: a second fsync would find nothing to write, and say yes.
+
+    Raises:
+        OSError: it could not be made durable.
+    """
+    try:
         current().sync(path)
-        if is_new:
-            current().sync_directory(path.parent)
+    except OSError:
+        # Not through the layer: tidying up after a failure is no step of the write.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line, newline included, and make it durable before returning.
+
+    Raises:
+        StorageError: no room, no permission, a read-only or failing disk. Nothing of the line is left, or it is cut
+            off before anything else is added.
+    """
+    _append(path, line, durably=True)
+
+
+def append_unsynced(path: Path, line: bytes) -> None:
+    """Add a line, newline included, that may be lost with the power: whole or not at all otherwise.
+
+    Raises:
+        StorageError: as for `append_line`.
+    """
+    _append(path, line, durably=False)
+
+
+def cut_torn_line(path: Path) -> int:
+    """Cut off a last line that was not finished; returns the size of what is whole, 0 where there is no file.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    with storage(path):
+        return _ready_to_append(path)[1]
+
+
+def _append(path: Path, line: bytes, *, durably: bool) -> None:
+    if not line.endswith(b"\n"):
+        raise ValueError(f"a line for {path} has no end")
+    with storage(path):
+        inode, before = _ready_to_append(path)
+        if inode is None:
+            make_directory(path.parent)
+        try:
+            current().append(path, line)
+            if durably:
+                current().sync(path)
+                if inode is None:
+                    current().sync_directory(path.parent)
+        except OSError:
+            _take_back(path, inode, before)
+            raise
+        except BaseException:  # interrupted: its writer does not know whether the line is there
+            _UNFINISHED[str(path)] = (inode, before)
+            raise
+
+
+def _ready_to_append(path: Path) -> tuple[int | None, int]:
+    """Inode and size of a file that ends with a whole line; None and 0 when there is none yet.
+
+    What this process could not take back, or another one died over, is cut off first: a line never runs into a half.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        _UNFINISHED.pop(str(path), None)
+        return None, 0
+    inode, whole = _UNFINISHED.get(str(path), (None, status.st_size + 1))
+    if inode not in (None, status.st_ino) or whole > status.st_size:
+        whole = _end_of_last_line(path, status.st_size)
+    if whole < status.st_size:
+        current().cut(path, whole)
+    _UNFINISHED.pop(str(path), None)
+    return status.st_ino, whole
+
+
+def _end_of_last_line(path: Path, size: int, block: int = 2**16) -> int:
+    """Bytes up to and with the last newline among the first `size` of a file."""
+    if size == 0:
+        return 0
+    with opened(path, os.O_RDONLY) as descriptor:
+        if os.pread(descriptor, 1, size - 1) == b"\n":
+            return size
+        while size > 0:
+            start = max(0, size - block)
+            found = os.pread(descriptor, size - start, start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            size = start
+    return 0
+
+
+def _take_back(path: Path, inode: int | None, before: int) -> None:
+    """Cut off what a failed append left, also a whole line that did not become durable; note it when that fails."""
+    try:
+        if path.lstat().st_size > before:
+            current().cut(path, before)
+    except FileNotFoundError:
+        return
+    except OSError:
+        _UNFINISHED[str(path)] = (inode, before)
 
 
 def cut(path: Path, size: int) -> None:
@@ -285,6 +331,7 @@ def remove_file(path: Path) -> None:
     if not path.exists() and not path.is_symlink():
         return
     with storage(path):
+        _UNFINISHED.pop(str(path), None)
         current().remove(path)
         current().sync_directory(path.parent)
 

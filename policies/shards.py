@@ -171,16 +171,15 @@ def write_draft(path: Path, kind: type[R], records: Sequence[R]) -> Draft:
             "Fix: mend what computed it (a verifier, a judge, a preference builder)"
         )
 
-    def write(target: Path) -> None:
-        # A path would be left open by pyarrow when the disk refuses, until the collector comes by.
-        with pa.OSFile(str(target), "wb") as sink:
-            pq.write_table(table, sink, compression="zstd")
-
-    files.write_once(path, write)
+    # In memory first: the digest is of what was meant to be written, so a file that is not all of it is noticed.
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    files.write_once(path, lambda target: files.put(target, data))
     return Draft(
         path=str(path),
-        sha256=file_sha256(path),
-        num_bytes=path.stat().st_size,
+        sha256=hashlib.sha256(data).hexdigest(),
+        num_bytes=len(data),
         num_rows=len(records),
         content_digest=content_digest(records),
     )

@@ -174,7 +174,7 @@ class Ferry:
                         break
                 if offset != fact.size or digest.hexdigest() != self.ask("sha256", fact.path):
                     return False
-                files.current().sync(temporary)
+                files.sync_or_remove(temporary)
                 os.utime(temporary, ns=(fact.mtime_ns, fact.mtime_ns))
                 files.move(temporary, path)
             finally:

@@ -111,7 +111,7 @@ class FileServer:
         with committing(self._files.guard):
             if source == temporary:
                 with files.storage(target):
-                    files.current().sync(temporary)
+                    files.sync_or_remove(temporary)  # it is then sent anew, not synced again
                 files.move(temporary, target)
 
     def settle_folder(self, path: str, upload: str) -> None:

@@ -16,6 +16,7 @@ from policies.errors import (
     WorkerMemoryError,
     explain,
 )
+from policies.files import storage_error
 
 _MAX_CAUSE = 400
 
@@ -56,6 +57,9 @@ def translate(
         cause = error.cause
         if isinstance(cause, PawlError):
             return type(cause)(f"{label}: {cause}")
+        disk = storage_error(cause, cause.filename or label) if isinstance(cause, OSError) else None
+        if disk is not None:  # of the worker's node
+            return StorageError(f"{label}{where}: {disk}")
         return PawlError(f"{label} failed{where}: {error}")
     told = _of_the_cluster(error, label, where)
     if told is not None:

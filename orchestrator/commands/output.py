@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
@@ -22,7 +23,10 @@ from policies.errors import (
     InputError,
     PawlError,
     ResumeError,
+    StorageError,
+    explain,
 )
+from policies.files import storage_error
 
 if TYPE_CHECKING:
     from orchestrator.run_folder import RunFolder
@@ -33,6 +37,8 @@ _STORAGE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE}
 )
 """What a machine answers that is short of something: the same command may succeed later."""
+_BROKEN = frozenset({errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.ENODEV})
+"""What a disk answers that does not work now: it says nothing of what the file holds, whoever wanted to read it."""
 
 
 def debugging() -> bool:
@@ -62,8 +68,24 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
                 raise
             complain(_error_text(error))
             raise typer.Exit(exit_code_of(error)) from None
+        finally:
+            _let_go_of_what_nobody_takes()
 
     return run
+
+
+def _let_go_of_what_nobody_takes() -> None:
+    """Lead an output that cannot be written (a log on a full disk) to nowhere: Python would try again as it ends, print
+    a traceback and change the exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError):  # there is none, or it is closed
+            continue
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -72,18 +94,26 @@ def exit_code_of(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    numbers = {cause.errno for cause in _causes(error) if isinstance(cause, OSError)}
+    if numbers & _BROKEN:
+        return TEMPORARY
     if isinstance(error, PawlError) and error.exit_code != FAILED:
         return error.exit_code
+    return TEMPORARY if numbers & _STORAGE else FAILED
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _STORAGE:
-            return TEMPORARY
+        yield cause
         cause = cause.__cause__
-    return FAILED
 
 
 def _error_text(error: Exception) -> str:
     """The block that is shown for an error."""
+    if isinstance(error, OSError):
+        told = storage_error(error, error.filename or "a file or the output of this command")
+        error = error if told is None else told
     if isinstance(error, PawlError):
         return f"{_kind(error)}:\n{_indented(str(error))}"
     return f"internal error: {type(error).__name__}: {error}\n  PAWL_DEBUG=1 shows where; please report it."
@@ -94,11 +124,11 @@ def _kind(error: PawlError) -> str:
         (ConfigurationError, "refused (config)"),
         (InputError, "refused (input)"),
     ]
+    if exit_code_of(error) == TEMPORARY:
+        return f"stopped, worth another try ({type(error).__name__})"
     for kind, name in kinds:
         if isinstance(error, kind):
             return name
-    if exit_code_of(error) == TEMPORARY:
-        return f"stopped, worth another try ({type(error).__name__})"
     if isinstance(error, ResumeError):
         return "refused (run folder)"
     if error.exit_code == CORRUPT:
@@ -111,21 +141,38 @@ def _indented(text: str) -> str:
 
 
 def complain(text: str) -> None:
-    """A line or block on stderr."""
+    """A line or block on stderr. Where that cannot be written either, the exit code has to do."""
     from orchestrator.views.display import plain_text
 
-    typer.echo(f"pawl: {plain_text(text)}", err=True)
+    with contextlib.suppress(OSError):
+        typer.echo(f"pawl: {plain_text(text)}", err=True)
 
 
 def say(text: str) -> None:
-    """A line or block on stdout."""
-    typer.echo(text)
+    """A line or block on stdout.
+
+    Raises:
+        StorageError: what it leads to is full or broken.
+    """
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            explain(
+                "the output of this command could not be written",
+                value=error.strerror,
+                where="what its standard output leads to",
+                fix="make room there, or lead it to another place, and give the command again",
+            )
+        ) from error
 
 
 def say_json(value: Any) -> None:
     """JSON on stdout."""
     # ASCII only: no control or direction character of a model's text reaches the terminal.
-    typer.echo(json.dumps(value, indent=2))
+    say(json.dumps(value, indent=2))
 
 
 def console() -> Any:

@@ -7,16 +7,18 @@ where AWS clients look for them (environment, profile, instance), never from a c
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from policies.errors import ConfigurationError, StorageError, explain
-from policies.files import reserve
+from policies.files import current, reserve, storage
 
 BLOCK_BYTES = 8 * 2**20
 
@@ -59,6 +61,10 @@ class Location:
         return f"s3://{self.bucket}/{self.prefix}"
 
 
+class UnreadableSourceError(StorageError):
+    """The file that was being sent gives errors."""
+
+
 class Bucket:
     """Objects below one location, by their names relative to it."""
 
@@ -87,14 +93,37 @@ class Bucket:
         """Write an object whole; returns the sha256 of what was sent.
 
         Raises:
-            StorageError: the server did not take it.
+            FileNotFoundError: the file is gone; nothing was sent.
+            StorageError: the server did not take it, or the file cannot be read; no part of it is left then.
         """
         digest = hashlib.sha256()
-        with self._telling(name), self._files.open_output_stream(self.path(name)) as stream:
-            for block in _blocks(source):
-                digest.update(block)
-                stream.write(block)
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as content:
+            block = self._next_block(
+                content, name
+            )  # before anything takes the place of what is there
+            try:
+                with self._telling(name), self._files.open_output_stream(self.path(name)) as stream:
+                    while block:
+                        digest.update(block)
+                        if stream.write(block) != len(block):
+                            raise OSError(f"it took a part of {len(block)} bytes")
+                        block = self._next_block(content, name)
+            except UnreadableSourceError:
+                # Leaving the stream made an object of what had been sent: a part, under the name of the whole.
+                with contextlib.suppress(OSError):
+                    self._files.delete_file(self.path(name))
+                raise
         return digest.hexdigest()
+
+    @staticmethod
+    def _next_block(content: BinaryIO, name: str) -> bytes:
+        try:
+            return content.read(BLOCK_BYTES)
+        except OSError as error:
+            raise UnreadableSourceError(
+                f"{name} cannot be read to be copied ({error}). Set by: the place of the run folder. "
+                "Fix: check the disk or the mount; then `pawl resume`"
+            ) from error
 
     def read(self, name: str) -> bytes:
         """A small object.
@@ -107,18 +136,24 @@ class Bucket:
             return content
 
     def download(self, name: str, target: Path) -> str:
-        """Write an object into a file; returns the sha256 of what came."""
+        """Write an object into a file; returns the sha256 of what came.
+
+        Raises:
+            StorageError: it is not there, the server does not answer, or there is no room here.
+        """
         digest = hashlib.sha256()
         reserve(target)
-        with (
-            self._telling(name),
-            self._files.open_input_stream(self.path(name)) as stream,
-            target.open("wb") as handle,
-        ):
-            while block := stream.read(BLOCK_BYTES):
+        with self._telling(name):
+            stream = self._files.open_input_stream(self.path(name))
+        with stream:
+            while True:
+                with self._telling(name):
+                    block = stream.read(BLOCK_BYTES)
+                if not block:
+                    return digest.hexdigest()
                 digest.update(block)
-                handle.write(block)
-        return digest.hexdigest()
+                with storage(target):
+                    current().append(target, block)
 
     def names(self, under: str = "") -> dict[str, int]:
         """Names and sizes of the objects below a folder, sorted."""
@@ -152,12 +187,3 @@ class Bucket:
                     fix="check the address, the server and the credentials in the environment; then `pawl resume`",
                 )
             ) from error
-
-
-def _blocks(source: Path | bytes) -> Iterator[bytes]:
-    if isinstance(source, bytes):
-        yield source
-        return
-    with source.open("rb") as handle:
-        while block := handle.read(BLOCK_BYTES):
-            yield block

@@ -31,6 +31,7 @@ from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
 from orchestrator.storage.bucket import Bucket, Location
 from policies.errors import ArtifactError, LeaseError, PawlError, StorageError, explain
+from policies.files import storage
 from policies.shards import marker_path, read_marker
 from policies.store import MANIFEST
 
@@ -194,8 +195,13 @@ class Mirror:
                 return
             try:
                 self._send_patiently(snapshot)
-            except PawlError as error:  # told to the driver at its next phase
-                self._failure = error
+            except (PawlError, OSError) as error:  # told to the driver at its next phase
+                told = (
+                    error
+                    if isinstance(error, PawlError)
+                    else StorageError(f"the copy failed: {error}")
+                )
+                self._failure = told
                 return
 
     def _send_patiently(self, snapshot: _Snapshot) -> None:
@@ -221,8 +227,9 @@ class Mirror:
         sent: dict[str, dict[str, object]] = {}
         for name, path in snapshot.files:
             try:
-                size = path.stat().st_size
-                digest = self.bucket.put(name, path)
+                with storage(path):
+                    size = path.stat().st_size
+                    digest = self.bucket.put(name, path)
             except FileNotFoundError:  # retention removed it in the meantime
                 continue
             self._check_against_marker(path, digest)

@@ -10,7 +10,6 @@ The driver only ever appends to this file, so it never waits for a server. `<run
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -21,8 +20,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from policies import files
 from policies.errors import TrackingError
-from policies.files import open_to_append, open_to_change, storage
+from policies.files import storage
 from policies.records import PolicyVersion, Record, RoundResult
 from policies.shards import write_json
 
@@ -113,43 +113,46 @@ class Spool:
         self.path = folder / "spool.jsonl"
         self.offset_path = folder / "offset.json"
         self._lock = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True)
+        self._unwritten: list[bytes] = []
+        """Lines that the disk did not take; they go with the next one."""
+        self._end: int | None = None
+        """Bytes of durable lines, for the writer: what is behind them may be cut off again, so it is not sent."""
+        files.make_directory(folder)
         if writes:
-            self._drop_torn_line()
+            self._end = files.cut_torn_line(self.path)
 
     def append(self, line: Line) -> None:
-        """Make a line durable.
+        """Make a line durable, and those that could not be written before it.
 
         Raises:
-            OSError: it could not be written; nothing of it is left that would spoil the next one.
+            StorageError: it could not be written; it is kept, and goes with the next one.
         """
-        data = line.model_dump_json().encode() + b"\n"
-        with self._lock, open_to_append(self.path) as handle:
-            before = handle.seek(0, os.SEEK_END)
-            try:
-                if handle.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(handle.fileno())
-            except OSError:
-                handle.truncate(before)
-                raise
+        with self._lock:
+            self._unwritten.append(line.model_dump_json().encode() + b"\n")
+            files.append_line(self.path, b"".join(self._unwritten))
+            self._unwritten.clear()
+            self._end = self.path.stat().st_size
 
     def read(self, offset: int = 0) -> Iterator[tuple[Line | None, int]]:
         """Whole lines from `offset` on, each with the offset behind it; None for one that cannot be read."""
-        if not self.path.exists():
+        end = self.size()
+        if end <= offset:
             return
         with self.path.open("rb") as handle:
             handle.seek(offset)
             for data in handle:
-                if not data.endswith(b"\n"):
-                    return
                 offset += len(data)
+                if not data.endswith(b"\n") or offset > end:
+                    return
                 try:
                     yield _LINES.validate_json(data), offset
                 except ValidationError:
                     yield None, offset
 
     def size(self) -> int:
+        """Bytes that can be sent."""
+        if self._end is not None:
+            return self._end
         return self.path.stat().st_size if self.path.exists() else 0
 
     def offset(self) -> int:
@@ -165,22 +168,11 @@ class Spool:
 
     def backlog_bytes(self) -> int:
         """Size of the lines that have not been sent."""
-        return self.size() - self.offset()
+        return self.size() - self.offset() + sum(map(len, self._unwritten))
 
     def left(self) -> int:
         """Lines that have not been sent."""
         return sum(1 for _ in self.read(self.offset()))
-
-    def _drop_torn_line(self) -> None:
-        """Remove a last line that was cut off while it was written: its call never returned."""
-        if not self.path.exists():
-            return
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with storage(self.path), open_to_change(self.path) as handle:
-                handle.truncate(whole)
-                os.fsync(handle.fileno())
 
 
 class SendLock:

@@ -180,10 +180,11 @@ class SpooledTracker:
         try:
             self._spool.append(line)
             self._told_unwritten = False
-        except OSError as error:  # a run never ends on its tracking
+        except (OSError, PawlError) as error:  # a run never ends on its tracking
             if not self._told_unwritten:
                 self._warn(
-                    f"{self._spool.path} cannot be written ({error}); tracking leaves out what comes until it can"
+                    f"{self._spool.path} cannot be written ({error}); what is to be tracked is kept in memory until it "
+                    "can, and rounds are told again by `pawl resume`"
                 )
             self._told_unwritten = True
         self._thread.poke()

@@ -26,8 +26,8 @@ from orchestrator.views.judge_columns import judge_columns
 from orchestrator.views.run_state import phase_seconds, read_config, results_of
 from orchestrator.views.scores import final_line, pass_names
 from policies.errors import ArtifactError
+from policies.files import write_text
 from policies.records import RoundResult, Trajectory
-from policies.shards import write_atomically
 
 MAIN_METRIC = "eval/pass@1"
 COLUMNS = (
@@ -95,13 +95,9 @@ def write_report(folder: RunFolder) -> tuple[Path, Path]:
     html, markdown = folder.path / "report.html", folder.path / "report.md"
     text = _markdown(title, experiment, table, texts, final_line(results))
     with _WRITING:
-        write_atomically(html, lambda path: _write(path, page))
-        write_atomically(markdown, lambda path: _write(path, text))
+        write_text(html, page)
+        write_text(markdown, text)
     return html, markdown
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _rounds_table(results: Sequence[RoundResult], seconds: dict[int, float]) -> list[list[str]]:

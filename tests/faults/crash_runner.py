@@ -2,14 +2,17 @@
 
 Usage: crash_runner.py BASE ROUNDS PARALLEL < cases
 A case is `MODE:POINT[,POINT...]` on one line of standard input: `before:17`, `torn:40`, `power:99`, or with several
-points a crash, a resume that crashes at its own n-th operation, and so on. The first line of output is about
-the uninterrupted run. This process imports everything once, runs nothing itself, and forks for each drive.
+points a crash, a resume that crashes at its own n-th operation, and so on. A disk that fails instead of a process that
+dies: `half-ENOSPC:31`, `lasting-EIO:7` (see `DiskFault`), and `read-once:12`, `read-lasting:12` for the n-th time that
+something below the run folder is opened to read. The first line of output is about the uninterrupted run. This process
+imports everything once, runs nothing itself, and forks for each drive.
 Verifiers work inside the driver here, and their clocks stand still: starting an interpreter for each of thousands of
 drives would take most of the time.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import json
@@ -22,13 +25,23 @@ from pathlib import Path
 from typing import Any
 
 import workers.verify.worker as verify_worker
+from orchestrator.commands.output import exit_code_of
 from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
 from policies import files
 from policies.component import create
+from policies.errors import PawlError
 from policies.fake_model import write_fake_model
-from policies.faulty_files import EXIT_CODE, CountingFiles, CrashingFiles, CrashMode
+from policies.faulty_files import (
+    EXIT_CODE,
+    CountingFiles,
+    CrashingFiles,
+    CrashMode,
+    DiskFault,
+    FailingDisk,
+    FailingReads,
+)
 from policies.records import Prompt, Trajectory, Verdict
 from workers.verify.isolation import IsolatedVerifier
 
@@ -59,6 +72,8 @@ verify_worker.IsolatedVerifier = InDriver  # type: ignore[attr-defined]
 
 CLOCKS = ("events.jsonl", "driver.json", "epochs", "report.html", "report.md", "activity.json")
 """What tells when things happened, or how often a driver began: not the run's result."""
+UNTOLD = 70
+"""How a process ends whose error is none of ours: a user would read of an internal error."""
 VOLATILE = {"seconds", "run_id", "created_at", "seal"}
 """Keys of JSON files; the seal of a marker covers the seconds in its summary."""
 
@@ -90,26 +105,48 @@ def config(base: Path, rounds: int) -> RunConfig:
     )
 
 
-def drive(settings: RunConfig, folder: RunFolder, layer: files.FileLayer) -> int:
-    """Start or resume the run in a process of its own; returns how that ended."""
+def drive(
+    settings: RunConfig, folder: RunFolder, layer: files.FileLayer, *, reads: str = ""
+) -> int:
+    """Start or resume the run in a process of its own; returns how that ended. `reads`: what of them fails."""
     pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    failing = _failing_reads(folder, reads)
+    code = 0
     try:
         with files.using(layer):
             if folder.identity.exists():
                 resume_experiment(folder)
             else:
                 run_experiment(settings, folder, source="")
-        if isinstance(layer, CountingFiles) and not isinstance(layer, CrashingFiles):
-            (folder.path.parent / "operations").write_text("\n".join(layer.log))
-        snapshot = json.dumps(dict(tree(folder.path)))
-        folder.path.with_suffix(".tree").write_text(snapshot, encoding="utf-8")
-        os._exit(0)
     except BaseException as error:  # the parent sees only the code
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.stderr.flush()
-        os._exit(1)
+        code = exit_code_of(error) if isinstance(error, PawlError) else UNTOLD
+    seen = 0 if failing is None else failing.count
+    if failing is not None:
+        failing.fail_at, failing.lasting = 0, False
+    if isinstance(layer, CountingFiles) and reads == "count":
+        facts = {"operations": layer.log, "reads": seen}
+        (folder.path.parent / "counted").write_text(json.dumps(facts))
+    if getattr(layer, "has_failed", False) or (failing is not None and failing.has_failed):
+        _failed_mark(folder).touch()
+    if code == 0:
+        snapshot = json.dumps(dict(tree(folder.path)))
+        folder.path.with_suffix(".tree").write_text(snapshot, encoding="utf-8")
+    os._exit(code)
+
+
+def _failing_reads(folder: RunFolder, reads: str) -> FailingReads | None:
+    if not reads:
+        return None
+    mode, _, point = reads.partition(":")
+    return FailingReads(folder.path, int(point or 0), lasting=mode == "read-lasting")
+
+
+def _failed_mark(folder: RunFolder) -> Path:
+    return folder.path.with_suffix(".failed")
 
 
 def tree(root: Path) -> Iterator[tuple[str, str]]:
@@ -143,18 +180,36 @@ def differences(folder: RunFolder, expected: dict[str, str]) -> list[str]:
 
 
 def one(settings: RunConfig, base: Path, case: str, expected: dict[str, str]) -> dict[str, Any]:
-    """Crash as the case says, resume, compare."""
+    """Crash, or let the disk fail, as the case says; resume, compare."""
     mode, _, numbers = case.partition(":")
     folder = RunFolder(base / case.replace(":", "-").replace(",", "-") / "run")
     folder.path.parent.mkdir()
-    fired = []
+    fired, ended = [], []
     for point in map(int, numbers.split(",")):
-        layer = CrashingFiles(point, checked(mode))
-        fired.append(drive(settings, folder, layer) == EXIT_CODE)
-    code = drive(settings, folder, files.FileLayer())
+        if mode in ("before", "torn", "power"):
+            ended.append(drive(settings, folder, CrashingFiles(point, checked(mode))))
+            fired.append(ended[-1] == EXIT_CODE)
+            continue
+        if mode.startswith("read-"):
+            ended.append(drive(settings, folder, files.FileLayer(), reads=f"{mode}:{point}"))
+        else:
+            ended.append(drive(settings, folder, disk(mode, point)))
+        fired.append(_failed_mark(folder).exists())
+        _failed_mark(folder).unlink(missing_ok=True)
+    code = 0 if ended[-1] == 0 else drive(settings, folder, files.FileLayer())
     differing = differences(folder, expected) if code == 0 else []
     shutil.rmtree(folder.path.parent)
-    return {"case": case, "fired": fired, "code": code, "differences": differing}
+    return {"case": case, "fired": fired, "ended": ended, "code": code, "differences": differing}
+
+
+def disk(mode: str, point: int) -> FailingDisk:
+    """A failing disk by the name of its mode, e.g. `half-ENOSPC`."""
+    fault, _, code = mode.partition("-")
+    known: tuple[DiskFault, ...] = ("short", "half", "once", "lasting")
+    for name in known:
+        if fault == name:
+            return FailingDisk(point, name, getattr(errno, code or "ENOSPC"))
+    raise ValueError(mode)
 
 
 def checked(mode: str) -> CrashMode:
@@ -172,10 +227,10 @@ def main() -> None:
     settings = config(base, rounds)
     whole = RunFolder(base / "whole" / "run")
     whole.path.parent.mkdir()
-    code = drive(settings, whole, CountingFiles())
-    operations = (whole.path.parent / "operations").read_text().splitlines()
+    code = drive(settings, whole, CountingFiles(), reads="count")
+    counted = json.loads((whole.path.parent / "counted").read_text())
     expected: dict[str, str] = json.loads(whole.path.with_suffix(".tree").read_text())
-    os.write(1, json.dumps({"code": code, "operations": operations}).encode() + b"\n")
+    os.write(1, json.dumps({"code": code, **counted}).encode() + b"\n")
     cases = [line.strip() for line in sys.stdin if line.strip()]
     workers = []
     for index in range(parallel):

@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -23,43 +26,67 @@ SEED = 0
 
 
 def crash_all(
-    base: Path, rounds: int, choose: Any, *, timeout: float
+    rounds: int, choose: Callable[[list[str]], list[str]], *, timeout: float
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Run the cases that `choose` picks given the operations of the whole run."""
-    counted, _ = _run(base / "count", rounds, [], timeout)
-    cases = choose(counted)
-    operations, found = _run(base / "crash", rounds, cases, timeout)
-    assert [o.split(" ")[0] for o in operations] == [o.split(" ")[0] for o in counted]
-    assert sorted(f["case"] for f in found) == sorted(cases), "every case answered"
-    return operations, found
+    first, found = run_cases(rounds, lambda first: choose(first["operations"]), timeout=timeout)
+    return first["operations"], found
 
 
-def _run(
-    base: Path, rounds: int, cases: Sequence[str], timeout: float
-) -> tuple[list[str], list[dict[str, Any]]]:
-    base.mkdir()
-    parallel = min(4, os.cpu_count() or 1)
-    done = subprocess.run(
-        [sys.executable, str(RUNNER), str(base), str(rounds), str(parallel)],
-        input="\n".join(cases),
-        capture_output=True,
+def run_cases(
+    rounds: int, choose: Callable[[dict[str, Any]], list[str]], *, timeout: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Run the cases that `choose` picks given what is known of the whole run: its `operations`, how many `reads`.
+
+    In memory where that is possible: power failures are played, so fsync need not wait for a disk thousands of times.
+    """
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="pawl-crash-", dir=place) as folder:
+        base = Path(folder)
+        with (base / "stderr").open("w") as stderr, _runner(base, rounds, stderr) as runner:
+            limit = threading.Timer(timeout, os.killpg, (runner.pid, signal.SIGKILL))
+            limit.start()
+            try:
+                first, found = _answers(runner, choose)
+            finally:
+                limit.cancel()
+        assert runner.returncode == 0, (base / "stderr").read_text()[-3000:]
+    return first, found
+
+
+def _runner(base: Path, rounds: int, stderr: TextIO) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(RUNNER), str(base), str(rounds), str(min(4, os.cpu_count() or 1))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
-        timeout=timeout,
-        check=False,
         cwd=RUNNER.parents[2],
         env=os.environ | {"PYTHONPATH": str(RUNNER.parents[2])},
+        start_new_session=True,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, *lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert first["code"] == 0, done.stderr[-3000:]
-    return first["operations"], lines
+
+
+def _answers(
+    runner: subprocess.Popen[str], choose: Callable[[dict[str, Any]], list[str]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    assert runner.stdin is not None
+    assert runner.stdout is not None
+    first: dict[str, Any] = json.loads(runner.stdout.readline() or '{"code": "no answer"}')
+    assert first["code"] == 0
+    cases = choose(first)
+    runner.stdin.write("\n".join(cases))
+    runner.stdin.close()
+    found = [json.loads(line) for line in runner.stdout]
+    assert sorted(f["case"] for f in found) == sorted(cases), "every case answered"
+    return first, found
 
 
 def wrong(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [f for f in found if f["code"] or f["differences"]]
 
 
-def test_a_run_that_dies_at_any_operation_ends_byte_identical(tmp_path: Path) -> None:
+def test_a_run_that_dies_at_any_operation_ends_byte_identical() -> None:
     def choose(operations: list[str]) -> list[str]:
         chosen = random.Random(SEED)
         cases = [f"before:{n}" for n in range(3, len(operations) + 1, 17)]
@@ -67,7 +94,7 @@ def test_a_run_that_dies_at_any_operation_ends_byte_identical(tmp_path: Path) ->
         cases += [f"before:{chosen.randint(1, len(operations))},{chosen.randint(1, 60)}"] * 3
         return sorted(set(cases))
 
-    operations, found = crash_all(tmp_path, 1, choose, timeout=280)
+    operations, found = crash_all(1, choose, timeout=280)
     assert wrong(found) == []
     assert all(f["fired"][0] for f in found), "a case without its crash proves nothing"
     assert len(operations) > 200
@@ -76,11 +103,11 @@ def test_a_run_that_dies_at_any_operation_ends_byte_identical(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("mode", ["before", "torn", "power"])
-def test_every_operation_of_two_rounds(tmp_path: Path, mode: str) -> None:
+def test_every_operation_of_two_rounds(mode: str) -> None:
     def choose(operations: list[str]) -> list[str]:
         return [f"{mode}:{n}" for n in range(1, len(operations) + 1)]
 
-    operations, found = crash_all(tmp_path, 2, choose, timeout=7000)
+    operations, found = crash_all(2, choose, timeout=7000)
     assert wrong(found) == []
     assert all(f["fired"][0] for f in found)
     assert len(found) == len(operations) > 350
@@ -88,7 +115,7 @@ def test_every_operation_of_two_rounds(tmp_path: Path, mode: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_two_hundred_double_and_triple_crashes(tmp_path: Path) -> None:
+def test_two_hundred_double_and_triple_crashes() -> None:
     def choose(operations: list[str]) -> list[str]:
         chosen = random.Random(SEED)
         cases: set[str] = set()
@@ -99,7 +126,7 @@ def test_two_hundred_double_and_triple_crashes(tmp_path: Path) -> None:
             cases.add(f"{mode}:{','.join(map(str, points))}")
         return sorted(cases)
 
-    _, found = crash_all(tmp_path, 2, choose, timeout=7000)
+    _, found = crash_all(2, choose, timeout=7000)
     assert wrong(found) == []
     again = sum(1 for f in found if sum(f["fired"]) > 1)
     assert again > 120, "most of them must have crashed more than once"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from typer.testing import CliRunner
@@ -24,6 +24,7 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.storage.bucket import Bucket, Location
 from orchestrator.storage.fetch import fetch_run
 from orchestrator.storage.mirror import Mirror
+from policies import files
 from policies.errors import (
     ConfigurationError,
     CorruptStateError,
@@ -32,6 +33,7 @@ from policies.errors import (
     StorageError,
 )
 from policies.fake_model import write_fake_model
+from policies.faulty_files import FailingDisk
 from tests.s3_server import CREDENTIALS, s3_server
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -226,6 +228,45 @@ def test_a_changed_object_is_named_and_not_used(
     assert hashlib.sha256((folder.path / name).read_bytes()).digest()
     with pytest.raises(ConfigurationError, match="already"):
         fetch_run("s3://models/pawl/whole", tmp_path, endpoint_url=server)
+
+
+def test_a_file_that_cannot_be_read_leaves_the_object_that_is_there(server: str) -> None:
+    there = bucket(server, "unreadable")
+    there.put("a", b"as it was")
+    with pytest.raises(StorageError, match=r"a cannot be read to be copied.*Fix: check the disk"):
+        there.put("a", Path("/proc/self/mem"))  # gives EIO, as a disk does
+    assert there.read("a") == b"as it was"
+
+
+def test_a_file_that_gives_out_in_the_middle_leaves_no_part_of_itself(
+    server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = bucket(server, "unreadable")
+    (tmp_path / "weights").write_bytes(b"x" * 100)
+    monkeypatch.setattr("orchestrator.storage.bucket.BLOCK_BYTES", 60)
+    whole, reads = there._next_block, []
+
+    def second_fails(content: BinaryIO, name: str) -> bytes:
+        reads.append(name)
+        with Path("/proc/self/mem").open("rb") as broken:
+            return whole(content if len(reads) == 1 else broken, name)
+
+    monkeypatch.setattr(there, "_next_block", second_fails)
+    with pytest.raises(StorageError, match="cannot be read"):
+        there.put("weights", tmp_path / "weights")
+    assert "weights" not in there.names()
+
+
+def test_no_room_for_a_download_is_told_of_this_machine_and_not_of_the_server(
+    tmp_path: Path, server: str
+) -> None:
+    there = bucket(server, "unreadable")
+    there.put("b", b"content")
+    target = tmp_path / "b"
+    with files.using(FailingDisk(1, "once")), pytest.raises(StorageError, match="the disk is full"):
+        there.download("b", target)
+    assert there.download("b", target) == hashlib.sha256(b"content").hexdigest()
+    assert target.read_bytes() == b"content"
 
 
 def test_a_run_that_is_not_there_is_said_to_be_missing(tmp_path: Path, server: str) -> None:

@@ -21,6 +21,7 @@ from orchestrator.commands.output import exit_code_of
 from orchestrator.stopping import InterruptedRun
 from policies import errors
 from policies.errors import PawlError, RolloutError
+from tests.run_folders import make_run
 from tests.started_process import ended_after
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +60,40 @@ def test_a_machine_that_is_short_of_something_is_worth_another_try(number: int, 
     wrapped.__cause__ = OSError(number, os.strerror(number))
     assert exit_code_of(wrapped) == code
     assert exit_code_of(OSError(number, os.strerror(number))) == code
+
+
+@pytest.mark.parametrize("name", ["InputError", "CorruptStateError", "TrainingError"])
+def test_a_disk_that_gives_errors_says_nothing_of_what_a_file_holds(name: str) -> None:
+    told = getattr(errors, name)("it cannot be read")
+    told.__cause__ = OSError(errno.EIO, os.strerror(errno.EIO))
+    assert exit_code_of(told) == 75
+
+
+@pytest.mark.parametrize(
+    "command", [["components", "--json"], ["status", "RUN"], ["show", "RUN", "--json"]]
+)
+@pytest.mark.parametrize("also_errors", [False, True])
+def test_an_output_on_a_full_disk_is_75_without_a_traceback(
+    tmp_path: Path, command: list[str], also_errors: bool
+) -> None:
+    run = make_run(tmp_path / "run", rounds=1)
+    arguments = [str(run.path) if a == "RUN" else a for a in command]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli", *arguments],
+            cwd=ROOT,
+            stdout=full,
+            stderr=full if also_errors else subprocess.PIPE,
+            check=False,
+            timeout=120,
+        )
+    assert done.returncode == 75
+    if not also_errors:
+        told = done.stderr.decode()
+        assert "Traceback" not in told
+        assert "internal error" not in told
+        assert os.strerror(errno.ENOSPC) in told
+        assert "Fix: make room" in told
 
 
 def test_a_scheduler_that_stops_a_run_gets_75_and_a_person_130() -> None:

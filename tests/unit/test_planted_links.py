@@ -139,7 +139,7 @@ def test_events_steps_replies_and_locks_are_not_written_through_a_link(
     assert not any(e.detail.get("message") == "x" for e in read_events(log.path))
     steps = tmp_path / "run" / "steps.jsonl"
     untouched = plant(steps)
-    with pytest.raises(OSError, match=r"steps\.jsonl"):
+    with pytest.raises(CorruptStateError, match=r"a link stands where .*steps\.jsonl"):
         log_line(steps, {"step": 1})
     assert untouched()
     replies = tmp_path / "run" / "judge_cache.jsonl"

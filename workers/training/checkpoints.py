@@ -32,6 +32,7 @@ from policies.files import (
 from policies.records import Record
 from policies.shards import content_digest, file_sha256
 from workers.training.engine import AdapterSettings, TrainingOptions, UpdateJob
+from workers.training.tensor_files import check_whole, refusals_told
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,10 @@ class Checkpoints:
         temporary = self.directory / f".{final.name}.{os.getpid()}{TEMPORARY_SUFFIX}"
         remove_tree(temporary)
         make_directory(temporary)
-        write(temporary)
+        with refusals_told(temporary):
+            write(temporary)
+            for tensors in sorted(temporary.glob("*.safetensors")):
+                check_whole(tensors)
         write_json(temporary / STATE, state)
         sync_files(temporary)
         files = {p.name: (file_sha256(p), p.stat().st_size) for p in sorted(temporary.iterdir())}

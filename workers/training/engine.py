@@ -10,7 +10,7 @@ from pydantic import Field
 
 from policies.component import Component, Family, Settings
 from policies.examples import Example
-from policies.files import open_to_append
+from policies.files import append_unsynced
 from policies.loss import Loss
 from policies.records import PolicyVersion, Record
 from policies.reference import ReferencePlan
@@ -195,8 +195,11 @@ TRAINING_ENGINES = Family(
 
 
 def log_line(path: Path, values: dict[str, Any]) -> None:
-    """Append one step's values to the update's log."""
+    """Append one step's values to the update's log.
+
+    Raises:
+        StorageError: the disk refused; nothing of the line is left.
+    """
     import json
 
-    with open_to_append(path) as handle:
-        handle.write(json.dumps(values).encode() + b"\n")
+    append_unsynced(path, json.dumps(values).encode() + b"\n")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from policies.errors import TrainingError, boundary, explain
 from policies.files import write_atomically
+from workers.training.tensor_files import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +31,7 @@ def moments_of(optimizer: Any) -> dict[str, Tensor]:
 
 def save_moments(tensors: dict[str, Tensor], path: Path) -> None:
     """Write what `moments_of` gave, durably."""
-    from safetensors.torch import save_file
-
-    write_atomically(path, lambda temporary: save_file(tensors, temporary))
+    write_atomically(path, lambda temporary: save_tensors(tensors, temporary))
 
 
 def load_optimizer_state(optimizer: Any, path: Path) -> None:

@@ -21,6 +21,7 @@ from workers.training.engine import TrainingOptions
 from workers.training.process_group import WorkerGroup
 from workers.training.schedule import rate_factor
 from workers.training.steplog import StepLog
+from workers.training.tensor_files import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,10 +158,8 @@ class ResumableSteps:
 
 def write_tensors(weights: dict[str, Tensor], moments: dict[str, Tensor], folder: Path) -> None:
     """Write the trained weights (an adapter's only, when there is one) and the moments."""
-    from safetensors.torch import save_file
-
-    save_file(weights, folder / WEIGHTS)
-    save_file(moments, folder / MOMENTS)
+    save_tensors(weights, folder / WEIGHTS)
+    save_tensors(moments, folder / MOMENTS)
 
 
 def trained_weights(model: Any) -> dict[str, Tensor]:

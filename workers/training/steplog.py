@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from policies.errors import DivergenceError, explain
+from policies.files import remove_file
 from workers.alive import beat
 from workers.training.engine import log_line
 
@@ -47,8 +48,7 @@ class StepLog:
         ]
         """`before`: the steps that a checkpoint brought, which are logged again, once."""
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)  # left by an attempt that was killed
+            remove_file(path)  # left by an attempt that was killed
             for number, step in enumerate(self.steps, start=1):
                 log_line(path, {"step": number, **step})
 

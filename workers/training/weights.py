@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policies.errors import TrainingError, explain
-from policies.files import move, sync_files
+from policies.errors import StorageError, TrainingError, explain
+from policies.files import make_directory, move, put, sync_files
 from policies.records import PolicyVersion
 from policies.reference import ReferencePlan
 from policies.store import MANIFEST, weight_files
+from workers.training.tensor_files import check_whole, refusals_told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,6 +144,7 @@ def candidate_directory(output_dir: Path, *, writes: bool = True) -> Iterator[Pa
 
     Raises:
         TrainingError: `output_dir` exists already.
+        StorageError: the disk refused, or took only a part of the weights.
     """
     if not writes:
         yield None
@@ -158,9 +160,12 @@ def candidate_directory(output_dir: Path, *, writes: bool = True) -> Iterator[Pa
         )
     temporary = output_dir.with_name(output_dir.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # left by an update that was killed
-    temporary.mkdir(parents=True)
+    make_directory(temporary)
     try:
-        yield temporary
+        with refusals_told(temporary):
+            yield temporary
+            for tensors in sorted(temporary.rglob("*.safetensors")):
+                check_whole(tensors)
         for folder in (*filter(Path.is_dir, temporary.rglob("*")), temporary):
             sync_files(folder)
         move(temporary, output_dir)
@@ -182,7 +187,7 @@ def save_model(model: Any, source: Path, target: Path) -> None:
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
     config["dtype"] = "float32"
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    put(target / "config.json", (json.dumps(config, indent=2) + "\n").encode())
 
 
 def copy_side_files(source: Path, target: Path) -> None:
@@ -190,4 +195,8 @@ def copy_side_files(source: Path, target: Path) -> None:
     (target / "generation_config.json").unlink(missing_ok=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and path.name != MANIFEST and not path.name.endswith(_WEIGHT_SUFFIXES):
-            shutil.copyfile(path, target / path.name)
+            copy = Path(shutil.copyfile(path, target / path.name))
+            if copy.stat().st_size != path.stat().st_size:
+                raise StorageError(
+                    f"{copy} is not all of {path}. Fix: check the disk and make room; then `pawl resume`"
+                )

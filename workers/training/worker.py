@@ -26,6 +26,7 @@ from workers.training.engine import (
     UpdateOutcome,
 )
 from workers.training.process_group import listen, own_address
+from workers.training.tensor_files import refusals_told
 
 RECORD_OF: dict[ExampleKind, type[Record]] = {
     "pair": PreferencePair,
@@ -64,5 +65,8 @@ class TrainWorker:
         engine = self.engines[job.stage]
         kind = RECORD_OF[engine.loss.kind]
         examples = [record for path in example_paths for record in read_records(Path(path), kind)]
-        with boundary(TrainingError, f"the update of round {job.round} failed"):
+        with (
+            boundary(TrainingError, f"the update of round {job.round} failed"),
+            refusals_told(Path(job.output_dir)),
+        ):
             return engine.update(job, cast("list[Example]", examples))

@@ -16,8 +16,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from uuid import uuid4
 
-from policies.errors import JudgeError
-from policies.files import open_to_append
+from policies.errors import JudgeError, PawlError
+from policies.files import append_unsynced
 from policies.records import Json, PolicyVersion
 from workers.verify.judge import JudgeBackend, Question, Reply, Unavailable, Usage
 
@@ -61,10 +61,11 @@ class ReplyCache:
             return
         line = json.dumps({"key": key, "text": text}) + "\n"
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with open_to_append(self._file) as handle:
-                handle.write(line.encode())
-        except OSError as error:  # a cache only saves time: the run goes on without the file
+            append_unsynced(self._file, line.encode())
+        except (
+            OSError,
+            PawlError,
+        ) as error:  # a cache only saves time: the run goes on without the file
             logger.warning(
                 "judge cache %s cannot be written (%s): replies stay in memory", self._file, error
             )

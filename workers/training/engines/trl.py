@@ -41,6 +41,7 @@ from workers.training.resuming import TrainerParts, load_trained_weights
 from workers.training.router_loss import router_loss, routers_recorded, set_router_loss
 from workers.training.steplog import StepLog
 from workers.training.steps import PairSteps, SupervisedSteps, UnpairedSteps
+from workers.training.tensor_files import refusals_told
 
 _EAGER_LIMIT = 512
 """On a CPU, plain attention beats the fused kernel (whose backward is slow) for sequences up to about this length."""
@@ -102,6 +103,7 @@ class TRLEngine(TrainingEngine):
             kept_memory(enabled=device == "cpu"),
             candidate_directory(Path(job.output_dir), writes=job.writes) as target,
             boundary(TrainingError, f"the TRL update of round {job.round} failed"),
+            refusals_told(Path(job.output_dir)),
             joined(
                 place,
                 timeout_seconds=timeout,
