@@ -12,6 +12,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind, EventLog
 from orchestrator.file_sharing import models_of, run_files
 from orchestrator.journal import Journal
+from orchestrator.judge_models import check_same_models, local_judge_models
 from orchestrator.lease import Fence
 from orchestrator.leftovers import remove_leftovers
 from orchestrator.model_files import resolve_model
@@ -53,7 +54,10 @@ def assemble(
     if recorded is not None:
         check_same_prompts(recorded, train, held_out, test)
     store = PolicyStore(folder.policies, guard=fence)
-    store.adopt_initial(resolve_model(config.policy))
+    store.adopt_initial(resolve_model(config.policy), begun=recorded is not None)
+    judge_models = local_judge_models(config)
+    if recorded is not None:
+        check_same_models(recorded, store.get(0), judge_models)
     watch = Watch(folder, config.cluster.silence_timeout_seconds, events.warn)
     shared = run_files(config.cluster, folder, models_of(config, store), fence)
     cluster = WatchedCluster(_cluster(config, folder, journal, fence.epoch, events, shared), watch)
@@ -64,7 +68,15 @@ def assemble(
     ):
         started = time.monotonic()
         events.emit(EventKind.WORKERS_STARTING)
-        groups = start_groups(cluster, config, folder, store, journal.results(), epoch=fence.epoch)
+        groups = start_groups(
+            cluster,
+            config,
+            folder,
+            store,
+            journal.results(),
+            epoch=fence.epoch,
+            judge_models=judge_models,
+        )
         events.emit(EventKind.WORKERS_READY, seconds=round(time.monotonic() - started, 2))
         yield Run(
             config=config,
@@ -82,6 +94,7 @@ def assemble(
             train_prompts=train,
             held_out_prompts=held_out,
             test_prompts=test,
+            judge_models=judge_models,
             mirror=mirror,
         )
 

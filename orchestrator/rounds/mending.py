@@ -17,7 +17,8 @@ from policies.errors import CorruptStateError, PolicyStoreError
 from policies.records import PolicyVersion
 from policies.reference import ReferenceSchedule
 from policies.shards import file_sha256, find_damage
-from policies.store import check_weights
+from policies.store import check_files
+from policies.version_files import files_digest
 
 
 def ready_to_train(scope: RoundScope, drawn: Drawn, collected: Collected) -> Collected:
@@ -32,7 +33,7 @@ def ready_to_train(scope: RoundScope, drawn: Drawn, collected: Collected) -> Col
     schedule: ReferenceSchedule = create(scope.stage.training.reference)
     plan = schedule.plan(run.served()[scope.stage.first_round - 1 :])
     for number in sorted({scope.policy.number, *(part.version for part in plan.parts)}):
-        check_weights(run.store.get(number))
+        check_files(run.store.get(number))
     _check_carried(scope)
     places = [scope.folder.shard(i).of("examples") for i in range(drawn.num_shards)]
     damaged = [str(path) for path in places if find_damage(path) is not None]
@@ -60,6 +61,12 @@ def _check_carried(scope: RoundScope) -> None:
         )
 
 
+def _is_same(version: PolicyVersion, published: Published) -> bool:
+    """Whether a version is what the journal recorded; an older Pawl recorded the weights alone."""
+    all_files = published.files_digest in ("", files_digest(version))
+    return version.digest == published.digest and all_files
+
+
 def intact_candidate(
     scope: RoundScope, collected: Collected, published: Published
 ) -> PolicyVersion:
@@ -71,8 +78,8 @@ def intact_candidate(
     store, number = scope.run.store, published.version
     try:
         version = store.get(number)
-        check_weights(version)
-        if version.digest == published.digest:
+        check_files(version)
+        if _is_same(version, published):
             return version
         why = "its digest is not the one that the journal recorded"
     except PolicyStoreError as error:
@@ -83,7 +90,8 @@ def intact_candidate(
         round_index=scope.index,
     )
     update(scope, collected)
-    if publish(scope).digest != published.digest:
+    publish(scope)
+    if not _is_same(store.get(number), published):
         raise CorruptStateError(
             f"policy version {number} was damaged ({why}), is in quarantine, and came out differently when trained "
             "again. Fix: restore it from a copy of the run"
