@@ -13,13 +13,14 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.journal import JournalEntry
 from orchestrator.removal_notes import removed
 from orchestrator.rounds.phases import Collected, Drawn, Phase, Published, Trained
+from orchestrator.rounds.update_files import read_update_files
 from orchestrator.run_folder import RunFolder
 from policies.component import create
-from policies.errors import CorruptPolicyError
+from policies.errors import CorruptPolicyError, CorruptStateError
 from policies.records import RoundResult, RoundStatus
 from policies.shards import file_sha256
 from policies.store import MANIFEST, Manifest, PolicyStore, read_manifest
-from policies.version_files import differences, files_digest, foreign_files
+from policies.version_files import differences, fact_of, files_digest, foreign_files
 
 CLOSE = 1e-9
 """Weights of a reference are computed the same way twice; only JSON stands between."""
@@ -271,6 +272,7 @@ def check_training(
         f"round {of_round[Phase.TRAIN].round}: the update took {outcome.num_examples} examples and dropped "
         f"{sum(outcome.dropped.values())}, the round has {num_examples}",
     )
+    _check_update_files(run, index, of_round, check, absent)
     log = run.round(index).train_log
     if log.relative_to(run.path).as_posix() in absent and not log.exists():
         return
@@ -287,6 +289,40 @@ def check_training(
         len(set(steps)) == outcome.num_steps,
         f"{log} has {len(set(steps))} steps, the update made {outcome.num_steps}",
     )
+
+
+def _check_update_files(
+    run: RunFolder,
+    index: int,
+    of_round: Mapping[Phase, JournalEntry],
+    check: Check,
+    absent: frozenset[str],
+) -> None:
+    """The step log and the optimizer state as the update left them; its weights until they are a version."""
+    folder = run.round(index)
+    try:
+        record = read_update_files(folder)
+    except CorruptStateError as error:
+        check.expect(False, str(error))
+        return
+    here = folder.train.relative_to(run.path).as_posix()
+    if record is None:
+        note = f"round {index} has no record of what its update left (an older Pawl wrote none)"
+        check.notes += [] if f"{here}/files.json" in absent else [note]
+        return
+    gone = index in removed(run, "optimizer")
+    for fact in record.files:
+        path = folder.train / fact.name
+        left = f"{here}/{fact.name}" in absent or (gone and path == folder.optimizer_state)
+        moved = fact.name.startswith("candidate/") and not (
+            Phase.PUBLISH not in of_round and folder.candidate.exists()
+        )
+        if moved or (left and not path.exists()):
+            continue
+        check.expect(
+            path.is_file() and fact_of(folder.train, fact.name) == fact,
+            f"{path} is not as the update of round {index} left it",
+        )
 
 
 def _step(line: str) -> int:

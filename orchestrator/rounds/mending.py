@@ -8,16 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.rounds.collecting import collect
-from orchestrator.rounds.phases import Collected, Drawn, Phase, Published
+from orchestrator.rounds.phases import Collected, Drawn, Phase, Published, Trained
 from orchestrator.rounds.publishing import publish
+from orchestrator.rounds.update_files import damage_of_candidate
 from orchestrator.rounds.updating import carried_state, update
 from orchestrator.run import RoundScope
 from policies.component import create
-from policies.errors import CorruptStateError, PolicyStoreError
+from policies.errors import CorruptStateError, PolicyStoreError, explain
 from policies.records import PolicyVersion
 from policies.reference import ReferenceSchedule
 from policies.shards import file_sha256, find_damage
-from policies.store import check_files
+from policies.store import MANIFEST, check_files
 from policies.version_files import files_digest
 
 
@@ -59,6 +60,36 @@ def _check_carried(scope: RoundScope) -> None:
             f"{path} changed since round {index} wrote it. Set by: training.optimizer (carry). "
             "Fix: restore it from a copy of the run; or remove it, and the next update begins with fresh moments"
         )
+
+
+def publish_intact(scope: RoundScope, collected: Collected, trained: Trained) -> Published:
+    """Publish what the update left; weights that were damaged since are put into quarantine and made again.
+
+    Raises:
+        CorruptStateError: the update, made again, came out differently.
+    """
+    target = scope.run.store.directory(scope.index)
+    candidate = scope.folder.candidate if scope.folder.candidate.exists() else target
+    is_published = (target / MANIFEST).exists()  # then the version is checked, and not this
+    why = None if is_published else damage_of_candidate(scope.folder, candidate)
+    if why is not None:
+        if candidate.exists():
+            scope.run.quarantine.set_aside(candidate, why)
+        scope.run.events.warn(
+            f"the new weights of round {scope.index}: {why}; they are in quarantine and trained again",
+            round_index=scope.index,
+        )
+        if update(scope, collected) != trained:
+            raise CorruptStateError(
+                explain(
+                    f"the new weights of round {scope.index} were damaged before they were published ({why}), and came "
+                    "out differently when trained again",
+                    value=str(candidate),
+                    where="whoever changed the folder",
+                    fix="restore them from quarantine or a copy of the run, or start a new run",
+                )
+            )
+    return publish(scope)
 
 
 def _is_same(version: PolicyVersion, published: Published) -> bool:

@@ -19,6 +19,7 @@ from uuid import uuid4
 from policies.errors import JudgeError
 from policies.files import open_to_append
 from policies.records import Json, PolicyVersion
+from policies.seals import with_seal
 from workers.verify.judge import JudgeBackend, Question, Reply, Unavailable, Usage
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class ReplyCache:
         self._remember(key, text)
         if self._file is None:
             return
-        line = json.dumps({"key": key, "text": text}) + "\n"
+        line = json.dumps(with_seal({"key": key, "text": text})) + "\n"
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with open_to_append(self._file) as handle:
@@ -94,11 +95,15 @@ class ReplyCache:
 
 
 def _entry(line: bytes) -> tuple[str, str] | None:
-    """Key and text of one line, or None when a killed worker left it unfinished."""
+    """Key and text of one line, or None when a killed worker left it unfinished, or it changed since."""
     try:
         value = json.loads(line)
         key, text = value["key"], value["text"]
-    except (ValueError, KeyError, TypeError):
+        if value.keys() - {"key", "text"} and value != with_seal(
+            value
+        ):  # an older Pawl wrote no seal
+            return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return (key, text) if isinstance(key, str) and isinstance(text, str) else None
 
