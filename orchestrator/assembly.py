@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -22,6 +21,7 @@ from orchestrator.rounds.drawing import check_same_prompts
 from orchestrator.rounds.phases import Drawn, Phase
 from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_identity import read_identity
 from orchestrator.stopping import StopRequest
 from orchestrator.storage.mirror import mirroring
 from orchestrator.tracking.tracker import Tracker
@@ -174,7 +174,7 @@ def _cluster(
     return RayCluster(
         address=asked.address,
         num_cpus=asked.num_cpus,
-        run=json.loads(folder.identity.read_text(encoding="utf-8"))["run_id"],
+        run=read_identity(folder).run_id,
         epoch=epoch,
         allow_insecure=asked.allow_insecure,
         max_restarts=asked.max_restarts,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SEAL = "seal"
+_COMMENT = "<!-- sha256 of the text above: "
 
 
 def seal_of(tree: Mapping[str, Any]) -> str:
@@ -44,12 +45,24 @@ def read_sealed(data: bytes) -> dict[str, Any]:
         raise ValueError(f"it holds a {type(tree).__name__}")
     if not tree.get(SEAL):
         return tree
-    written = json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    if tree[SEAL] != seal_of(tree) or data != written.encode(errors="surrogatepass"):
+    if tree[SEAL] != seal_of(tree) or not is_as_written(data):
         raise ValueError("its seal is broken: it changed since it was written")
     return tree
 
 
-def is_sealed(tree: Mapping[str, Any]) -> bool:
-    """Whether an object has a seal; those of an older Pawl have none."""
-    return bool(tree.get(SEAL))
+def is_as_written(data: bytes) -> bool:
+    """Whether JSON stands as `policies.files.write_json` writes it: no other spaces, no lost line end."""
+    text = json.dumps(json.loads(data), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return data == text.encode(errors="surrogatepass")
+
+
+def with_last_line(text: str) -> str:
+    """A page or Markdown text with a comment at its end that holds the sha256 of what is before it."""
+    text = text if text.endswith("\n") else text + "\n"
+    return f"{text}{_COMMENT}{hashlib.sha256(text.encode()).hexdigest()} -->\n"
+
+
+def is_text_whole(data: bytes) -> bool:
+    """Whether a text is as `with_last_line` made it."""
+    text, _, rest = data.rpartition(_COMMENT.encode())
+    return rest == f"{hashlib.sha256(text).hexdigest()} -->\n".encode()

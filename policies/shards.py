@@ -21,6 +21,7 @@ from policies.columns import from_row, not_finite, shape_of, to_row
 from policies.errors import ArtifactError
 from policies.files import fsync_directory, write_atomically, write_json
 from policies.records import Record
+from policies.seals import is_as_written
 
 __all__ = [
     "SHARD_SCHEMA",
@@ -112,7 +113,7 @@ def read_marker(path: Path) -> Marker | None:
         return None
     try:
         marker = Marker.model_validate_json(text)
-        if marker.seal and marker.seal != _seal(marker):
+        if marker.seal and (marker.seal != _seal(marker) or not is_as_written(text)):
             raise ValueError("its seal is broken: it changed since it was written")
     except ValueError as error:
         raise ArtifactError(

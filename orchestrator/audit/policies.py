@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.audit.check import Check, Report
 from orchestrator.config.run_config import RunConfig
 from orchestrator.journal import JournalEntry
-from orchestrator.removal_notes import removed
+from orchestrator.removal_notes import Removed, note_path, removed
 from orchestrator.rounds.phases import Collected, Drawn, Phase, Published, Trained
 from orchestrator.rounds.update_files import read_update_files
 from orchestrator.run_folder import RunFolder
@@ -46,7 +46,7 @@ def check_lineage(
         _check_parent(number, manifest, manifests, check)
     store = PolicyStore(folder.policies)
     published = {e.round: Published.model_validate(e.result) for e in _of(entries, Phase.PUBLISH)}
-    gone = removed(folder, "policy")
+    gone = _removed(folder, check)
     check.notes += [note.sentence() for note in gone.values()]
     for index, version in published.items():
         known = manifests.get(version.version)
@@ -72,6 +72,14 @@ def check_lineage(
                 False, f"{folder.policies / f'{number:04d}'} was published by no round"
             )
     return manifests
+
+
+def _removed(folder: RunFolder, check: Check) -> dict[int, Removed]:
+    try:
+        return removed(folder, "policy")
+    except CorruptStateError as error:
+        check.expect(False, str(error))
+        return {}
 
 
 def _check_initial(
@@ -310,7 +318,7 @@ def _check_update_files(
         note = f"round {index} has no record of what its update left (an older Pawl wrote none)"
         check.notes += [] if f"{here}/files.json" in absent else [note]
         return
-    gone = index in removed(run, "optimizer")
+    gone = note_path(run, "optimizer", index).exists()
     for fact in record.files:
         path = folder.train / fact.name
         left = f"{here}/{fact.name}" in absent or (gone and path == folder.optimizer_state)

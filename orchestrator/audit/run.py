@@ -7,19 +7,19 @@ finished has to be complete.
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.audit.check import Check, Report
+from orchestrator.audit.foreign import name_foreign_files
+from orchestrator.audit.identity import check_identity
+from orchestrator.audit.logs import check_logs
 from orchestrator.audit.policies import check_lineage, check_references, check_reuse, check_training
 from orchestrator.audit.rounds import RoundAudit
-from orchestrator.config.resolved import read_config
-from orchestrator.config.run_config import RunConfig
 from orchestrator.journal import JournalEntry
-from orchestrator.launch import SCHEMA_VERSION
-from orchestrator.removal_notes import left_in_bucket, removed
+from orchestrator.removal_notes import Removed, left_in_bucket, removed
 from orchestrator.rounds.phases import (
     Collected,
     Drawn,
@@ -31,9 +31,12 @@ from orchestrator.rounds.phases import (
     Trained,
 )
 from orchestrator.run_folder import RunFolder
-from policies.errors import PawlError
+from orchestrator.run_reader import read_entries
+from policies.errors import CorruptStateError
 from policies.files import TEMPORARY_SUFFIX
 from policies.records import Record, RoundResult
+
+V = TypeVar("V")
 
 REASON = ".reason.json"
 """Ends the name of the file that says why another one was set aside."""
@@ -72,9 +75,9 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
         deep: also read every row back and recompute the content digests: reads all columns, takes longer.
     """
     report = Report()
-    config = _check_identity(folder, report["identity"])
+    config = check_identity(folder, report["identity"])
     entries = _check_journal(folder, report["journal"])
-    left = left_in_bucket(folder)
+    left = _noted(lambda: left_in_bucket(folder), None, report["complete"])
     absent = frozenset(left.names if left else ())
     manifests = check_lineage(folder, entries, report, absent)
     check_references(config, entries, report["reference"])
@@ -82,7 +85,8 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     results = [RoundResult.model_validate(e.result) for e in entries if e.phase is Phase.ACCEPT]
     served = {result.round: result.after for result in results}
     first = next((e for e in entries if (e.round, e.phase) == (0, Phase.DRAW)), None)
-    gone = removed(folder, "round")
+    nothing: dict[int, Removed] = {}
+    gone = _noted(lambda: removed(folder, "round"), nothing, report["complete"])
     sets = [] if first is None else str(first.result["digest"]).split(":")
     measured = dict(zip(("train", "held_out", "test"), sets, strict=False))
     for index in folder.rounds():
@@ -110,59 +114,42 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
             f"{len(absent)} files were not fetched and are not checked: they are in {left.address if left else ''}"
         )
     _check_epochs(folder, report["epochs"])
+    check_logs(folder, entries, report["logs"])
+    name_foreign_files(folder, report["logs"])
     _check_quarantine(folder, report["quarantine"])
     return report
 
 
-def _check_identity(folder: RunFolder, check: Check) -> RunConfig | None:
-    """The run's config, when it can still be loaded (a plug-in of it may be gone by now)."""
-    identity = _json(folder.identity, check)
-    tree = _json(folder.config, check)
-    if identity is None or tree is None:
-        return None
-    check.expect(
-        identity.get("schema_version") == SCHEMA_VERSION,
-        f"{folder.identity}: schema {identity.get('schema_version')}, this Pawl reads {SCHEMA_VERSION}",
-    )
-    text = json.dumps(tree, sort_keys=True)
-    check.expect(
-        hashlib.sha256(text.encode()).hexdigest() == identity.get("config_digest"),
-        f"{folder.config} was edited since the run began: its digest is not that of run.json",
-    )
+def _noted(read: Callable[[], V], otherwise: V, check: Check) -> V:
+    """What a note on the folder says; a damaged one is a problem, and says nothing."""
     try:
-        return read_config(folder)
-    except PawlError as error:
-        check.notes.append(f"not compared with what the config asks for: {error}")
-        return None
-
-
-def _json(path: Path, check: Check) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        check.expect(False, f"{path} cannot be read: {error}")
-        return None
-    check.expect(isinstance(value, dict), f"{path} is no JSON object")
-    return value if isinstance(value, dict) else None
+        return read()
+    except CorruptStateError as error:
+        check.expect(False, str(error))
+        return otherwise
 
 
 def _check_journal(folder: RunFolder, check: Check) -> list[JournalEntry]:
-    """The entries that can be read, after checking their order."""
-    try:
-        content = folder.journal.read_bytes()
-    except FileNotFoundError:
+    """The entries that can be read, after checking their seals and their order."""
+    if not folder.journal.exists():
         check.notes.append("there is no journal: no phase has finished")
         return []
-    whole, _, rest = content.rpartition(b"\n")
+    sound = True
+    try:
+        read_entries(folder)
+    except CorruptStateError as error:
+        sound = check.expect(False, str(error))
+    entries = []
+    *lines, rest = folder.journal.read_bytes().split(b"\n")
     if rest:
         check.notes.append("the last line was cut off while it was written; a resume drops it")
-    entries: list[JournalEntry] = []
-    for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             entry = JournalEntry.model_validate(json.loads(line))
             _RESULTS[entry.phase].model_validate(entry.result)
-        except ValueError as error:
-            check.expect(False, f"{folder.journal}:{number} cannot be read: {error}")
+        except (ValueError, RecursionError) as error:
+            if sound:
+                check.expect(False, f"{folder.journal}:{number} cannot be read: {error}")
         else:
             entries.append(entry)
     _check_order(folder, entries, check)

@@ -108,6 +108,11 @@ def _entry(line: bytes) -> tuple[str, str] | None:
     return (key, text) if isinstance(key, str) and isinstance(text, str) else None
 
 
+def is_reply(line: bytes) -> bool:
+    """Whether a line of a cache file is as it was written."""
+    return _entry(line) is not None
+
+
 def cache_scope(settings: Json, *, prompt_version: str, identity: str) -> str:
     """What all questions of one judge share: its settings, its prompt, and what answers."""
     return json.dumps([settings, prompt_version, identity], sort_keys=True)
