@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config.sections import StorageSettings
+from orchestrator.journal_reading import BEAT_SUFFIX, HEAD_SUFFIX, read_journal
 from orchestrator.removal_notes import FETCHED
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
@@ -131,7 +132,7 @@ class Mirror:
 
     def _snapshot(self, *, catch_up: bool = False) -> _Snapshot:
         """Committed files that were not handed over before; from what the bucket had when this driver began."""
-        journal = self.folder.journal.read_bytes() if self.folder.journal.exists() else b""
+        journal = read_journal(self.folder.journal).content
         data, markers, moving = [], [], []
         for name, path, facts in self._walk():
             before = self._seen.get(name)
@@ -157,6 +158,8 @@ class Mirror:
             for name in sorted(names):
                 path = Path(top, name)
                 if name[0] == "." or name in MOVING or name in LEFT_OUT or path.is_symlink():
+                    continue
+                if path.suffix in (HEAD_SUFFIX, BEAT_SUFFIX):  # move on before they would be sent
                     continue
                 with contextlib.suppress(FileNotFoundError):  # retention, or a rewrite, was faster
                     status = path.stat()

@@ -20,6 +20,7 @@ from orchestrator.rounds.phases import Drawn, Phase
 from orchestrator.run_folder import RunFolder
 from policies.errors import LeaseError
 from policies.files import write_json
+from policies.machine_identity import boot_id, pid_namespace
 from policies.processes import process_start
 from policies.store import PolicyStore
 
@@ -29,9 +30,14 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
+HERE = {"host": socket.gethostname(), "boot_id": boot_id(), "pid_namespace": pid_namespace()}
+"""What a claim says that was made on this machine, outside any container."""
+
+
 def elsewhere(folder: RunFolder, **changes: object) -> Claim:
     """A claim by a driver on another host, as it lies on the shared disk."""
     values = {"epoch": 4, "host": "node7", "pid": 1, "beats": 10, "heartbeat": time.time()}
+    values |= {"boot_id": "of-node7", "pid_namespace": "pid:[7]"}
     found = Claim.model_validate(values | changes)
     write_json(folder.driver, found.model_dump(mode="json"))
     return found
@@ -42,7 +48,9 @@ def test_each_claim_has_the_next_epoch(folder: RunFolder) -> None:
         with claim(folder) as lease:
             assert lease.claim.epoch == epoch
             lease.fence()
-    assert sorted(os.listdir(folder.epochs)) == [f"{e:06d}.json" for e in (1, 2, 3)]
+    assert sorted(p.name for p in folder.epochs.glob("*.json")) == [
+        f"{e:06d}.json" for e in (1, 2, 3)
+    ]
     assert json.loads(folder.driver.read_text())["epoch"] == 3
 
 
@@ -59,7 +67,7 @@ def test_the_heartbeat_goes_on_until_the_lease_is_released(folder: RunFolder) ->
 
 def test_a_live_driver_on_this_machine_is_left_alone(folder: RunFolder) -> None:
     parent = os.getppid()
-    elsewhere(folder, host=socket.gethostname(), pid=parent, pid_started=process_start(parent))
+    elsewhere(folder, **HERE, pid=parent, pid_started=process_start(parent))
     with pytest.raises(LeaseError, match=f"driven by process {parent} on ") as caught:
         claim(folder)
     assert caught.value.exit_code == 75
@@ -69,7 +77,7 @@ def test_a_live_driver_on_this_machine_is_left_alone(folder: RunFolder) -> None:
 def test_a_dead_driver_on_this_machine_is_replaced_at_once(folder: RunFolder) -> None:
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     child.wait()
-    elsewhere(folder, host=socket.gethostname(), pid=child.pid, pid_started=1)
+    elsewhere(folder, **HERE, pid=child.pid, pid_started=1)
     assert not is_alive(folder)
     told: list[str] = []
     started = time.monotonic()
@@ -80,7 +88,7 @@ def test_a_dead_driver_on_this_machine_is_replaced_at_once(folder: RunFolder) ->
 
 def test_another_process_of_the_same_number_is_not_the_old_driver(folder: RunFolder) -> None:
     parent = os.getppid()
-    elsewhere(folder, host=socket.gethostname(), pid=parent, pid_started=1)
+    elsewhere(folder, **HERE, pid=parent, pid_started=1)
     assert not is_alive(folder)
     claim(folder).release()
     latest = latest_claim(folder)
@@ -98,7 +106,9 @@ def test_a_driver_elsewhere_that_stands_still_is_replaced_after_three_beats(
     lease.release()
     assert time.monotonic() - started >= 0.3
     assert lease.claim.epoch == 1, "epochs of claims before there were any do not matter"
-    assert told == ["took the run over from process 1 on node7 (epoch 4), which is gone"]
+    assert told == [
+        "took the run over from process 1 on node7 (epoch 4, another machine), which is gone"
+    ]
 
 
 def test_a_driver_elsewhere_that_beats_is_left_alone_whatever_its_clock(folder: RunFolder) -> None:
@@ -123,13 +133,13 @@ def test_a_driver_elsewhere_is_believed_to_live_while_its_heartbeat_is_fresh(
     assert not is_alive(folder, now=found.heartbeat + 16)
 
 
-@pytest.mark.parametrize("host", [socket.gethostname(), "node7"])
+@pytest.mark.parametrize("where", [HERE, {"host": "node7"}])
 def test_a_run_that_was_released_is_free_although_its_process_lives(
-    folder: RunFolder, host: str
+    folder: RunFolder, where: dict[str, object]
 ) -> None:
     parent = os.getppid()
     started = process_start(parent)
-    elsewhere(folder, host=host, pid=parent, pid_started=started, released=True)
+    elsewhere(folder, **where, pid=parent, pid_started=started, released=True)
     assert not is_alive(folder)
     told: list[str] = []
     claim(folder, on_takeover=told.append, beat_seconds=60).release()
