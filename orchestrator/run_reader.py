@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.resolved import read_object
-from orchestrator.journal import JournalEntry
+from orchestrator.journal_reading import JournalEntry, read_journal
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
 from policies.errors import CorruptStateError, ResumeError, explain
@@ -46,15 +46,7 @@ def read_entries(folder: RunFolder) -> list[JournalEntry]:
     Raises:
         CorruptStateError: a line that counts was lost or changed.
     """
-    if not folder.journal.exists():
-        return []
-    entries = _until_damage(folder)
-    if len(entries) < folder.journal.read_bytes().count(b"\n"):
-        raise CorruptStateError(
-            f"{folder.journal}:{len(entries) + 1} cannot be read: its seal does not follow. Fix: restore the journal "
-            "from a copy, or start a new run"
-        )
-    return entries
+    return list(read_journal(folder.journal).entries)
 
 
 def read_config_tree(folder: RunFolder) -> dict[str, Any]:
@@ -98,7 +90,8 @@ def read_sound(folder: RunFolder) -> Sound:
 
 def _sound_entries(folder: RunFolder) -> tuple[tuple[JournalEntry, ...], list[str]]:
     try:
-        return tuple(read_entries(folder)), []
+        reading = read_journal(folder.journal)
+        return reading.entries, list(reading.damage)
     except CorruptStateError as error:
         return tuple(_until_damage(folder)), [str(error)]
     except OSError as error:

@@ -8,7 +8,8 @@ finished has to be complete.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from orchestrator.audit.identity import check_identity
 from orchestrator.audit.logs import check_logs
 from orchestrator.audit.policies import check_lineage, check_references, check_reuse, check_training
 from orchestrator.audit.rounds import RoundAudit
-from orchestrator.journal import JournalEntry
+from orchestrator.journal_reading import JournalEntry, read_journal
 from orchestrator.removal_notes import Removed, left_in_bucket, removed
 from orchestrator.rounds.phases import (
     Collected,
@@ -31,7 +32,6 @@ from orchestrator.rounds.phases import (
     Trained,
 )
 from orchestrator.run_folder import RunFolder
-from orchestrator.run_reader import read_entries
 from policies.errors import CorruptStateError
 from policies.files import TEMPORARY_SUFFIX
 from policies.records import Record, RoundResult
@@ -134,26 +134,36 @@ def _check_journal(folder: RunFolder, check: Check) -> list[JournalEntry]:
     if not folder.journal.exists():
         check.notes.append("there is no journal: no phase has finished")
         return []
-    sound = True
     try:
-        read_entries(folder)
+        reading = read_journal(folder.journal)
     except CorruptStateError as error:
-        sound = check.expect(False, str(error))
-    entries = []
-    *lines, rest = folder.journal.read_bytes().split(b"\n")
-    if rest:
-        check.notes.append("the last line was cut off while it was written; a resume drops it")
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = JournalEntry.model_validate(json.loads(line))
-            _RESULTS[entry.phase].model_validate(entry.result)
-        except (ValueError, RecursionError) as error:
-            if sound:
-                check.expect(False, f"{folder.journal}:{number} cannot be read: {error}")
-        else:
-            entries.append(entry)
+        check.expect(False, str(error))
+        entries = list(_readable(folder))
+    else:
+        check.notes += reading.notes
+        for sentence in reading.damage:
+            check.expect(False, sentence)
+        entries = [e for e in reading.entries if _is_whole(e, folder, check)]
     _check_order(folder, entries, check)
     return entries
+
+
+def _is_whole(entry: JournalEntry, folder: RunFolder, check: Check) -> bool:
+    try:
+        _RESULTS[entry.phase].model_validate(entry.result)
+    except ValueError as error:
+        where = f"round {entry.round}, {entry.phase.value}"
+        return check.expect(False, f"{folder.journal}: {where} cannot be read: {error}")
+    return True
+
+
+def _readable(folder: RunFolder) -> Iterator[JournalEntry]:
+    """Lines of a damaged journal that can still be read, to name what else is wrong."""
+    for line in folder.journal.read_bytes().split(b"\n"):
+        with suppress(ValueError, RecursionError):
+            entry = JournalEntry.model_validate(json.loads(line))
+            _RESULTS[entry.phase].model_validate(entry.result)
+            yield entry
 
 
 def _check_order(folder: RunFolder, entries: list[JournalEntry], check: Check) -> None:
