@@ -7,6 +7,7 @@ import hashlib
 from pydantic import Field
 
 from orchestrator.config.resolved import read_object
+from orchestrator.journal_reading import identity_digest, read_heads
 from orchestrator.run_folder import RunFolder
 from policies import files
 from policies.errors import CorruptStateError, ResumeError, explain
@@ -45,6 +46,25 @@ def write_identity(folder: RunFolder, identity: RunIdentity) -> None:
     files.write_json(folder.identity, with_seal(tree))
 
 
+def check_witness(folder: RunFolder) -> None:
+    """Hold `run.json` to what the last driver saw of it, whatever seal it has now.
+
+    Raises:
+        CorruptStateError: it is another file.
+    """
+    heads = read_heads(folder.epochs)
+    seen = heads[max(heads)].identity if heads else ""
+    if seen and seen != identity_digest(folder.path):
+        raise CorruptStateError(
+            explain(
+                "run.json is not the file that the last driver of the run worked with",
+                value=str(folder.identity),
+                where="whoever changed the file",
+                fix="restore it from a copy of the run",
+            )
+        )
+
+
 def read_identity(folder: RunFolder) -> RunIdentity:
     """`run.json` of a run.
 
@@ -58,6 +78,7 @@ def read_identity(folder: RunFolder) -> RunIdentity:
             f"{folder.path} was written by another version of Pawl (schema {found.get('schema_version')}, "
             f"this one reads {SCHEMA_VERSION}). Fix: resume it with that version"
         )
+    check_witness(folder)
     try:
         return RunIdentity.model_validate(found)
     except ValueError as error:

@@ -17,6 +17,7 @@ from orchestrator.config.resolved import read_object
 from orchestrator.journal_reading import JournalEntry, read_journal
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_identity import check_witness
 from policies.errors import CorruptStateError, ResumeError, explain
 from policies.records import RoundResult
 
@@ -55,6 +56,7 @@ def read_config_tree(folder: RunFolder) -> dict[str, Any]:
     Raises:
         CorruptStateError: either cannot be read, or they do not belong together.
     """
+    check_witness(folder)
     identity, tree = read_object(folder.identity), read_object(folder.config)
     digest = identity.get("config_digest")
     if digest is not None and digest != tree_digest(tree):

@@ -11,9 +11,10 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from orchestrator.audit.check import Check, Report
+from orchestrator.audit.epochs import check_epochs, read_object_or_none
 from orchestrator.audit.foreign import name_foreign_files
 from orchestrator.audit.identity import check_identity
 from orchestrator.audit.logs import check_logs
@@ -113,7 +114,7 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
         report["complete"].notes.append(
             f"{len(absent)} files were not fetched and are not checked: they are in {left.address if left else ''}"
         )
-    _check_epochs(folder, report["epochs"])
+    check_epochs(folder, report["epochs"])
     check_logs(folder, entries, report["logs"])
     name_foreign_files(folder, report["logs"])
     _check_quarantine(folder, report["quarantine"])
@@ -191,34 +192,6 @@ def _check_order(folder: RunFolder, entries: list[JournalEntry], check: Check) -
         last = max(last, place)
 
 
-def _check_epochs(folder: RunFolder, check: Check) -> None:
-    """The claims on the run, and that the driver's file repeats the newest."""
-    claims = sorted(folder.epochs.glob("[0-9]*.json"))
-    newest = 0
-    for path in claims:
-        check.expect(int(path.stem) == newest + 1, f"{path} comes after epoch {newest}")
-        newest = int(path.stem)
-        claim = _read_object(path)
-        if claim is None:  # its maker died while it wrote: it never drove
-            check.notes.append(f"{path} was cut off while it was written")
-        else:
-            check.expect(claim.get("epoch") == newest, f"{path} holds epoch {claim.get('epoch')}")
-    held = _read_object(folder.driver)
-    if held is not None and claims:
-        check.expect(
-            held.get("epoch", 0) <= newest,
-            f"{folder.driver} holds epoch {held.get('epoch')}, which nobody claimed",
-        )
-
-
-def _read_object(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the caller says what that means
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _check_quarantine(folder: RunFolder, check: Check) -> None:
     root = folder.quarantine
     found = [p for p in sorted(root.rglob("*")) if p.is_file()] if root.is_dir() else []
@@ -227,7 +200,7 @@ def _check_quarantine(folder: RunFolder, check: Check) -> None:
         check.notes.append(f"{path} was left behind; a resume removes it")
     reasons = {p for p in files if p.name.endswith(REASON)}
     for path in reasons:
-        check.expect(_read_object(path) is not None, f"{path} cannot be read")
+        check.expect(read_object_or_none(path) is not None, f"{path} cannot be read")
     for path in sorted(set(files) - reasons):
         inside = [p for p in path.parents if root in p.parents]
         owners = [path, Path(str(path).removesuffix(".json")), *inside]
