@@ -106,6 +106,8 @@ def _manifests(folder: RunFolder, report: Report, absent: frozenset[str]) -> dic
     found: dict[int, Manifest] = {}
     store = PolicyStore(folder.policies)
     for path in sorted(folder.policies.glob("[0-9]*")):
+        if not (path.name.isdecimal() and path.is_dir()):
+            continue  # nobody's: told with the foreign files
         number = int(path.name)
         try:
             manifest = read_manifest(path, number)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.audit.check import Check, Report
-from orchestrator.audit.epochs import check_epochs, read_object_or_none
+from orchestrator.audit.epochs import check_epochs
 from orchestrator.audit.foreign import name_foreign_files
 from orchestrator.audit.identity import check_identity
 from orchestrator.audit.logs import check_logs
 from orchestrator.audit.policies import check_lineage, check_references, check_reuse, check_training
 from orchestrator.audit.rounds import RoundAudit
 from orchestrator.journal_reading import JournalEntry, read_journal
+from orchestrator.quarantine import MARKER
 from orchestrator.removal_notes import Removed, left_in_bucket, removed
 from orchestrator.rounds.phases import (
     Collected,
@@ -36,6 +37,8 @@ from orchestrator.run_folder import RunFolder
 from policies.errors import CorruptStateError
 from policies.files import TEMPORARY_SUFFIX
 from policies.records import Record, RoundResult
+from policies.seals import read_sealed
+from policies.shards import file_sha256, marker_path
 
 V = TypeVar("V")
 
@@ -90,7 +93,7 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     gone = _noted(lambda: removed(folder, "round"), nothing, report["complete"])
     sets = [] if first is None else str(first.result["digest"]).split(":")
     measured = dict(zip(("train", "held_out", "test"), sets, strict=False))
-    for index in folder.rounds():
+    for index in _rounds(folder):
         of_round = {e.phase: e for e in entries if e.round == index}
         here = RoundAudit(
             folder.round(index),
@@ -107,7 +110,7 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
         here.run(served)
         check_training(folder, index, of_round, report["training"], absent)
     elsewhere = {int(name.split("/")[1]) for name in absent if name.startswith("rounds/")}
-    for index in sorted(served.keys() - set(folder.rounds()) - elsewhere):
+    for index in sorted(served.keys() - set(_rounds(folder)) - elsewhere):
         report["complete"].fail(f"round {index} is in the journal, its folder is gone")
     report["complete"].notes += [note.sentence() for note in gone.values()]
     if absent:
@@ -119,6 +122,12 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     name_foreign_files(folder, report["logs"])
     _check_quarantine(folder, report["quarantine"])
     return report
+
+
+def _rounds(folder: RunFolder) -> list[int]:
+    """Rounds that have a folder; a foreign name among them is no round."""
+    found = [p for p in (folder.path / "rounds").glob("[0-9]*") if p.is_dir()]
+    return sorted(int(p.name) for p in found if len(p.name) == 4 and p.name.isdecimal())
 
 
 def _noted(read: Callable[[], V], otherwise: V, check: Check) -> V:
@@ -199,8 +208,8 @@ def _check_quarantine(folder: RunFolder, check: Check) -> None:
     for path in sorted(set(found) - set(files)):
         check.notes.append(f"{path} was left behind; a resume removes it")
     reasons = {p for p in files if p.name.endswith(REASON)}
-    for path in reasons:
-        check.expect(read_object_or_none(path) is not None, f"{path} cannot be read")
+    for path in sorted(reasons):
+        _check_reason(path, check)
     for path in sorted(set(files) - reasons):
         inside = [p for p in path.parents if root in p.parents]
         owners = [path, Path(str(path).removesuffix(".json")), *inside]
@@ -208,3 +217,18 @@ def _check_quarantine(folder: RunFolder, check: Check) -> None:
         check.expect(has_reason, f"{path} has no reason beside it")
     if reasons:
         check.notes.append(f"{len(reasons)} items are in {root}")
+
+
+def _check_reason(path: Path, check: Check) -> None:
+    """A reason, and whether what it is about is still what was set aside; nothing is decided by either."""
+    try:
+        known = read_sealed(path.read_bytes()).get("sha256")
+    except (OSError, ValueError) as error:
+        check.expect(False, f"{path} cannot be read: {error}")
+        return
+    check.expect(True, "")
+    item = path.with_name(path.name.removesuffix(REASON))
+    for name, digest in known.items() if isinstance(known, dict) else ():
+        inside = {".": item, MARKER: marker_path(item)}.get(name, item / name)
+        if not inside.is_file() or file_sha256(inside) != digest:
+            check.notes.append(f"{inside} is not what was set aside")
