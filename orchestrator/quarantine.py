@@ -27,8 +27,8 @@ class Quarantine:
         file, which is made again.
         """
         target = self._free(path)
-        facts = {"file": self._name(path), "why": why, "sha256": _digests(path)}
-        self._write_reason(target, facts)
+        digests = _digests(path)
+        self._write_reason(target, {"file": self._name(path), "why": why, "sha256": digests})
         marker = marker_path(path)
         if marker.exists():
             files.move(marker, marker_path(target))
