@@ -13,6 +13,7 @@ from orchestrator.audit.check import Check
 from orchestrator.config.resolved import read_object
 from orchestrator.events import EventKind, parse_event
 from orchestrator.journal import JournalEntry
+from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import is_line
 from policies.errors import CorruptStateError
@@ -27,10 +28,13 @@ def check_logs(folder: RunFolder, entries: Sequence[JournalEntry], check: Check)
         bad = [number for number, line in _lines(path, check) if not is_reply(line)]
         check.notes += [f"{path}:{n} cannot be read; it is asked for again" for n in bad]
     _check_tracking(folder, check)
+    has_results = any(entry.phase is Phase.ACCEPT for entry in entries)
     for path in (folder.path / "report.html", folder.path / "report.md"):
-        if path.is_file() and _is_sealed(folder):
+        if has_results and _is_sealed(folder):
             check.num_examined += 1
-            if not is_text_whole(path.read_bytes()):
+            if not path.is_file():
+                check.notes.append(f"{path} is missing; the next round writes it")
+            elif not is_text_whole(path.read_bytes()):
                 check.notes.append(f"{path} is not as it was written")
 
 

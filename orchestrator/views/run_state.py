@@ -206,9 +206,21 @@ def first_records(folder: RoundFolder, kind: ShardKind, record: type[R], limit: 
 
 
 def count_records(folder: RoundFolder, kind: ShardKind) -> int:
-    """Rows of all finished shards, from their markers."""
-    markers = [read_marker(path) for path in folder.shards(kind)]
-    return sum(m.num_rows for m in markers if m is not None)
+    """Rows of all finished shards, from their markers, as far as these are of files of that size.
+
+    Raises:
+        ArtifactError: a marker is damaged, or of another file.
+    """
+    num_rows = 0
+    for path in folder.shards(kind):
+        marker = read_marker(path)
+        if marker is not None and marker.num_bytes != path.stat().st_size:
+            raise ArtifactError(
+                f"{path} is not the file of its marker: it has {path.stat().st_size} bytes, not {marker.num_bytes}. "
+                "Fix: `pawl verify` names what is damaged; `pawl resume` makes an unfinished round again"
+            )
+        num_rows += 0 if marker is None else marker.num_rows
+    return num_rows
 
 
 def round_summary(folder: RunFolder, index: int) -> dict[str, Any]:

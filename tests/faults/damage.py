@@ -83,22 +83,21 @@ class Ground:
 
     home: Path
     subjects: dict[str, Subject] = field(default_factory=dict)
-    twins: dict[str, Subject] = field(default_factory=dict)
     said: dict[str, dict[str, Any]] = field(default_factory=dict)
     ends: dict[str, dict[str, str]] = field(default_factory=dict)
     """What each interrupted run comes to."""
 
     def prepare(self, names: Sequence[str]) -> None:
-        """Make the subjects, and a run of another seed for each."""
-        for name in names:
-            subject = self.subjects[name] = make(self.home / name, name)
-            self.twins[name] = make(self.home / f"{name}-twin", name, seed=1)
-            whole = subject.copy_to(self.home / name / "whole")
+        """Make the subjects, each with a seed of its own."""
+        for number, name in enumerate(names):
+            subject = self.subjects[name] = make(self.home / name, name, seed=number)
+            whole = subject.copy_to(self.home / name / "whole" / "run")
             self.said[name] = {
                 " ".join(command): pawl(whole, *command)[1] for command in commands(subject)
             }
-            code, _, text = pawl_text(whole, "resume")
-            assert code == 0, text
+            if not subject.finished:
+                code, _, text = pawl_text(whole, "resume")
+                assert code == 0, text
             self.ends[name] = outcome(whole)
             shutil.rmtree(whole.path)
 
@@ -183,8 +182,9 @@ def inflict(ground: Ground, damage: Damage, folder: RunFolder) -> bool:
         after = other.read_bytes()
         other.write_bytes(before)
     elif damage.kind == "namesake":
-        twin = ground.twins[damage.subject].folder.path / damage.name
-        after = twin.read_bytes() if twin.is_file() else b""
+        others = [s.folder.path / damage.name for s in ground.subjects.values()]
+        twins = [p for p in others if p.is_file() and p.read_bytes() != before]
+        after = chosen.choice(twins).read_bytes() if twins else before
     elif damage.kind == "flip" and before:
         data = bytearray(before)
         data[chosen.randrange(len(data))] ^= 1 << chosen.randrange(8)
@@ -197,15 +197,19 @@ def inflict(ground: Ground, damage: Damage, folder: RunFolder) -> bool:
     return after != before
 
 
-def play(ground: Ground, damage: Damage, home: Path, *, resume: bool = True) -> list[str] | None:
-    """What was wrong with how the commands took it; None where the damage changed nothing."""
+def play(ground: Ground, damage: Damage, home: Path) -> list[str] | None:
+    """What was wrong with how the commands took it; None where the damage changed nothing.
+
+    Interrupted runs are resumed after every third; finished ones, of which a resume computes nothing, after every
+    eighth.
+    """
     subject = ground.subjects[damage.subject]
-    folder = subject.copy_to(home / "damaged")
+    folder = subject.copy_to(home / "damaged" / "run")
     try:
         if not inflict(ground, damage, folder):
             return None
         found = list(_look(ground, damage, subject, folder))
-        if resume:
+        if damage.seed % (8 if subject.finished else 3) == 0:
             found += _go_on(ground, damage, folder)
         return found
     finally:
@@ -245,7 +249,7 @@ def notes_of(said: Any) -> Counter[str]:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"/\S*/(damaged|whole|run)\b", "RUN", text)
+    return re.sub(r"/\S*/(damaged|whole)/run\b", "RUN", text)
 
 
 def _told_well(command: str, code: int, text: str) -> Iterator[str]:
@@ -312,13 +316,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home, started = Path(tempfile.mkdtemp(prefix="pawl-damage-")), time.monotonic()
     ground = Ground(home)
     ground.prepare(given.subjects.split(","))
-    done, without_effect, wrong = Counter[str](), 0, Counter[str]()
+    done, without_effect, num_resumed, wrong = Counter[str](), 0, 0, Counter[str]()
     for damage in choose(ground, given.count, given.seed, given.only):
         found = play(ground, damage, home)
         if found is None:
             without_effect += 1
             continue
         done[damage.kind] += 1
+        num_resumed += damage.seed % (8 if ground.subjects[damage.subject].finished else 3) == 0
         for sentence in found:
             wrong[sentence.split(" ")[0]] += 1
             say(f"WRONG {damage}: {sentence}")
@@ -326,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(done.items()))
     say(
         f"seed {given.seed}: {done.total()} damages ({counts}) of {len(ground.subjects)} runs, {without_effect} "
-        f"without effect, {(time.monotonic() - started) / 60:.1f} minutes; wrong: {dict(wrong) or 'none'}"
+        f"without effect, {num_resumed} resumed, {(time.monotonic() - started) / 60:.1f} minutes; wrong: {dict(wrong) or 'none'}"
     )
     return 1 if wrong else 0
 
