@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -12,6 +11,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind, EventLog
 from orchestrator.file_sharing import models_of, run_files
 from orchestrator.journal import Journal
+from orchestrator.judge_models import check_same_models, local_judge_models
 from orchestrator.lease import Fence
 from orchestrator.leftovers import remove_leftovers
 from orchestrator.model_files import resolve_model
@@ -21,6 +21,7 @@ from orchestrator.rounds.drawing import check_same_prompts
 from orchestrator.rounds.phases import Drawn, Phase
 from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_identity import read_identity
 from orchestrator.stopping import StopRequest
 from orchestrator.storage.mirror import mirroring
 from orchestrator.tracking.tracker import Tracker
@@ -56,7 +57,10 @@ def assemble(
     if recorded is not None:
         check_same_prompts(recorded, train, held_out, test)
     store = PolicyStore(folder.policies, guard=fence)
-    store.adopt_initial(resolve_model(config.policy))
+    store.adopt_initial(resolve_model(config.policy), begun=recorded is not None)
+    judge_models = local_judge_models(config)
+    if recorded is not None:
+        check_same_models(recorded, store.get(0), judge_models)
     watch = Watch(folder, config.cluster.silence_timeout_seconds, events.warn)
     shared = run_files(config.cluster, folder, models_of(config, store), fence)
     cluster = WatchedCluster(_cluster(config, folder, journal, fence.epoch, events, shared), watch)
@@ -67,7 +71,15 @@ def assemble(
     ):
         started = time.monotonic()
         events.emit(EventKind.WORKERS_STARTING)
-        groups = start_groups(cluster, config, folder, store, journal.results(), epoch=fence.epoch)
+        groups = start_groups(
+            cluster,
+            config,
+            folder,
+            store,
+            journal.results(),
+            epoch=fence.epoch,
+            judge_models=judge_models,
+        )
         events.emit(EventKind.WORKERS_READY, seconds=round(time.monotonic() - started, 2))
         yield Run(
             config=config,
@@ -85,6 +97,7 @@ def assemble(
             train_prompts=train,
             held_out_prompts=held_out,
             test_prompts=test,
+            judge_models=judge_models,
             mirror=mirror,
         )
 
@@ -173,7 +186,7 @@ def _cluster(
     return RayCluster(
         address=asked.address,
         num_cpus=asked.num_cpus,
-        run=json.loads(folder.identity.read_text(encoding="utf-8"))["run_id"],
+        run=read_identity(folder).run_id,
         epoch=epoch,
         allow_insecure=asked.allow_insecure,
         max_restarts=asked.max_restarts,

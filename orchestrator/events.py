@@ -5,6 +5,7 @@ Events carry clocks and are for people; decisions are made from the journal alon
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -67,6 +68,13 @@ class Event(Record):
     round: int | None = None
     phase: str | None = None
     detail: dict[str, Json] = Field(default_factory=dict)
+    seal: str = ""
+    """sha256 of the rest of the line; empty: by an older Pawl."""
+
+    def sealed(self) -> Event:
+        """The same event with its seal."""
+        text = self.model_dump_json(exclude={"seal"})
+        return self.model_copy(update={"seal": hashlib.sha256(text.encode()).hexdigest()})
 
 
 class Throughput:
@@ -136,7 +144,7 @@ class EventLog:
             round=round_index,
             phase=phase,
             detail=redact_values(detail),
-        )
+        ).sealed()
         with self._lock:
             if kind not in (EventKind.SHARD_STAGE_FINISHED, EventKind.TRAINING_STEP):
                 self._write(event)
@@ -192,11 +200,13 @@ def read_events(path: Path) -> list[Event]:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     except FileNotFoundError:
         return []
-    return [event for line in lines if (event := _parse(line)) is not None]
+    return [event for line in lines if (event := parse_event(line)) is not None]
 
 
-def _parse(line: str) -> Event | None:
+def parse_event(line: str) -> Event | None:
+    """The event of a line; None when it cannot be read, or changed since it was written."""
     try:
-        return Event.model_validate(json.loads(line))
-    except ValueError:  # events are for people: a damaged line is passed over
+        event = Event.model_validate(json.loads(line))
+    except (ValueError, RecursionError):  # events are for people: a damaged line is passed over
         return None
+    return event if event.seal in ("", event.sealed().seal) else None

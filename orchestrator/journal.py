@@ -11,7 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.journal_reading import EPOCHS, Head, Reading, read_heads, read_journal
+from orchestrator.journal_reading import (
+    EPOCHS,
+    Head,
+    Reading,
+    identity_digest,
+    read_heads,
+    read_journal,
+)
 from orchestrator.journal_reading import JournalEntry as JournalEntry
 from orchestrator.lease import Fence
 from orchestrator.rounds.phases import Phase
@@ -42,6 +49,7 @@ class Journal:
         self._fence = guard if isinstance(guard, Fence) else None
         self._began = 0
         self._is_behind = False
+        self._identity = identity_digest(path.parent)
         reading = read_journal(path) if self._fence is None else self._take_over(self._fence)
         self.entries = list(reading.entries)
         self.remarks = (*reading.damage, *reading.notes)
@@ -161,7 +169,12 @@ class Journal:
         """Say in this epoch's own file how far the journal goes: with it the lines count."""
         claim = hashlib.sha256(fence.claim_path.read_bytes()).hexdigest()
         head = Head(
-            epoch=fence.epoch, began=self._began, lines=lines, last=last, claim=claim
+            epoch=fence.epoch,
+            began=self._began,
+            lines=lines,
+            last=last,
+            claim=claim,
+            identity=self._identity,
         ).sealed()
         files.write_json(fence.head_path, head.model_dump(mode="json"))
 

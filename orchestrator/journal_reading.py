@@ -58,6 +58,8 @@ class Head(Record):
     """Seal of the last of them; empty for none (or for one by an older Pawl)."""
     claim: str = ""
     """sha256 of the claim of the epoch."""
+    identity: str = ""
+    """sha256 of the run's `run.json` when this driver took it over: an edit of it is told. Empty: none was there."""
     seal: str = ""
     """sha256 of the rest of the head."""
 
@@ -299,6 +301,14 @@ def read_heads(epochs: Path) -> dict[int, Head]:
             epochs / f"{max(worked):06d}{HEAD_SUFFIX}", "it is gone, and its driver has worked"
         )
     return found
+
+
+def identity_digest(run: Path) -> str:
+    """sha256 of the `run.json` in a run folder, byte for byte; empty where there is none."""
+    try:
+        return hashlib.sha256((run / "run.json").read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _read_head(path: Path) -> Head:

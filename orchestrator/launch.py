@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import Field
-
 from orchestrator.assembly import assemble
 from orchestrator.config.number_formats import with_number_formats
 from orchestrator.config.remote_code import trusted_code
 from orchestrator.config.resolved import (
     config_digest,
     read_config,
-    read_object,
     sealed,
     settings_since,
     written_digest,
@@ -30,35 +27,17 @@ from orchestrator.rounds.loop import run_rounds
 from orchestrator.rounds.recording import record_what_was_missed
 from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_identity import SCHEMA_VERSION, RunIdentity, read_identity, write_identity
 from orchestrator.stopping import StopRequest, listening
 from orchestrator.tracking.mlflow_client import make_tracker
 from orchestrator.tracking.spool import TrackedRun
 from orchestrator.tracking.tags import tracked_run, versions
 from orchestrator.tracking.tracker import Tracker
 from policies import files
-from policies.errors import ConfigurationError, CorruptStateError, PawlError, ResumeError, explain
+from policies.errors import ConfigurationError, PawlError, ResumeError, explain
 from policies.records import Record, RoundResult
 
 logger = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 1
-
-
-class RunIdentity(Record):
-    """What a run is; written once. Example: `RunIdentity(name="quickstart-1", config_digest="9f..", ...)`."""
-
-    schema_version: int
-    run_id: str
-    """Random and unique; stays the same over resumes."""
-    name: str
-    experiment: str
-    created_at: str
-    config_digest: str
-    versions: dict[str, str]
-    remote_code: dict[str, str] = Field(default_factory=dict)
-    """Python files of the model that `trust_remote_code` lets run, with their sha256."""
-    template_date: str = ""
-    """The day that the run's chat templates are told (`rollout.template_date`, else the day of `created_at`)."""
 
 
 class RunSummary(Record):
@@ -118,7 +97,7 @@ def _describe(config: RunConfig, folder: RunFolder, source: str) -> None:
         remote_code=trusted_code(config),
         template_date=config.rollout.template_date or created_at.date().isoformat(),
     )
-    files.write_json(folder.identity, identity.model_dump(mode="json"))
+    write_identity(folder, identity)
 
 
 @private_files()
@@ -150,26 +129,6 @@ def resume_experiment(folder: RunFolder, observers: Sequence[Observer] = ()) -> 
         )
     with claim(folder, on_takeover=warnings.append) as lease:
         return _drive(config, folder, observers, lease, warnings, resumed=True)
-
-
-def read_identity(folder: RunFolder) -> RunIdentity:
-    """`run.json` of a run.
-
-    Raises:
-        ResumeError: it cannot be read, or was written by a newer Pawl.
-    """
-    found = read_object(folder.identity)
-    if found.get("schema_version") != SCHEMA_VERSION:
-        raise ResumeError(
-            f"{folder.path} was written by another version of Pawl (schema {found.get('schema_version')}, "
-            f"this one reads {SCHEMA_VERSION}). Fix: resume it with that version"
-        )
-    try:
-        return RunIdentity.model_validate(found)
-    except ValueError as error:
-        raise CorruptStateError(
-            f"{folder.identity} is not whole: {error}. Fix: restore it from a copy of the run"
-        ) from error
 
 
 def _drive(

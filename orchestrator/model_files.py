@@ -10,6 +10,7 @@ from policies.errors import InputError, explain
 from policies.records import PolicyVersion
 from policies.shards import file_sha256
 from policies.store import digest_of, weight_files
+from policies.version_files import companions_of
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 """What is fetched of a hub model: no pickled weights, and no code."""
@@ -109,7 +110,14 @@ def _from_hub(policy: PolicySettings, *, download: bool, with_code: bool) -> Pat
 
 
 def model_as_version(model: str) -> PolicyVersion:
-    """A model that is not a version of the run (a judge's), with the digest of its weights."""
+    """A model that is not a version of the run (a judge's), with what identifies its files."""
     path = resolve_model(PolicySettings(model=model))
     files = {p.name: file_sha256(p) for p in weight_files(path)}
-    return PolicyVersion(number=0, round=0, parent=None, path=str(path), digest=digest_of(files))
+    return PolicyVersion(
+        number=0,
+        round=0,
+        parent=None,
+        path=str(path),
+        digest=digest_of(files),
+        companions=companions_of(path, ours=False),
+    )

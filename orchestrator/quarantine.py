@@ -9,7 +9,11 @@ from pathlib import Path
 from orchestrator.run_folder import RunFolder
 from policies import files
 from policies.guarding import committing
-from policies.shards import marker_path
+from policies.seals import with_seal
+from policies.shards import file_sha256, marker_path
+
+MARKER = "its marker"
+"""Stands for the marker beside a file among the names of what was set aside."""
 
 
 class Quarantine:
@@ -33,7 +37,8 @@ class Quarantine:
 
     def _set_aside(self, path: Path, why: str) -> Path:
         target = self._free(path)
-        self._write_reason(target, {"file": self._name(path), "why": why})
+        digests = _digests(path)
+        self._write_reason(target, {"file": self._name(path), "why": why, "sha256": digests})
         marker = marker_path(path)
         if marker.exists():
             files.move(marker, marker_path(target))
@@ -70,4 +75,12 @@ class Quarantine:
 
     def _write_reason(self, target: Path, facts: dict[str, object]) -> None:
         reason = target.with_name(target.name + ".reason.json")
-        files.write_json(reason, {**facts, "at": datetime.now(UTC).isoformat()})
+        files.write_json(reason, with_seal({**facts, "at": datetime.now(UTC).isoformat()}))
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """sha256 of what is set aside, by the path inside it: for whoever looks at it later."""
+    inside = [path] if path.is_file() else sorted(path.rglob("*"))
+    found = {p.relative_to(path).as_posix(): file_sha256(p) for p in inside if p.is_file()}
+    marker = marker_path(path)
+    return found | ({MARKER: file_sha256(marker)} if marker.is_file() else {})

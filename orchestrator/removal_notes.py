@@ -5,12 +5,16 @@ Retention removes what is old; a run that was fetched from a bucket leaves there
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from orchestrator.run_folder import RunFolder
+from policies import files
+from policies.errors import CorruptStateError, explain
 from policies.records import Record
+from policies.seals import read_sealed, with_seal
+
+N = TypeVar("N", bound=Record)
 
 FETCHED = "fetched.json"
 """Says what was left in the bucket; stays on the machine that fetched."""
@@ -26,6 +30,8 @@ class Removed(Record):
     """The last round that had finished."""
     was: dict[str, str]
     """What was known of it: digest and parent of a policy."""
+    seal: str = ""
+    """sha256 of the rest of the note; empty: by an older Pawl."""
 
     def sentence(self) -> str:
         """For people: what is gone, since when, and which setting did it."""
@@ -46,19 +52,36 @@ def note_path(folder: RunFolder, kind: Kind, number: int) -> Path:
 def removed(folder: RunFolder, kind: Kind) -> dict[int, Removed]:
     """The notes on what was removed of a run, by number."""
     found = {}
-    for path in sorted(folder.removed.glob(f"{kind}-*.json")):
-        note = Removed.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        found[note.number] = note
+    for path in sorted(folder.removed.glob(f"{kind}-[0-9]*.json")):
+        if path.stem.removeprefix(f"{kind}-").isdecimal():
+            note = _read(path, Removed)
+            found[note.number] = note
     return found
 
 
 def why_gone(folder: RunFolder, kind: Kind, number: int) -> str | None:
     """A sentence about an item that retention removed; None when it did not."""
+    path = note_path(folder, kind, number)
+    return _read(path, Removed).sentence() if path.exists() else None
+
+
+def write_note(path: Path, note: Record) -> None:
+    """Write a note under its seal."""
+    files.write_json(path, with_seal(note.model_dump(mode="json", exclude={"seal"})))
+
+
+def _read(path: Path, kind: type[N]) -> N:
     try:
-        text = note_path(folder, kind, number).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    return Removed.model_validate_json(text).sentence()
+        return kind.model_validate(read_sealed(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise CorruptStateError(
+            explain(
+                f"a note on what the run folder lacks cannot be read: {error}",
+                value=str(path),
+                where="whoever changed the file",
+                fix="restore it from a copy of the run",
+            )
+        ) from error
 
 
 class LeftInBucket(Record):
@@ -67,12 +90,11 @@ class LeftInBucket(Record):
     address: str
     names: tuple[str, ...]
     """Files, relative to the run folder."""
+    seal: str = ""
+    """sha256 of the rest of the note; empty: by an older Pawl."""
 
 
 def left_in_bucket(folder: RunFolder) -> LeftInBucket | None:
     """What was not fetched of the run; None for a run that never left its machine."""
-    try:
-        text = (folder.path / FETCHED).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    return LeftInBucket.model_validate_json(text)
+    path = folder.path / FETCHED
+    return _read(path, LeftInBucket) if path.exists() else None

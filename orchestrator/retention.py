@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind
 from orchestrator.judge_versions import judges_of_coming_rounds
-from orchestrator.removal_notes import Kind, Removed, note_path
+from orchestrator.removal_notes import Kind, Removed, note_path, write_note
 from orchestrator.rounds.reuse import rounds_to_reuse
 from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder, ShardKind
@@ -52,7 +52,7 @@ def keep_what_is_wanted(run: Run) -> None:
         path = note_path(run.folder, kind, number)
         with run.fence.holding():
             if not path.exists():
-                files.write_json(path, note.model_dump(mode="json"))
+                write_note(path, note)
             _remove(run.folder, kind, number)
         run.events.emit(EventKind.REMOVED, round_index=last, what=kind, number=number, **was)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -57,6 +58,8 @@ class Run:
     held_out_prompts: list[Prompt]
     test_prompts: list[Prompt] = field(default_factory=list)
     """Empty without `prompts.test`."""
+    judge_models: Mapping[str, PolicyVersion] = field(default_factory=dict)
+    """Models of judges that lie on this machine, by their names in the config."""
     mirror: Mirror | None = None
     """Copies what is committed to object storage, when that is configured."""
 

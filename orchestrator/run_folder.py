@@ -18,12 +18,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from policies.errors import RunNotFoundError
+from policies.errors import CorruptStateError, RunNotFoundError
+from policies.seals import read_sealed
 
 ShardKind = Literal[
     "trajectories", "verdicts", "judge_verdicts", "comparisons", "feedback", "examples"
@@ -93,6 +93,11 @@ class RoundFolder:
     @property
     def optimizer_state(self) -> Path:
         return self.train / "optimizer.safetensors"
+
+    @property
+    def update_files(self) -> Path:
+        """What the update left, with sizes and sha256."""
+        return self.train / "files.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -211,5 +216,10 @@ def open_run(path: Path) -> RunFolder:
 
 def template_date(folder: RunFolder) -> str:
     """The day that chat templates of a run are told, YYYY-MM-DD: recorded in `run.json`, else the day it was begun."""
-    identity = json.loads(folder.identity.read_text(encoding="utf-8"))
+    try:
+        identity = read_sealed(folder.identity.read_bytes())
+    except ValueError as error:
+        raise CorruptStateError(
+            f"{folder.identity} cannot be read: {error}. Fix: restore it from a copy of the run"
+        ) from error
     return str(identity.get("template_date") or identity["created_at"][: len("2026-11-30")])

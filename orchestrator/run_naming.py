@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.run_folder import RunFolder
-from policies.errors import ConfigurationError, ResumeError
+from policies.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from orchestrator.config.run_config import RunConfig
@@ -51,17 +50,13 @@ def same_run(runs_dir: Path, name: str, config: RunConfig) -> RunFolder | None:
     """
     from orchestrator.config.number_formats import with_formats_of
     from orchestrator.config.resolved import sealed
+    from orchestrator.run_reader import read_config_tree
 
     _check_place(runs_dir)
     folder = RunFolder((runs_dir / name).absolute())
     if not _NAME.fullmatch(name) or not folder.identity.is_file():
         return None
-    try:
-        recorded = json.loads(folder.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResumeError(
-            f"{folder.config} cannot be read: {error}. Fix: restore it from a copy"
-        ) from error
+    recorded = read_config_tree(folder)
     differ = _differences(recorded, sealed(with_formats_of(config, recorded)))
     if differ:
         shown = "; ".join(differ[:_NUM_SHOWN])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import ResourceSettings
 from orchestrator.file_sharing import judge_files, policy_files
+from orchestrator.judge_models import model_as_recorded
 from orchestrator.judge_versions import judging_policies
-from orchestrator.model_files import model_as_version
 from orchestrator.run import Groups
 from orchestrator.run_folder import RunFolder, template_date
 from policies.component import Component
@@ -69,6 +70,7 @@ def start_groups(
     results: Sequence[RoundResult],
     *,
     epoch: int = 0,
+    judge_models: Mapping[str, PolicyVersion] | None = None,
 ) -> Groups:
     """Start every worker group at once, and wait until all are ready and every judge server answers.
 
@@ -90,7 +92,7 @@ def start_groups(
         policies = judging_policies(config, results, store)
         context = BackendContext(
             policy_version=store.get,
-            model_version=model_as_version,
+            model_version=partial(model_as_recorded, judge_models or {}),
             dtype=config.policy.dtype,
             seed=config.seed,
             chat=chat,

@@ -331,6 +331,15 @@ class ScoredGroup(Record):
     """Share of each verifier and judge in the scores; 1 where none is given."""
 
 
+class VersionFile(Record):
+    """One file of a model folder. Example: `VersionFile(name="tokenizer.json", num_bytes=2104556, sha256="9f..")`."""
+
+    name: str
+    """Relative to the folder."""
+    num_bytes: int
+    sha256: str
+
+
 class PolicyVersion(Record):
     """Published weights. Example: `PolicyVersion(number=1, round=1, parent=0, path="runs/x/policies/0001",
     digest="9f..")`.
@@ -342,6 +351,8 @@ class PolicyVersion(Record):
     path: str
     digest: str
     """sha256 over the names and contents of the weight files."""
+    companions: tuple[VersionFile, ...] | None = None
+    """The files beside the weights (tokenizer, template, configs); None where nobody recorded them (an older Pawl)."""
 
 
 class RoundStatus(StrEnum):

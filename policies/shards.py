@@ -24,6 +24,7 @@ from policies.errors import ArtifactError
 from policies.files import fsync_directory, write_atomically, write_json
 from policies.guarding import committing
 from policies.records import Record
+from policies.seals import is_as_written
 
 __all__ = [
     "SHARD_SCHEMA",
@@ -115,8 +116,10 @@ def read_marker(path: Path) -> Marker | None:
         return None
     try:
         marker = Marker.model_validate_json(text)
-        if marker.seal and marker.seal != _seal(marker):
+        if marker.seal and (marker.seal != _seal(marker) or not is_as_written(text)):
             raise ValueError("its seal is broken: it changed since it was written")
+        if marker.file != path.name:
+            raise ValueError(f"it is the marker of {marker.file}")
     except ValueError as error:
         raise ArtifactError(
             f"marker of {path} cannot be read: {error}. Fix: delete {marker_path(path)}; the shard is then redone"

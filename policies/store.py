@@ -7,18 +7,29 @@ the model the run started from: only its manifest lives here, its files stay whe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
 
 from policies import files as durable
-from policies.errors import CorruptPolicyError, InputError, PolicyStoreError
+from policies.errors import CorruptPolicyError, InputError, PolicyStoreError, explain
 from policies.guarding import committing
-from policies.records import PolicyVersion, Record
+from policies.records import PolicyVersion, Record, VersionFile
+from policies.seals import read_sealed, with_seal
 from policies.shards import file_sha256
+from policies.version_files import MANIFEST, companions_of, differences
 
-MANIFEST = "manifest.json"
+__all__ = [
+    "MANIFEST",
+    "Manifest",
+    "PolicyStore",
+    "check_companions",
+    "check_files",
+    "digest_of",
+    "read_manifest",
+    "weight_files",
+]
 
 
 class Manifest(Record):
@@ -35,6 +46,18 @@ class Manifest(Record):
     path: str
     """Where the files are; for versions above 0 the folder of this manifest."""
     source: dict[str, str] = Field(default_factory=dict)
+    contents: tuple[VersionFile, ...] | None = None
+    """Every file of the version, its weights too; of a model that is not ours, those that are read. None: by an older
+    Pawl, which recorded the weights alone."""
+    seal: str = ""
+    """sha256 of the rest of the manifest, so that a changed digit in it is noticed. Empty: by an older Pawl."""
+
+    @property
+    def companions(self) -> tuple[VersionFile, ...] | None:
+        """The files beside the weights."""
+        if self.contents is None:
+            return None
+        return tuple(fact for fact in self.contents if fact.name not in self.files)
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -64,18 +87,42 @@ def digest_of(files: dict[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_weights(version: PolicyVersion) -> None:
-    """Read the weight files of `version` and compare them with its digest.
+def check_files(version: PolicyVersion) -> None:
+    """Read the files of `version` and compare them with what was recorded: weights, and all that lies beside them.
 
     Raises:
-        CorruptPolicyError: a file is missing, truncated or changed; it is named where the manifest can tell.
+        CorruptPolicyError: a file is missing, truncated, changed or was added; it is named where that is known.
     """
-    files = {p.name: file_sha256(p) for p in sorted(Path(version.path).glob("*.safetensors"))}
-    if digest_of(files) != version.digest:
+    directory = Path(version.path)
+    weights = {p.name: file_sha256(p) for p in sorted(directory.glob("*.safetensors"))}
+    if digest_of(weights) != version.digest:
+        _refuse(version, [_which_changed(directory, weights)])
+    check_companions(version)
+
+
+def check_companions(version: PolicyVersion) -> None:
+    """The same of the files beside the weights alone: quick, for whoever knows that the weights were checked.
+
+    Raises:
+        CorruptPolicyError: a file is missing, changed, or was added.
+    """
+    if version.companions is not None:
+        _refuse(
+            version, differences(Path(version.path), version.companions, ours=version.number > 0)
+        )
+
+
+def _refuse(version: PolicyVersion, wrong: Sequence[str]) -> None:
+    if wrong:
         raise CorruptPolicyError(
-            f"policy version {version.number} at {version.path} does not match its digest {version.digest[:12]}: "
-            f"{_which_changed(Path(version.path), files)}. Fix: restore it from a copy; "
-            "nothing is sampled from or trained on changed weights"
+            explain(
+                f"policy version {version.number} is not what was {'published' if version.number else 'begun with'}: "
+                f"{', '.join(wrong)}",
+                value=version.path,
+                where="whoever changed the folder",
+                fix="restore its files from a copy (remove what was added), or start a new run; nothing is sampled "
+                "from or trained on a changed version",
+            )
         )
 
 
@@ -85,15 +132,15 @@ def _which_changed(directory: Path, found: dict[str, str]) -> str:
         text = (directory / MANIFEST).read_text(encoding="utf-8")
         expected = Manifest.model_validate_json(text).files
     except (OSError, ValueError):
-        return "its files changed since it was published"
+        return "its weights changed"
     missing = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     changed = [
-        f"{name} changed since it was published"
+        f"{name} changed"
         for name in sorted(expected.keys() & found.keys())
         if expected[name] != found[name]
     ]
     foreign = [f"{name} was not published" for name in sorted(found.keys() - expected.keys())]
-    return ", ".join(missing + changed + foreign) or "its manifest changed since it was published"
+    return ", ".join(missing + changed + foreign) or "its manifest changed"
 
 
 class PolicyStore:
@@ -106,25 +153,47 @@ class PolicyStore:
     def directory(self, number: int) -> Path:
         return self.root / f"{number:04d}"
 
-    def adopt_initial(self, model_dir: Path) -> PolicyVersion:
-        """Record the starting model as version 0, without copying it."""
-        existing = self._manifest(0)
-        files = {p.name: file_sha256(p) for p in weight_files(model_dir)}
-        digest = digest_of(files)
-        if existing is not None:
-            if existing.digest != digest:
-                raise PolicyStoreError(
-                    f"the starting model at {model_dir} changed since the run began "
-                    f"({existing.digest[:12]} -> {digest[:12]}). Fix: restore it, or "
-                    "start a new run"
-                )
+    def adopt_initial(self, model_dir: Path, *, begun: bool = False) -> PolicyVersion:
+        """Record the starting model as version 0, without copying it; of a run that has `begun`, compare it.
+
+        Raises:
+            PolicyStoreError: it changed since the run began, or what was recorded of it is gone.
+        """
+        if self._manifest(0) is not None:
+            version = self.get(0).model_copy(update={"path": str(model_dir)})
+            self._compare_initial(version)
             return self.get(0)
+        if begun:
+            raise CorruptPolicyError(
+                explain(
+                    "what the run recorded of its starting model is gone: whether it is still the same cannot be told",
+                    value=str(self.directory(0) / MANIFEST),
+                    where="whoever removed the file",
+                    fix="restore it from a copy of the run, or start a new run",
+                )
+            )
+        files = {p.name: file_sha256(p) for p in weight_files(model_dir)}
         self._write_manifest(
             Manifest(
-                number=0, round=0, parent=None, files=files, digest=digest, path=str(model_dir)
+                number=0,
+                round=0,
+                parent=None,
+                files=files,
+                digest=digest_of(files),
+                path=str(model_dir),
+                contents=_contents(model_dir, files, ours=False),
             )
         )
         return self.get(0)
+
+    @staticmethod
+    def _compare_initial(version: PolicyVersion) -> None:
+        try:
+            check_files(version)
+        except CorruptPolicyError as error:
+            raise PolicyStoreError(
+                f"the starting model changed since the run began: {error}"
+            ) from None
 
     def publish(
         self, candidate: Path, *, number: int, round_index: int, parent: int
@@ -161,6 +230,7 @@ class PolicyStore:
                 files=files,
                 digest=digest_of(files),
                 path=str(target),
+                contents=_contents(target, files, ours=True),
             )
         )
         return self.get(number)
@@ -181,21 +251,11 @@ class PolicyStore:
             parent=manifest.parent,
             path=path,
             digest=manifest.digest,
+            companions=manifest.companions,
         )
 
     def _manifest(self, number: int) -> Manifest | None:
-        try:
-            text = (self.directory(number) / MANIFEST).read_text(encoding="utf-8")
-            manifest = Manifest.model_validate_json(text)
-            if (manifest.number, digest_of(manifest.files)) != (number, manifest.digest):
-                raise ValueError("it contradicts itself: it changed since it was written")
-            return manifest
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise CorruptPolicyError(
-                f"{self.directory(number) / MANIFEST} cannot be read: {error}. Fix: restore it from a copy"
-            ) from error
+        return read_manifest(self.directory(number), number)
 
     def _ask_guard(self) -> None:
         if self.guard is not None:
@@ -204,5 +264,42 @@ class PolicyStore:
     def _write_manifest(self, manifest: Manifest) -> None:
         with committing(self.guard):
             durable.write_json(
-                self.directory(manifest.number) / MANIFEST, manifest.model_dump(mode="json")
+                self.directory(manifest.number) / MANIFEST,
+                with_seal(manifest.model_dump(mode="json", exclude={"seal"})),
             )
+
+
+def read_manifest(directory: Path, number: int) -> Manifest | None:
+    """The manifest of version `number` in its folder, or None when it was not published.
+
+    Raises:
+        CorruptPolicyError: it cannot be read, changed since it was written, or is of another version.
+    """
+    path = directory / MANIFEST
+    try:
+        manifest = Manifest.model_validate(read_sealed(path.read_bytes()))
+        if (manifest.number, digest_of(manifest.files)) != (number, manifest.digest):
+            raise ValueError("it contradicts itself: it changed since it was written")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CorruptPolicyError(
+            explain(
+                f"the manifest of policy version {number} cannot be read: {error}",
+                value=str(path),
+                where="whoever changed the file",
+                fix="restore it from a copy of the run, or start a new run",
+            )
+        ) from error
+    return manifest
+
+
+def _contents(
+    directory: Path, weights: Mapping[str, str], *, ours: bool
+) -> tuple[VersionFile, ...]:
+    """Facts of all files of a version; the sha256 of its weights are known already."""
+    heavy = [
+        VersionFile(name=name, num_bytes=(directory / name).stat().st_size, sha256=sha)
+        for name, sha in weights.items()
+    ]
+    return tuple(sorted([*heavy, *companions_of(directory, ours=ours)], key=lambda fact: fact.name))

@@ -27,6 +27,7 @@ CLAIMS = {
     "training": "the update saw the round's examples, and its log has each step once",
     "committed": "nothing unfinished lies in a finished round",
     "quarantine": "whatever was set aside has its reason beside it",
+    "logs": "the logs and caches that decide nothing read back; what is damaged of them, or foreign, is a note",
 }
 """Every check, in the order in which it is printed."""
 

@@ -11,13 +11,16 @@ from typing import Any
 from orchestrator.audit.check import Check, Report
 from orchestrator.config.run_config import RunConfig
 from orchestrator.journal import JournalEntry
-from orchestrator.removal_notes import removed
-from orchestrator.rounds.phases import Collected, Phase, Published, Trained
+from orchestrator.removal_notes import Removed, note_path, removed
+from orchestrator.rounds.phases import Collected, Drawn, Phase, Published, Trained
+from orchestrator.rounds.update_files import read_update_files
 from orchestrator.run_folder import RunFolder
 from policies.component import create
+from policies.errors import CorruptPolicyError, CorruptStateError
 from policies.records import RoundResult, RoundStatus
 from policies.shards import file_sha256
-from policies.store import MANIFEST, Manifest, PolicyStore, digest_of
+from policies.store import MANIFEST, Manifest, PolicyStore, read_manifest
+from policies.version_files import differences, fact_of, files_digest, foreign_files
 
 CLOSE = 1e-9
 """Weights of a reference are computed the same way twice; only JSON stands between."""
@@ -41,8 +44,9 @@ def check_lineage(
     check = report["lineage"]
     for number, manifest in sorted(manifests.items()):
         _check_parent(number, manifest, manifests, check)
+    store = PolicyStore(folder.policies)
     published = {e.round: Published.model_validate(e.result) for e in _of(entries, Phase.PUBLISH)}
-    gone = removed(folder, "policy")
+    gone = _removed(folder, check)
     check.notes += [note.sentence() for note in gone.values()]
     for index, version in published.items():
         known = manifests.get(version.version)
@@ -54,10 +58,12 @@ def check_lineage(
             )
             continue
         check.expect(
-            (known.digest, known.parent) == (version.digest, version.parent),
+            (known.digest, known.parent) == (version.digest, version.parent)
+            and version.files_digest in ("", files_digest(store.get(version.version))),
             f"version {version.version} is not what round {index} published: its manifest has digest "
             f"{known.digest[:12]} and parent {known.parent}, the journal {version.digest[:12]} and {version.parent}",
         )
+    _check_initial(entries, store, manifests, report)
     _check_chain(entries, published, check)
     finished = {e.round for e in _of(entries, Phase.ACCEPT)}
     for number in sorted(set(manifests) - {0} - {p.version for p in published.values()}):
@@ -68,30 +74,60 @@ def check_lineage(
     return manifests
 
 
+def _removed(folder: RunFolder, check: Check) -> dict[int, Removed]:
+    try:
+        return removed(folder, "policy")
+    except CorruptStateError as error:
+        check.expect(False, str(error))
+        return {}
+
+
+def _check_initial(
+    entries: Sequence[JournalEntry],
+    store: PolicyStore,
+    manifests: Mapping[int, Manifest],
+    report: Report,
+) -> None:
+    """That version 0 is the model that round 0 recorded."""
+    first = next((e for e in entries if (e.round, e.phase) == (0, Phase.DRAW)), None)
+    if first is None:
+        return
+    drawn, where = Drawn.model_validate(first.result), store.directory(0) / MANIFEST
+    if 0 not in manifests:
+        report["lineage"].expect(where.is_file(), f"{where} is missing: the run has begun")
+    elif drawn.model:
+        report["lineage"].expect(
+            drawn.model == files_digest(store.get(0)),
+            f"{where} is not of the model that round 0 recorded",
+        )
+
+
 def _manifests(folder: RunFolder, report: Report, absent: frozenset[str]) -> dict[int, Manifest]:
     found: dict[int, Manifest] = {}
     store = PolicyStore(folder.policies)
     for path in sorted(folder.policies.glob("[0-9]*")):
-        text = path / MANIFEST
-        if not text.is_file():
+        if not (path.name.isdecimal() and path.is_dir()):
+            continue  # nobody's: told with the foreign files
+        number = int(path.name)
+        try:
+            manifest = read_manifest(path, number)
+        except CorruptPolicyError as error:
+            report["files"].expect(False, str(error))
+            continue
+        if manifest is None:
             report["committed"].notes.append(f"{path} has no manifest; a resume removes it")
             continue
-        try:
-            manifest = Manifest.model_validate_json(text.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            report["files"].expect(False, f"{text} cannot be read: {error}")
-            continue
-        number = int(path.name)
         found[number] = manifest
-        report["lineage"].expect(manifest.number == number, f"{text} is of {manifest.number}")
-        left = {name for name in manifest.files if f"policies/{path.name}/{name}" in absent}
-        _check_weights(store, number, manifest, report["files"], left)
+        here = f"policies/{path.name}/"
+        left = {name.removeprefix(here) for name in absent if name.startswith(here)}
+        _check_files(store, number, manifest, report["files"], left)
     return found
 
 
-def _check_weights(
+def _check_files(
     store: PolicyStore, number: int, manifest: Manifest, check: Check, absent: set[str]
 ) -> None:
+    """Weights by their digests, the files beside them as they were recorded, and what else lies there."""
     where = Path(manifest.path) if number == 0 else store.directory(number)
     if number == 0 and not where.is_dir():
         check.notes.append(f"the starting model is not at {where}: its files are not checked")
@@ -107,10 +143,20 @@ def _check_weights(
             file_sha256(path) == digest,
             f"{path} changed since version {number} was published: its sha256 is not that of the manifest",
         )
-    check.expect(
-        digest_of(manifest.files) == manifest.digest,
-        f"{where / MANIFEST}: its digest is not that of the files it names",
-    )
+    if manifest.companions is None:
+        check.notes.append(
+            f"version {number} was recorded by an older Pawl: the files beside its weights are not checked"
+        )
+        return
+    wrong = differences(where, manifest.companions, ours=number > 0, absent=absent)
+    there = {p.name for p in where.glob("*.safetensors")}
+    wrong += [f"{name} was added" for name in sorted(there - set(manifest.files))]
+    check.num_examined += len(manifest.companions)
+    for sentence in wrong:
+        check.fail(f"{where}: {sentence} since version {number} was recorded")
+    if number > 0:
+        foreign = foreign_files(where, manifest.companions)
+        check.notes += [f"{where / name} is nobody's; it is ignored" for name in foreign]
 
 
 def _check_parent(
@@ -236,6 +282,7 @@ def check_training(
         f"round {of_round[Phase.TRAIN].round}: the update took {outcome.num_examples} examples and dropped "
         f"{sum(outcome.dropped.values())}, the round has {num_examples}",
     )
+    _check_update_files(run, index, of_round, check, absent)
     log = run.round(index).train_log
     if log.relative_to(run.path).as_posix() in absent and not log.exists():
         return
@@ -252,6 +299,40 @@ def check_training(
         len(set(steps)) == outcome.num_steps,
         f"{log} has {len(set(steps))} steps, the update made {outcome.num_steps}",
     )
+
+
+def _check_update_files(
+    run: RunFolder,
+    index: int,
+    of_round: Mapping[Phase, JournalEntry],
+    check: Check,
+    absent: frozenset[str],
+) -> None:
+    """The step log and the optimizer state as the update left them; its weights until they are a version."""
+    folder = run.round(index)
+    try:
+        record = read_update_files(folder)
+    except CorruptStateError as error:
+        check.expect(False, str(error))
+        return
+    here = folder.train.relative_to(run.path).as_posix()
+    if record is None:
+        note = f"round {index} has no record of what its update left (an older Pawl wrote none)"
+        check.notes += [] if f"{here}/files.json" in absent else [note]
+        return
+    gone = note_path(run, "optimizer", index).exists()
+    for fact in record.files:
+        path = folder.train / fact.name
+        left = f"{here}/{fact.name}" in absent or (gone and path == folder.optimizer_state)
+        moved = fact.name.startswith("candidate/") and not (
+            Phase.PUBLISH not in of_round and folder.candidate.exists()
+        )
+        if moved or (left and not path.exists()):
+            continue
+        check.expect(
+            path.is_file() and fact_of(folder.train, fact.name) == fact,
+            f"{path} is not as the update of round {index} left it",
+        )
 
 
 def _step(line: str) -> int:

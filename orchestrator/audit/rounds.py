@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -223,7 +224,8 @@ def _indices(folder: RoundFolder) -> set[int]:
     """Shards of which any file is there."""
     paths = [p for kind in KINDS for p in (folder.path / kind).glob("shard-*.parquet*")]
     paths += (folder.path / "prompts").glob("shard-*.parquet*")
-    return {int(p.name.split(".")[0].removeprefix("shard-")) for p in paths}
+    found = (re.fullmatch(r"shard-(\d+)\.parquet(\.json)?", p.name) for p in paths)
+    return {int(match[1]) for match in found if match}
 
 
 def _files(root: Path) -> Iterator[Path]:

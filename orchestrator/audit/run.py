@@ -7,19 +7,22 @@ finished has to be complete.
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from orchestrator.audit.check import Check, Report
+from orchestrator.audit.epochs import check_epochs
+from orchestrator.audit.foreign import name_foreign_files
+from orchestrator.audit.identity import check_identity
+from orchestrator.audit.logs import check_logs
 from orchestrator.audit.policies import check_lineage, check_references, check_reuse, check_training
 from orchestrator.audit.rounds import RoundAudit
-from orchestrator.config.resolved import read_config
-from orchestrator.config.run_config import RunConfig
-from orchestrator.journal import JournalEntry
-from orchestrator.launch import SCHEMA_VERSION
-from orchestrator.removal_notes import left_in_bucket, removed
+from orchestrator.journal_reading import JournalEntry, read_journal
+from orchestrator.quarantine import MARKER
+from orchestrator.removal_notes import Removed, left_in_bucket, removed
 from orchestrator.rounds.phases import (
     Collected,
     Drawn,
@@ -31,9 +34,13 @@ from orchestrator.rounds.phases import (
     Trained,
 )
 from orchestrator.run_folder import RunFolder
-from policies.errors import PawlError
+from policies.errors import CorruptStateError
 from policies.files import TEMPORARY_SUFFIX
 from policies.records import Record, RoundResult
+from policies.seals import read_sealed
+from policies.shards import file_sha256, marker_path
+
+V = TypeVar("V")
 
 REASON = ".reason.json"
 """Ends the name of the file that says why another one was set aside."""
@@ -72,9 +79,9 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
         deep: also read every row back and recompute the content digests: reads all columns, takes longer.
     """
     report = Report()
-    config = _check_identity(folder, report["identity"])
+    config = check_identity(folder, report["identity"])
     entries = _check_journal(folder, report["journal"])
-    left = left_in_bucket(folder)
+    left = _noted(lambda: left_in_bucket(folder), None, report["complete"])
     absent = frozenset(left.names if left else ())
     manifests = check_lineage(folder, entries, report, absent)
     check_references(config, entries, report["reference"])
@@ -82,10 +89,11 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     results = [RoundResult.model_validate(e.result) for e in entries if e.phase is Phase.ACCEPT]
     served = {result.round: result.after for result in results}
     first = next((e for e in entries if (e.round, e.phase) == (0, Phase.DRAW)), None)
-    gone = removed(folder, "round")
+    nothing: dict[int, Removed] = {}
+    gone = _noted(lambda: removed(folder, "round"), nothing, report["complete"])
     sets = [] if first is None else str(first.result["digest"]).split(":")
     measured = dict(zip(("train", "held_out", "test"), sets, strict=False))
-    for index in folder.rounds():
+    for index in _rounds(folder):
         of_round = {e.phase: e for e in entries if e.round == index}
         here = RoundAudit(
             folder.round(index),
@@ -102,71 +110,70 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
         here.run(served)
         check_training(folder, index, of_round, report["training"], absent)
     elsewhere = {int(name.split("/")[1]) for name in absent if name.startswith("rounds/")}
-    for index in sorted(served.keys() - set(folder.rounds()) - elsewhere):
+    for index in sorted(served.keys() - set(_rounds(folder)) - elsewhere):
         report["complete"].fail(f"round {index} is in the journal, its folder is gone")
     report["complete"].notes += [note.sentence() for note in gone.values()]
     if absent:
         report["complete"].notes.append(
             f"{len(absent)} files were not fetched and are not checked: they are in {left.address if left else ''}"
         )
-    _check_epochs(folder, report["epochs"])
+    check_epochs(folder, report["epochs"])
+    check_logs(folder, entries, report["logs"])
+    name_foreign_files(folder, report["logs"])
     _check_quarantine(folder, report["quarantine"])
     return report
 
 
-def _check_identity(folder: RunFolder, check: Check) -> RunConfig | None:
-    """The run's config, when it can still be loaded (a plug-in of it may be gone by now)."""
-    identity = _json(folder.identity, check)
-    tree = _json(folder.config, check)
-    if identity is None or tree is None:
-        return None
-    check.expect(
-        identity.get("schema_version") == SCHEMA_VERSION,
-        f"{folder.identity}: schema {identity.get('schema_version')}, this Pawl reads {SCHEMA_VERSION}",
-    )
-    text = json.dumps(tree, sort_keys=True)
-    check.expect(
-        hashlib.sha256(text.encode()).hexdigest() == identity.get("config_digest"),
-        f"{folder.config} was edited since the run began: its digest is not that of run.json",
-    )
-    try:
-        return read_config(folder)
-    except PawlError as error:
-        check.notes.append(f"not compared with what the config asks for: {error}")
-        return None
+def _rounds(folder: RunFolder) -> list[int]:
+    """Rounds that have a folder; a foreign name among them is no round."""
+    found = [p for p in (folder.path / "rounds").glob("[0-9]*") if p.is_dir()]
+    return sorted(int(p.name) for p in found if len(p.name) == 4 and p.name.isdecimal())
 
 
-def _json(path: Path, check: Check) -> dict[str, Any] | None:
+def _noted(read: Callable[[], V], otherwise: V, check: Check) -> V:
+    """What a note on the folder says; a damaged one is a problem, and says nothing."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        check.expect(False, f"{path} cannot be read: {error}")
-        return None
-    check.expect(isinstance(value, dict), f"{path} is no JSON object")
-    return value if isinstance(value, dict) else None
+        return read()
+    except CorruptStateError as error:
+        check.expect(False, str(error))
+        return otherwise
 
 
 def _check_journal(folder: RunFolder, check: Check) -> list[JournalEntry]:
-    """The entries that can be read, after checking their order."""
-    try:
-        content = folder.journal.read_bytes()
-    except FileNotFoundError:
+    """The entries that can be read, after checking their seals and their order."""
+    if not folder.journal.exists():
         check.notes.append("there is no journal: no phase has finished")
         return []
-    whole, _, rest = content.rpartition(b"\n")
-    if rest:
-        check.notes.append("the last line was cut off while it was written; a resume drops it")
-    entries: list[JournalEntry] = []
-    for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
-        try:
-            entry = JournalEntry.model_validate(json.loads(line))
-            _RESULTS[entry.phase].model_validate(entry.result)
-        except ValueError as error:
-            check.expect(False, f"{folder.journal}:{number} cannot be read: {error}")
-        else:
-            entries.append(entry)
+    try:
+        reading = read_journal(folder.journal)
+    except CorruptStateError as error:
+        check.expect(False, str(error))
+        entries = list(_readable(folder))
+    else:
+        check.notes += reading.notes
+        for sentence in reading.damage:
+            check.expect(False, sentence)
+        entries = [e for e in reading.entries if _is_whole(e, folder, check)]
     _check_order(folder, entries, check)
     return entries
+
+
+def _is_whole(entry: JournalEntry, folder: RunFolder, check: Check) -> bool:
+    try:
+        _RESULTS[entry.phase].model_validate(entry.result)
+    except ValueError as error:
+        where = f"round {entry.round}, {entry.phase.value}"
+        return check.expect(False, f"{folder.journal}: {where} cannot be read: {error}")
+    return True
+
+
+def _readable(folder: RunFolder) -> Iterator[JournalEntry]:
+    """Lines of a damaged journal that can still be read, to name what else is wrong."""
+    for line in folder.journal.read_bytes().split(b"\n"):
+        with suppress(ValueError, RecursionError):
+            entry = JournalEntry.model_validate(json.loads(line))
+            _RESULTS[entry.phase].model_validate(entry.result)
+            yield entry
 
 
 def _check_order(folder: RunFolder, entries: list[JournalEntry], check: Check) -> None:
@@ -194,34 +201,6 @@ def _check_order(folder: RunFolder, entries: list[JournalEntry], check: Check) -
         last = max(last, place)
 
 
-def _check_epochs(folder: RunFolder, check: Check) -> None:
-    """The claims on the run, and that the driver's file repeats the newest."""
-    claims = sorted(folder.epochs.glob("[0-9]*.json"))
-    newest = 0
-    for path in claims:
-        check.expect(int(path.stem) == newest + 1, f"{path} comes after epoch {newest}")
-        newest = int(path.stem)
-        claim = _read_object(path)
-        if claim is None:  # its maker died while it wrote: it never drove
-            check.notes.append(f"{path} was cut off while it was written")
-        else:
-            check.expect(claim.get("epoch") == newest, f"{path} holds epoch {claim.get('epoch')}")
-    held = _read_object(folder.driver)
-    if held is not None and claims:
-        check.expect(
-            held.get("epoch", 0) <= newest,
-            f"{folder.driver} holds epoch {held.get('epoch')}, which nobody claimed",
-        )
-
-
-def _read_object(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the caller says what that means
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _check_quarantine(folder: RunFolder, check: Check) -> None:
     root = folder.quarantine
     found = [p for p in sorted(root.rglob("*")) if p.is_file()] if root.is_dir() else []
@@ -229,8 +208,8 @@ def _check_quarantine(folder: RunFolder, check: Check) -> None:
     for path in sorted(set(found) - set(files)):
         check.notes.append(f"{path} was left behind; a resume removes it")
     reasons = {p for p in files if p.name.endswith(REASON)}
-    for path in reasons:
-        check.expect(_read_object(path) is not None, f"{path} cannot be read")
+    for path in sorted(reasons):
+        _check_reason(path, check)
     for path in sorted(set(files) - reasons):
         inside = [p for p in path.parents if root in p.parents]
         owners = [path, Path(str(path).removesuffix(".json")), *inside]
@@ -238,3 +217,18 @@ def _check_quarantine(folder: RunFolder, check: Check) -> None:
         check.expect(has_reason, f"{path} has no reason beside it")
     if reasons:
         check.notes.append(f"{len(reasons)} items are in {root}")
+
+
+def _check_reason(path: Path, check: Check) -> None:
+    """A reason, and whether what it is about is still what was set aside; nothing is decided by either."""
+    try:
+        known = read_sealed(path.read_bytes()).get("sha256")
+    except (OSError, ValueError) as error:
+        check.expect(False, f"{path} cannot be read: {error}")
+        return
+    check.expect(True, "")
+    item = path.with_name(path.name.removesuffix(REASON))
+    for name, digest in known.items() if isinstance(known, dict) else ():
+        inside = {".": item, MARKER: marker_path(item)}.get(name, item / name)
+        if not inside.is_file() or file_sha256(inside) != digest:
+            check.notes.append(f"{inside} is not what was set aside")

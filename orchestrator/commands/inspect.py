@@ -38,6 +38,8 @@ def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
         )
     for line in activity_lines(facts["activity"]) if facts["activity"] else ():
         say(f"    {line}")
+    for line in facts["damage"]:
+        say(f"  damaged: {one_line(line, 400)}")
     if facts["message"]:
         say(f"  {one_line(facts['message'], 400)}")
     for warning in facts["warnings"][-5:]:

@@ -185,11 +185,12 @@ def console() -> Any:
 
 def show_rounds(folder: RunFolder) -> None:
     """The table of a run by round."""
+    from orchestrator.run_reader import read_sound
     from orchestrator.views.display import rounds_table
-    from orchestrator.views.run_state import phase_seconds, results_of
+    from orchestrator.views.run_state import phase_seconds
     from orchestrator.views.scores import final_line
 
-    results = results_of(folder)
+    results = read_sound(folder).results()
     if results:
         console().print(rounds_table(results, phase_seconds(folder)))
         if line := final_line(results):

@@ -15,8 +15,9 @@ from orchestrator.config.errors import Problem, configuration_error
 from orchestrator.config.files import expand_variables
 from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder import RunFolder
-from policies.errors import CorruptStateError
+from policies.errors import CorruptStateError, explain
 from policies.redaction import seal
+from policies.seals import read_sealed
 
 
 def sealed(config: RunConfig) -> dict[str, Any]:
@@ -62,20 +63,22 @@ def _written(folder: RunFolder) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that a run cannot do without.
+    """The JSON object in a file that a run cannot do without, compared with its seal where it has one.
 
     Raises:
-        CorruptStateError: it is missing, cannot be read, or holds something else.
+        CorruptStateError: it is missing, cannot be read, holds something else, or changed since it was written.
     """
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict):
-            raise ValueError(f"it holds a {type(tree).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
+        return read_sealed(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise CorruptStateError(
-            f"{path} cannot be read: {error}. Fix: restore it from a copy of the run"
+            explain(
+                f"{path.name} cannot be read: {error}",
+                value=str(path),
+                where="whoever changed the file",
+                fix="restore it from a copy of the run",
+            )
         ) from error
-    return tree
 
 
 def _began_with(folder: RunFolder) -> str:

@@ -17,14 +17,15 @@ from orchestrator.disk import bytes_of_a_round
 from orchestrator.doctor.diagnosis import Diagnosis, Finding
 from orchestrator.doctor.ray_logs import tails_of
 from orchestrator.events import Event, EventKind
-from orchestrator.launch import read_identity
 from orchestrator.lease import MISSED_BEATS, Claim, is_visible, latest_claim, seconds_silent
 from orchestrator.plan.sizes import memory_text
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_identity import read_identity
+from orchestrator.run_reader import read_entries, read_sound
 from orchestrator.tracking.spool import Spool
 from orchestrator.views.activity import STALE_SECONDS, activity_lines, read_activity
 from orchestrator.views.display import duration, one_line
-from orchestrator.views.run_state import read_config, read_journal, read_run_events, run_state
+from orchestrator.views.run_state import read_run_events, run_state
 from policies.errors import PawlError
 
 _PROCESS = re.compile(r"\bprocess (\d+)\b")
@@ -74,7 +75,7 @@ def _age(at: str) -> float:
 def _state_of_files(folder: RunFolder) -> Iterator[Finding]:
     """What a resume would refuse."""
     try:
-        read_journal(folder)
+        read_entries(folder)
         identity = read_identity(folder)
         load_run_config(folder)
         if written_digest(folder) != identity.config_digest:
@@ -165,7 +166,7 @@ def _workers(folder: RunFolder) -> Iterator[Finding]:
     activity = read_activity(folder)
     if activity is None:
         return
-    settings = read_config(folder).get("cluster") or {}
+    settings = read_sound(folder).config.get("cluster") or {}
     limit = float(settings.get("silence_timeout_seconds", 600.0))
     age = float(activity["age_seconds"])
     for row in activity["calls"]:

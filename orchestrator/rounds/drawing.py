@@ -16,6 +16,7 @@ from orchestrator.run_folder import RoundFolder
 from policies.errors import ResumeError
 from policies.records import Prompt
 from policies.shards import content_digest, find_damage, read_marker, write_records
+from policies.version_files import files_digest
 
 
 def draw(scope: RoundScope) -> Drawn:
@@ -27,7 +28,13 @@ def draw(scope: RoundScope) -> Drawn:
     write_shards(run, scope.folder.evaluation, run.held_out_prompts, per_shard)
     if scope.index == 0:
         sets = [train, held_out, *([content_digest(run.test_prompts)] if run.test_prompts else [])]
-        return Drawn(num_prompts=len(run.held_out_prompts), num_shards=0, digest=":".join(sets))
+        return Drawn(
+            num_prompts=len(run.held_out_prompts),
+            num_shards=0,
+            digest=":".join(sets),
+            model=files_digest(run.store.get(0)),
+            judge_models={name: files_digest(v) for name, v in run.judge_models.items()},
+        )
     per_round = run.config.prompts.drawn(len(run.train_prompts))
     prompts = draw_prompts(run.train_prompts, scope.index, per_round, run.config.seed)
     number = write_shards(run, scope.folder, prompts, per_shard)

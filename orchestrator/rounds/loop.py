@@ -18,7 +18,7 @@ from orchestrator.rounds.collecting import collect
 from orchestrator.rounds.drawing import draw
 from orchestrator.rounds.evaluating import evaluate, measure_again, measure_finally, num_shards
 from orchestrator.rounds.limits import is_last, reason_to_stop
-from orchestrator.rounds.mending import intact_candidate, ready_to_train
+from orchestrator.rounds.mending import intact_candidate, publish_intact, ready_to_train
 from orchestrator.rounds.phases import (
     Collected,
     Drawn,
@@ -29,7 +29,7 @@ from orchestrator.rounds.phases import (
     Synced,
     Trained,
 )
-from orchestrator.rounds.publishing import publish, sync
+from orchestrator.rounds.publishing import sync
 from orchestrator.rounds.recording import record_round
 from orchestrator.rounds.scope import phase
 from orchestrator.rounds.updating import update
@@ -79,7 +79,9 @@ def run_round(scope: RoundScope) -> RoundResult:
             RoundResult,
             lambda s: finish_unchanged(s, collected, trained, final),
         )
-    published = phase(scope, Phase.PUBLISH, Published, publish)
+    published = phase(
+        scope, Phase.PUBLISH, Published, lambda s: publish_intact(s, collected, trained)
+    )
     candidate = intact_candidate(scope, collected, published)
     phase(scope, Phase.SYNC, Synced, lambda s: sync(s, candidate))
     measured = phase(

@@ -8,16 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.rounds.collecting import collect, digests
-from orchestrator.rounds.phases import Collected, Drawn, Phase, Published
+from orchestrator.rounds.phases import Collected, Drawn, Phase, Published, Trained
 from orchestrator.rounds.publishing import publish
+from orchestrator.rounds.update_files import damage_of_candidate
 from orchestrator.rounds.updating import carried_state, update
 from orchestrator.run import RoundScope
 from policies.component import create
-from policies.errors import CorruptStateError, PolicyStoreError
+from policies.errors import CorruptStateError, PolicyStoreError, explain
 from policies.records import PolicyVersion
 from policies.reference import ReferenceSchedule
 from policies.shards import file_sha256, find_damage
-from policies.store import check_weights
+from policies.store import MANIFEST, check_files
+from policies.version_files import files_digest
 
 
 def ready_to_train(scope: RoundScope, drawn: Drawn, collected: Collected) -> Collected:
@@ -32,7 +34,7 @@ def ready_to_train(scope: RoundScope, drawn: Drawn, collected: Collected) -> Col
     schedule: ReferenceSchedule = create(scope.stage.training.reference)
     plan = schedule.plan(run.served()[scope.stage.first_round - 1 :])
     for number in sorted({scope.policy.number, *(part.version for part in plan.parts)}):
-        check_weights(run.store.get(number))
+        check_files(run.store.get(number))
     _check_carried(scope)
     places = [scope.folder.shard(i).of("examples") for i in range(drawn.num_shards)]
     damaged = [str(path) for path in places if find_damage(path) is not None]
@@ -76,6 +78,42 @@ def _check_carried(scope: RoundScope) -> None:
         )
 
 
+def publish_intact(scope: RoundScope, collected: Collected, trained: Trained) -> Published:
+    """Publish what the update left; weights that were damaged since are put into quarantine and made again.
+
+    Raises:
+        CorruptStateError: the update, made again, came out differently.
+    """
+    target = scope.run.store.directory(scope.index)
+    candidate = scope.folder.candidate if scope.folder.candidate.exists() else target
+    is_published = (target / MANIFEST).exists()  # then the version is checked, and not this
+    why = None if is_published else damage_of_candidate(scope.folder, candidate)
+    if why is not None:
+        if candidate.exists():
+            scope.run.quarantine.set_aside(candidate, why)
+        scope.run.events.warn(
+            f"the new weights of round {scope.index}: {why}; they are in quarantine and trained again",
+            round_index=scope.index,
+        )
+        if update(scope, collected) != trained:
+            raise CorruptStateError(
+                explain(
+                    f"the new weights of round {scope.index} were damaged before they were published ({why}), and came "
+                    "out differently when trained again",
+                    value=str(candidate),
+                    where="whoever changed the folder",
+                    fix="restore them from quarantine or a copy of the run, or start a new run",
+                )
+            )
+    return publish(scope)
+
+
+def _is_same(version: PolicyVersion, published: Published) -> bool:
+    """Whether a version is what the journal recorded; an older Pawl recorded the weights alone."""
+    all_files = published.files_digest in ("", files_digest(version))
+    return version.digest == published.digest and all_files
+
+
 def intact_candidate(
     scope: RoundScope, collected: Collected, published: Published
 ) -> PolicyVersion:
@@ -87,8 +125,8 @@ def intact_candidate(
     store, number = scope.run.store, published.version
     try:
         version = store.get(number)
-        check_weights(version)
-        if version.digest == published.digest:
+        check_files(version)
+        if _is_same(version, published):
             return version
         why = "its digest is not the one that the journal recorded"
     except PolicyStoreError as error:
@@ -99,7 +137,8 @@ def intact_candidate(
         round_index=scope.index,
     )
     update(scope, collected)
-    if publish(scope).digest != published.digest:
+    publish(scope)
+    if not _is_same(store.get(number), published):
         raise CorruptStateError(
             f"policy version {number} was damaged ({why}), is in quarantine, and came out differently when trained "
             "again. Fix: restore it from a copy of the run"

@@ -38,6 +38,10 @@ class Drawn(Record):
     num_prompts: int
     num_shards: int
     digest: str
+    model: str = ""
+    """Digest over all files of the starting model. Given by round 0; empty by an older Pawl."""
+    judge_models: dict[str, str] = Field(default_factory=dict)
+    """The same of the models of judges that lie on this machine, by their names in the config. Given by round 0."""
 
 
 class Collected(Record):
@@ -77,6 +81,8 @@ class Published(Record):
     digest: str
     optimizer_sha256: str | None = None
     """Of the optimizer state that the update left for the next one, when it is carried."""
+    files_digest: str = ""
+    """Over all files of the version: weights, tokenizer, chat template, configs. Empty by an older Pawl."""
 
 
 class Synced(Record):

@@ -14,6 +14,7 @@ from orchestrator.waiting import wait_for_result
 from policies.errors import RolloutError, WorkerLostError
 from policies.records import PolicyVersion
 from policies.shards import file_sha256
+from policies.version_files import files_digest
 
 
 def publish(scope: RoundScope) -> Published:
@@ -30,6 +31,7 @@ def publish(scope: RoundScope) -> Published:
         parent=scope.policy.number,
         digest=version.digest,
         optimizer_sha256=file_sha256(state) if state.exists() else None,
+        files_digest=files_digest(version),
     )
 
 

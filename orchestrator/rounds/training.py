@@ -14,6 +14,7 @@ from pathlib import Path
 
 from orchestrator.events import EventKind
 from orchestrator.file_sharing import update_files
+from orchestrator.rounds.update_files import record_update
 from orchestrator.run import RoundScope
 from orchestrator.waiting import wait_for_any, wait_for_result
 from policies.errors import (
@@ -147,6 +148,7 @@ def _commit(
                 remove_tree(Path(final))
             if Path(made).exists():
                 move(Path(made), Path(final))
+        record_update(scope.folder)
         remove_tree(folder)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.journal import Journal
-from orchestrator.removal_notes import FETCHED, LeftInBucket
+from orchestrator.removal_notes import FETCHED, LeftInBucket, write_note
 from orchestrator.run_folder import RunFolder
 from orchestrator.storage.bucket import Bucket, Location
 from orchestrator.storage.mirror import JOURNAL, SEGMENTS
@@ -70,7 +70,7 @@ def fetch_run(
     needed = _Needed(journal)
     names = [name for name, facts in index.items() if needed(name, int(str(facts["bytes"])))]
     left = LeftInBucket(address=str(location), names=tuple(sorted(index.keys() - set(names))))
-    files.write_json(folder.path / FETCHED, left.model_dump(mode="json"))
+    write_note(folder.path / FETCHED, left)
     for name in sorted(names, key=lambda n: (n == IDENTITY, n)):
         _fetch(bucket, folder.path, name, str(index[name]["sha256"]))
     size = sum(int(str(index[n]["bytes"])) for n in names)

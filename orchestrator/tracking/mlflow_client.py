@@ -30,6 +30,7 @@ from orchestrator.tracking.tracker import NullTracker, SpooledTracker, Tracker
 from orchestrator.tracking.uri import SERVERS, absolute_uri, artifact_root, check_uri, redact
 from policies.errors import TrackingError, boundary
 from policies.records import PolicyVersion
+from policies.seals import SEAL, read_sealed, with_seal
 from policies.shards import write_json
 from policies.store import MANIFEST
 
@@ -221,7 +222,7 @@ class MlflowSink:
         if key == "parent":  # rounds known so far belong to a run that is gone
             self._ids = {name: self._ids[name] for name in ("store", "experiment")}
         self._ids[key] = run_id
-        write_json(self._ids_path, self._ids)
+        write_json(self._ids_path, with_seal(self._ids))
         return run_id
 
     def _exists(self, run_id: str) -> bool:
@@ -257,10 +258,11 @@ class MlflowSink:
         """Ids from an earlier process, if they are of this very server."""
         store = sha256(self._uri.encode()).hexdigest()
         try:
-            ids = json.loads(self._ids_path.read_text(encoding="utf-8"))
+            ids = read_sealed(self._ids_path.read_bytes())
         except (FileNotFoundError, ValueError):
             ids = {}
-        return ids if isinstance(ids, dict) and ids.get("store") == store else {"store": store}
+        ids.pop(SEAL, None)
+        return ids if ids.get("store") == store else {"store": store}
 
     @contextmanager
     def _answers(self) -> Iterator[None]:

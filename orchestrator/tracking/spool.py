@@ -11,12 +11,12 @@ The driver only ever appends to this file, so it never waits for a server. `<run
 from __future__ import annotations
 
 import fcntl
-import json
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -24,6 +24,7 @@ from policies import files
 from policies.errors import TrackingError
 from policies.files import storage
 from policies.records import PolicyVersion, Record, RoundResult
+from policies.seals import read_sealed, with_seal
 from policies.shards import write_json
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -48,7 +49,19 @@ class TrackedRun(Record):
     resumed: bool = False
 
 
-class StartLine(Record):
+class SealedLine(Record):
+    """A line with a checksum: what changed since it was written is not sent."""
+
+    seal: str = ""
+    """sha256 of the rest of the line; empty: by an older Pawl."""
+
+    def sealed(self) -> Self:
+        """The same line with its seal."""
+        text = self.model_dump_json(exclude={"seal"})
+        return self.model_copy(update={"seal": hashlib.sha256(text.encode()).hexdigest()})
+
+
+class StartLine(SealedLine):
     """The driver started or resumed."""
 
     op: Literal["start"] = "start"
@@ -57,7 +70,7 @@ class StartLine(Record):
     run: TrackedRun
 
 
-class RoundLine(Record):
+class RoundLine(SealedLine):
     """A round finished. Samples and examples are read from its folder when the line is sent."""
 
     op: Literal["round"] = "round"
@@ -74,7 +87,7 @@ class RoundLine(Record):
     """The version to register, if the run registers its policies and this round made one."""
 
 
-class StepsLine(Record):
+class StepsLine(SealedLine):
     """Curves of an update that still runs: one row per optimizer step."""
 
     op: Literal["steps"] = "steps"
@@ -83,7 +96,7 @@ class StepsLine(Record):
     rows: tuple[dict[str, float], ...]
 
 
-class ArtifactLine(Record):
+class ArtifactLine(SealedLine):
     """A file for the run. `path` is relative to the run folder where it lies inside."""
 
     op: Literal["artifact"] = "artifact"
@@ -92,7 +105,7 @@ class ArtifactLine(Record):
     name: str
 
 
-class FinishLine(Record):
+class FinishLine(SealedLine):
     """The driver ended."""
 
     op: Literal["finish"] = "finish"
@@ -103,6 +116,19 @@ class FinishLine(Record):
 
 Line = StartLine | RoundLine | StepsLine | ArtifactLine | FinishLine
 _LINES: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="op")])
+
+
+def _line(data: bytes) -> Line | None:
+    try:
+        line = _LINES.validate_json(data)
+    except ValidationError:
+        return None
+    return line if line.seal in ("", line.sealed().seal) else None
+
+
+def is_line(data: bytes) -> bool:
+    """Whether a line of the spool is as it was written."""
+    return _line(data) is not None
 
 
 class Spool:
@@ -128,7 +154,7 @@ class Spool:
             StorageError: it could not be written; it is kept, and goes with the next one.
         """
         with self._lock:
-            self._unwritten.append(line.model_dump_json().encode() + b"\n")
+            self._unwritten.append(line.sealed().model_dump_json().encode() + b"\n")
             files.append_line(self.path, b"".join(self._unwritten))
             self._unwritten.clear()
             self._end = self.path.stat().st_size
@@ -144,10 +170,7 @@ class Spool:
                 offset += len(data)
                 if not data.endswith(b"\n") or offset > end:
                     return
-                try:
-                    yield _LINES.validate_json(data), offset
-                except ValidationError:
-                    yield None, offset
+                yield _line(data), offset
 
     def size(self) -> int:
         """Bytes that can be sent."""
@@ -158,13 +181,13 @@ class Spool:
     def offset(self) -> int:
         """How far the lines have been sent; 0 when that is not known."""
         try:
-            value: Any = json.loads(self.offset_path.read_text(encoding="utf-8"))["offset"]
+            value: Any = read_sealed(self.offset_path.read_bytes())["offset"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return 0
         return value if isinstance(value, int) and 0 <= value <= self.size() else 0
 
     def save_offset(self, offset: int) -> None:
-        write_json(self.offset_path, {"offset": offset})
+        write_json(self.offset_path, with_seal({"offset": offset}))
 
     def backlog_bytes(self) -> int:
         """Size of the lines that have not been sent."""

@@ -28,6 +28,7 @@ from orchestrator.views.scores import final_line, pass_names
 from policies.errors import ArtifactError
 from policies.files import write_text
 from policies.records import RoundResult, Trajectory
+from policies.seals import with_last_line
 
 MAIN_METRIC = "eval/pass@1"
 COLUMNS = (
@@ -91,9 +92,9 @@ def write_report(folder: RunFolder) -> tuple[Path, Path]:
     texts = _texts(folder, results)
     title = clean_text(folder.path.name)
     experiment = clean_text(str((read_config(folder).get("tracking") or {}).get("experiment", "")))
-    page = _page(title, experiment, results, table, texts)
+    page = with_last_line(_page(title, experiment, results, table, texts))
     html, markdown = folder.path / "report.html", folder.path / "report.md"
-    text = _markdown(title, experiment, table, texts, final_line(results))
+    text = with_last_line(_markdown(title, experiment, table, texts, final_line(results)))
     with _WRITING:
         write_text(html, page)
         write_text(markdown, text)

@@ -5,20 +5,19 @@ Works while the run goes on, and without Ray, torch or MLflow. Shards are read o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.events import Event, EventKind, Throughput
-from orchestrator.journal import JournalEntry
+from orchestrator.events import Event, EventKind, Throughput, read_events
 from orchestrator.lease import is_alive
 from orchestrator.removal_notes import why_gone
 from orchestrator.rounds.phases import Collected, Drawn, Phase, Trained
 from orchestrator.run_folder import RoundFolder, RunFolder, ShardKind
+from orchestrator.run_reader import read_config_tree, read_entries, read_sound
 from orchestrator.views.activity import read_activity
-from policies.errors import ArtifactError, InputError, ResumeError
+from policies.errors import ArtifactError, InputError
 from policies.examples import Example, PreferencePair, SupervisedExample, UnpairedExample
 from policies.records import Record, RoundResult
 from policies.shards import read_marker, read_records
@@ -32,38 +31,18 @@ _FINAL = {
 }
 
 
-def read_journal(folder: RunFolder) -> list[JournalEntry]:
-    """The journal of a run that may be going on: a line that is being written is left out, not cut off."""
-    try:
-        lines = folder.journal.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    try:
-        return [JournalEntry.model_validate(json.loads(line)) for line in lines]
-    except ValueError as error:
-        raise ResumeError(
-            f"{folder.journal} cannot be read: {error}. Fix: restore it from a copy"
-        ) from error
-
-
 def read_run_events(folder: RunFolder) -> list[Event]:
-    """All events that can be read; events are for people, so a damaged line is passed over."""
-    found: list[Event] = []
-    try:
-        lines = folder.events.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    except FileNotFoundError:
-        return []
-    for line in lines:
-        try:
-            found.append(Event.model_validate(json.loads(line)))
-        except ValueError:
-            continue
-    return found
+    """All events that can be read; events are for people, so a damaged line is passed over (`pawl verify` tells)."""
+    return read_events(folder.events)
 
 
 def results_of(folder: RunFolder) -> list[RoundResult]:
-    """Finished rounds, in order."""
-    entries = [e for e in read_journal(folder) if e.phase is Phase.ACCEPT]
+    """Finished rounds, in order.
+
+    Raises:
+        CorruptStateError: the journal is damaged.
+    """
+    entries = [e for e in read_entries(folder) if e.phase is Phase.ACCEPT]
     return [RoundResult.model_validate(e.result) for e in entries]
 
 
@@ -73,7 +52,8 @@ def run_status(folder: RunFolder) -> dict[str, Any]:
     speed = Throughput()
     for event in events:
         speed.add(event)
-    config = read_config(folder)
+    sound = read_sound(folder)
+    config = sound.config
     state = run_state(folder, events)
     rounds = [
         {
@@ -86,7 +66,7 @@ def run_status(folder: RunFolder) -> dict[str, Any]:
             "throughput": speed.of(r.round),
             "reason": r.reason,
         }
-        for r in results_of(folder)
+        for r in sound.results()
     ]
     return {
         "name": folder.path.name,
@@ -97,6 +77,7 @@ def run_status(folder: RunFolder) -> dict[str, Any]:
         "rounds": rounds,
         "current": _current(events) if state == "running" else None,
         "activity": read_activity(folder) if state == "running" else None,
+        "damage": list(sound.damage),
         "message": _last_message(events) if state == "failed" else "",
         "warnings": [
             str(e.detail.get("message", "")) for e in events if e.kind is EventKind.WARNING
@@ -158,12 +139,12 @@ def _last_message(events: Sequence[Event]) -> str:
 
 
 def read_config(folder: RunFolder) -> dict[str, Any]:
-    """The resolved config as plain values; empty when there is none yet."""
-    try:
-        value = json.loads(folder.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    """The resolved config as plain values; empty when there is none yet.
+
+    Raises:
+        CorruptStateError: it is damaged, or does not belong to the run.
+    """
+    return read_config_tree(folder) if folder.config.exists() else {}
 
 
 def example_kind(shards: Sequence[Path]) -> type[Example] | None:
@@ -225,17 +206,31 @@ def first_records(folder: RoundFolder, kind: ShardKind, record: type[R], limit: 
 
 
 def count_records(folder: RoundFolder, kind: ShardKind) -> int:
-    """Rows of all finished shards, from their markers."""
-    markers = [read_marker(path) for path in folder.shards(kind)]
-    return sum(m.num_rows for m in markers if m is not None)
+    """Rows of all finished shards, from their markers, as far as these are of files of that size.
+
+    Raises:
+        ArtifactError: a marker is damaged, or of another file.
+    """
+    num_rows = 0
+    for path in folder.shards(kind):
+        marker = read_marker(path)
+        if marker is not None and marker.num_bytes != path.stat().st_size:
+            raise ArtifactError(
+                f"{path} is not the file of its marker: it has {path.stat().st_size} bytes, not {marker.num_bytes}. "
+                "Fix: `pawl verify` names what is damaged; `pawl resume` makes an unfinished round again"
+            )
+        num_rows += 0 if marker is None else marker.num_rows
+    return num_rows
 
 
 def round_summary(folder: RunFolder, index: int) -> dict[str, Any]:
     """Counts, drops, update and metrics of one round, as far as it has come."""
     where = round_of(folder, index)
-    entries = {e.phase: e.result for e in read_journal(folder) if e.round == index}
+    sound = read_sound(folder)
+    entries = {e.phase: e.result for e in sound.entries if e.round == index}
     summary: dict[str, Any] = {
         "round": index,
+        "damage": list(sound.damage),
         "status": "unfinished",
         "phases": [p.value for p in Phase if p in entries],
     }

@@ -232,6 +232,7 @@ def summary_text(folder: RunFolder, index: int) -> str:
     ):
         if facts.get(key) not in (None, ""):
             lines.append(f"  {name}: {one_line(facts[key], 200)}")
+    lines += [f"  damaged: {one_line(text, 400)}" for text in facts["damage"]]
     for key in ("on_disk", "dropped", "metrics"):
         if facts.get(key):
             lines.append(f"  {key.replace('_', ' ')}:")

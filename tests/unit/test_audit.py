@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from orchestrator.audit.check import CLAIMS, Report
 from orchestrator.audit.run import audit
 from orchestrator.cli import app
+from orchestrator.journal_reading import JournalEntry
 from orchestrator.launch import run_experiment
 from orchestrator.removal_notes import FETCHED, LeftInBucket, note_path
 from orchestrator.run_folder import RunFolder
@@ -51,9 +52,16 @@ def rewrite(path: Path, kind: type[Any], change: Callable[[list[Any]], list[Any]
 
 
 def edit_journal(run: RunFolder, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Change lines of the journal as somebody would who gives each its seal again: a fault that no seal shows."""
     lines = [json.loads(line) for line in run.journal.read_text(encoding="utf-8").splitlines()]
     change(lines)
-    run.journal.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    before, sealed = "", []
+    for line in lines:
+        sealed.append(JournalEntry.model_validate(line).sealed_after(before))
+        before = sealed[-1].seal
+    run.journal.write_text("".join(x.model_dump_json() + "\n" for x in sealed), encoding="utf-8")
+    for path in (*run.epochs.glob("*.head"), *run.epochs.glob("*.beat")):
+        path.unlink()
 
 
 def entry(lines: list[dict[str, Any]], round_index: int, phase: str) -> dict[str, Any]:
@@ -104,7 +112,20 @@ BREAKS: list[tuple[str, str, Break]] = [
     ("digests", "other held-out prompts", lambda r: swap_prompts(r)),
     ("committed", "data without a marker", lambda r: marker_path(shard(r, "verdicts")).unlink()),
     ("committed", "a candidate left", lambda r: r.round(1).candidate.mkdir()),
-    ("lineage", "a wrong parent", lambda r: edit_json(r.policies / "0002/manifest.json", parent=0)),
+    ("lineage", "a wrong parent", lambda r: edit_json(r.policies / "0002/manifest.json", parent=0, seal="")),
+    ("files", "an edited manifest", lambda r: edit_json(r.policies / "0002/manifest.json", parent=0)),
+    ("files", "an edited companion", lambda r: (r.policies / "0001/fake_policy.json").write_text("{}")),
+    ("files", "an added template", lambda r: (r.policies / "0001/chat_template.jinja").write_text("")),
+    ("files", "added weights", lambda r: (r.policies / "0001/other.safetensors").write_bytes(b"")),
+    ("lineage", "what was begun with", lambda r: (r.policies / "0000/manifest.json").unlink()),
+    ("identity", "an edited run.json", lambda r: edit_json(r.identity, experiment="another")),
+    ("identity", "run.json of another run", lambda r: edit_json(r.identity, run_id="f" * 32, seal="")),
+    ("identity", "the given config", lambda r: r.config_source.write_text("rounds: 3")),
+    ("identity", "a line end lost", lambda r: r.config.write_bytes(r.config.read_bytes()[:-1])),
+    ("training", "an edited step log", lambda r: (flip(r.round(1).train_log))),
+    ("training", "an edited record", lambda r: edit_json(r.round(1).update_files, files=[])),
+    ("epochs", "an edited claim", lambda r: edit_json(r.epochs / "000001.json", pid=1)),
+    ("journal", "a line flipped", lambda r: flip(r.journal)),
     ("lineage", "a manifest gone", lambda r: (r.policies / "0001/manifest.json").unlink()),
     ("lineage", "a version that nobody published", lambda r: serve_another(r)),
     ("reference", "another reference", lambda r: edit_journal(r, train_against(0))),

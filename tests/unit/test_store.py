@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from policies.errors import CorruptPolicyError, InputError, PolicyStoreError
-from policies.store import PolicyStore, check_weights, weight_files
+from policies.store import PolicyStore, check_files, weight_files
 
 
 def model(path: Path, content: bytes = b"weights") -> Path:
@@ -25,8 +25,8 @@ def test_a_published_version_knows_its_parent_and_digest(tmp_path: Path) -> None
     assert (version.number, version.parent, version.round) == (1, 0, 1)
     assert version.digest != initial.digest
     assert not candidate.exists()
-    check_weights(version)
-    check_weights(initial)
+    check_files(version)
+    check_files(initial)
     assert store.get(1) == version
 
 
@@ -40,7 +40,7 @@ def test_a_publish_cut_off_between_rename_and_manifest_completes(tmp_path: Path)
     store = PolicyStore(tmp_path / "policies")
     model(store.directory(1), b"moved")
     version = store.publish(tmp_path / "gone", number=1, round_index=1, parent=0)
-    check_weights(version)
+    check_files(version)
 
 
 def test_a_changed_weight_file_is_refused_by_name(tmp_path: Path) -> None:
@@ -48,10 +48,10 @@ def test_a_changed_weight_file_is_refused_by_name(tmp_path: Path) -> None:
     version = store.publish(model(tmp_path / "c"), number=3, round_index=3, parent=2)
     (Path(version.path) / "model.safetensors").write_bytes(b"weightz")
     with pytest.raises(CorruptPolicyError, match=r"version 3 .*model\.safetensors changed"):
-        check_weights(version)
+        check_files(version)
     (Path(version.path) / "model.safetensors").unlink()
     with pytest.raises(CorruptPolicyError, match=r"model\.safetensors is missing"):
-        check_weights(version)
+        check_files(version)
 
 
 def test_a_starting_model_that_changed_since_the_run_began_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from policies.files import (
     write_json,
 )
 from policies.records import Record
+from policies.seals import read_sealed, with_seal
 from policies.shards import content_digest, file_sha256
 from workers.training.engine import AdapterSettings, TrainingOptions, UpdateJob
 from workers.training.tensor_files import check_whole, refusals_told
@@ -49,6 +50,8 @@ class CheckpointMarker(Record):
     inputs: str
     files: dict[str, tuple[str, int]]
     """sha256 and size in bytes, by name."""
+    seal: str = ""
+    """sha256 of the rest of the marker: a changed step would be gone on from. Empty: by an older Pawl."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class Checkpoints:
         sync_files(temporary)
         files = {p.name: (file_sha256(p), p.stat().st_size) for p in sorted(temporary.iterdir())}
         marker = CheckpointMarker(step=step, inputs=self.inputs, files=files)
-        write_json(temporary / MARKER, marker.model_dump(mode="json"))
+        write_json(temporary / MARKER, with_seal(marker.model_dump(mode="json", exclude={"seal"})))
         remove_tree(final)  # a broken one, or that of a trainer that was given up and lived on
         move(temporary, final)
         for older in self._folders():
@@ -194,7 +197,7 @@ def newest_step(directory: Path) -> int:
 def _read(path: Path) -> tuple[CheckpointMarker | None, str]:
     """The marker of a whole checkpoint, or why it is not whole."""
     try:
-        marker = CheckpointMarker.model_validate_json((path / MARKER).read_text(encoding="utf-8"))
+        marker = CheckpointMarker.model_validate(read_sealed((path / MARKER).read_bytes()))
         for name, (sha256, size) in marker.files.items():
             found = path / name
             if found.stat().st_size != size or file_sha256(found) != sha256:

@@ -17,6 +17,7 @@ from policies.examples import (
 )
 from policies.records import Record
 from policies.shards import read_records
+from policies.store import check_companions
 from workers.compute_threads import set_threads
 from workers.training.engine import (
     AdapterSettings,
@@ -62,6 +63,8 @@ class TrainWorker:
 
     def update(self, job: UpdateJob, example_paths: Sequence[str]) -> UpdateOutcome:
         """Train on the examples of all files, in order; new weights lie in `job.output_dir` afterwards."""
+        for version in (job.policy, *job.reference_versions):
+            check_companions(version)  # the driver has read the weights right before
         engine = self.engines[job.stage]
         kind = RECORD_OF[engine.loss.kind]
         examples = [record for path in example_paths for record in read_records(Path(path), kind)]

@@ -19,6 +19,7 @@ from uuid import uuid4
 from policies.errors import JudgeError, PawlError
 from policies.files import append_unsynced
 from policies.records import Json, PolicyVersion
+from policies.seals import with_seal
 from workers.verify.judge import JudgeBackend, Question, Reply, Unavailable, Usage
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class ReplyCache:
         self._remember(key, text)
         if self._file is None:
             return
-        line = json.dumps({"key": key, "text": text}) + "\n"
+        line = json.dumps(with_seal({"key": key, "text": text})) + "\n"
         try:
             append_unsynced(self._file, line.encode())
         except (
@@ -95,13 +96,22 @@ class ReplyCache:
 
 
 def _entry(line: bytes) -> tuple[str, str] | None:
-    """Key and text of one line, or None when a killed worker left it unfinished."""
+    """Key and text of one line, or None when a killed worker left it unfinished, or it changed since."""
     try:
         value = json.loads(line)
         key, text = value["key"], value["text"]
-    except (ValueError, KeyError, TypeError):
+        if value.keys() - {"key", "text"} and value != with_seal(
+            value
+        ):  # an older Pawl wrote no seal
+            return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return (key, text) if isinstance(key, str) and isinstance(text, str) else None
+
+
+def is_reply(line: bytes) -> bool:
+    """Whether a line of a cache file is as it was written."""
+    return _entry(line) is not None
 
 
 def cache_scope(settings: Json, *, prompt_version: str, identity: str) -> str:

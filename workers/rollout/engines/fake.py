@@ -23,7 +23,7 @@ from policies.errors import RolloutError
 from policies.fake_model import FAKE_POLICY, read_skill
 from policies.records import Message, PolicyVersion, StopReason
 from policies.seeds import derive_rng
-from policies.store import check_weights
+from policies.store import check_files
 from workers.alive import beat
 from workers.rollout.chat import ChatFormat
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
@@ -95,7 +95,7 @@ class FakeEngine(BatchEngine):
         self.load_policy(policy)
 
     def load_policy(self, policy: PolicyVersion) -> None:
-        check_weights(policy)
+        check_files(policy)
         path = Path(policy.path) / FAKE_POLICY
         if not path.is_file():
             raise RolloutError(

@@ -16,7 +16,7 @@ from pydantic import Field
 from policies.component import Component
 from policies.records import PolicyVersion, Sampling, StopReason
 from policies.seeds import derive_seed
-from policies.store import check_weights, weight_files
+from policies.store import check_files, weight_files
 from workers.alive import beat
 from workers.compute_threads import follow_threads
 from workers.rollout.chat import ChatFormat
@@ -54,7 +54,7 @@ class TransformersEngine(BatchEngine):
 
         self.config = cast(TransformersEngine.Config, config)
         super().__init__(batch_size=self.config.batch_size)
-        check_weights(policy)
+        check_files(policy)
         self._device = self.config.device or ("cuda:0" if torch.cuda.is_available() else "cpu")
         remote = self.config.trust_remote_code
         self.chat = TokenizerChat.load(policy.path, trust_remote_code=remote)
@@ -75,7 +75,7 @@ class TransformersEngine(BatchEngine):
     def load_policy(self, policy: PolicyVersion) -> None:
         from safetensors.torch import load_file
 
-        check_weights(policy)
+        check_files(policy)
         state: dict[str, Tensor] = {}
         for path in weight_files(Path(policy.path)):
             state.update(load_file(path))

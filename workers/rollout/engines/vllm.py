@@ -16,7 +16,7 @@ from policies.component import Component
 from policies.errors import RolloutError
 from policies.records import PolicyVersion, StopReason
 from policies.seeds import derive_seed
-from policies.store import check_weights
+from policies.store import check_files
 from workers.alive import beat
 from workers.compute_threads import bind_cores, cores_in, follow_threads
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
@@ -72,7 +72,7 @@ class VllmEngine(RolloutEngine):
         seed: int = 0,
     ) -> None:
         self.config = cast(VllmEngine.Config, config)
-        check_weights(policy)
+        check_files(policy)
         if self.config.cpu_cores is not None:
             bind_cores(cores_in(self.config.cpu_cores))
         follow_threads()
@@ -114,7 +114,7 @@ class VllmEngine(RolloutEngine):
         self.serving = policy
 
     def load_policy(self, policy: PolicyVersion) -> None:
-        check_weights(policy)
+        check_files(policy)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": policy.path})
         if self._on_cpu:
             self._llm.apply_model(repack_tied_head)

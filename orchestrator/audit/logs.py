@@ -1,0 +1,95 @@
+"""Files of an audited run that decide nothing: event log, judges' replies, tracking, reports. Damage there is a note.
+
+A damaged event is not shown, a damaged reply is asked for again, a damaged tracking line is not sent, and a report is
+written anew after the next round. So the run is whole without them, and whoever cares is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from orchestrator.audit.check import Check
+from orchestrator.config.resolved import read_object
+from orchestrator.events import EventKind, parse_event
+from orchestrator.journal import JournalEntry
+from orchestrator.rounds.phases import Phase
+from orchestrator.run_folder import RunFolder
+from orchestrator.tracking.spool import is_line
+from policies.errors import CorruptStateError
+from policies.seals import SEAL, is_text_whole, read_sealed
+from workers.verify.judge_cache import is_reply
+
+
+def check_logs(folder: RunFolder, entries: Sequence[JournalEntry], check: Check) -> None:
+    """Count what reads back, and note what does not."""
+    _check_events(folder, entries, check)
+    for path in sorted(folder.judge_cache.glob("worker-*.jsonl")):
+        bad = [number for number, line in _lines(path, check) if not is_reply(line)]
+        check.notes += [f"{path}:{n} cannot be read; it is asked for again" for n in bad]
+    _check_tracking(folder, check)
+    has_results = any(entry.phase is Phase.ACCEPT for entry in entries)
+    for path in (folder.path / "report.html", folder.path / "report.md"):
+        if has_results and _is_sealed(folder):
+            check.num_examined += 1
+            if not path.is_file():
+                check.notes.append(f"{path} is missing; the next round writes it")
+            elif not is_text_whole(path.read_bytes()):
+                check.notes.append(f"{path} is not as it was written")
+
+
+def _is_sealed(folder: RunFolder) -> bool:
+    """Whether the run is of a Pawl that writes checksums into its reports."""
+    try:
+        return bool(read_object(folder.identity).get(SEAL))
+    except CorruptStateError:  # told elsewhere
+        return True
+
+
+def _check_events(folder: RunFolder, entries: Sequence[JournalEntry], check: Check) -> None:
+    told: set[tuple[int | None, str | None]] = set()
+    for number, line in _lines(folder.events, check):
+        event = parse_event(line.decode(errors="replace"))
+        if event is None:
+            check.notes.append(f"{folder.events}:{number} cannot be read; it is not shown")
+        elif event.kind is EventKind.PHASE_FINISHED:
+            told.add((event.round, event.phase))
+    untold = [e for e in entries if (e.round, e.phase.value) not in told]
+    # The driver may have died between the journal and the event: one phase for each start is no news.
+    for entry in untold:
+        check.notes.append(
+            f"{folder.events} does not tell of round {entry.round}, {entry.phase.value}: the driver died before, or "
+            "it was lost"
+        )
+
+
+def _check_tracking(folder: RunFolder, check: Check) -> None:
+    if not folder.tracking.is_dir():
+        return
+    for number, line in _lines(folder.tracking / "spool.jsonl", check):
+        if not is_line(line):
+            check.notes.append(
+                f"{folder.tracking}/spool.jsonl:{number} cannot be read; it is not sent"
+            )
+    for name in ("offset.json", "runs.json"):
+        path = folder.tracking / name
+        if not path.is_file():
+            continue
+        check.num_examined += 1
+        try:
+            read_sealed(path.read_bytes())
+        except (OSError, ValueError) as error:
+            check.notes.append(f"{path} cannot be read: {error}; lines may be sent twice")
+
+
+def _lines(path: Path, check: Check) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers, counted; a last one that was cut off counts as damaged."""
+    try:
+        *whole, rest = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        check.notes.append(f"{path} cannot be read: {error}")
+        return
+    check.num_examined += len(whole)
+    yield from enumerate([*whole, rest] if rest else whole, start=1)

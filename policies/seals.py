@@ -1,0 +1,68 @@
+"""Checksums inside JSON files: an object that says by its own `seal` whether it is what was written.
+
+The seal is over the values, and a sealed file is also compared with the one way in which `write_json` writes them: so
+a changed, lost or added byte is noticed wherever it stands. A file without a seal is from before there were any.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+SEAL = "seal"
+_COMMENT = "<!-- sha256 of the text above: "
+
+
+def seal_of(tree: Mapping[str, Any]) -> str:
+    """sha256 of an object without its seal."""
+    rest = {key: value for key, value in tree.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def with_seal(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The same object with its seal.
+
+    Example:
+        >>> len(with_seal({"a": 1})["seal"])
+        64
+    """
+    return {**tree, SEAL: seal_of(tree)}
+
+
+def read_sealed(data: bytes) -> dict[str, Any]:
+    """The object in a file, compared with its seal where it has one.
+
+    Raises:
+        ValueError: it is no JSON object, or changed since it was written; the message says which.
+    """
+    try:
+        tree = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"it holds a {type(tree).__name__}")
+    if not tree.get(SEAL):
+        return tree
+    if tree[SEAL] != seal_of(tree) or not is_as_written(data):
+        raise ValueError("its seal is broken: it changed since it was written")
+    return tree
+
+
+def is_as_written(data: bytes) -> bool:
+    """Whether JSON stands as `policies.files.write_json` writes it: no other spaces, no lost line end."""
+    text = json.dumps(json.loads(data), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return data == text.encode(errors="surrogatepass")
+
+
+def with_last_line(text: str) -> str:
+    """A page or Markdown text with a comment at its end that holds the sha256 of what is before it."""
+    text = text if text.endswith("\n") else text + "\n"
+    return f"{text}{_COMMENT}{hashlib.sha256(text.encode()).hexdigest()} -->\n"
+
+
+def is_text_whole(data: bytes) -> bool:
+    """Whether a text is as `with_last_line` made it."""
+    text, _, rest = data.rpartition(_COMMENT.encode())
+    return rest == f"{hashlib.sha256(text).hexdigest()} -->\n".encode()
