@@ -26,6 +26,7 @@ from orchestrator.events import EventKind, EventLog, Observer
 from orchestrator.lease import Lease, claim
 from orchestrator.plan.floors import check_floors
 from orchestrator.private import check_confined, private_files
+from orchestrator.refused_start import leaving_nothing
 from orchestrator.rounds.loop import run_rounds
 from orchestrator.rounds.recording import record_what_was_missed
 from orchestrator.run import Run
@@ -90,10 +91,12 @@ def run_experiment(
                 fix=f"choose another name, or go on with `pawl resume {folder.path}`",
             )
         )
-    files.make_directory(folder.path)
-    with claim(folder) as lease:
-        _describe(config, folder, source)
-        return _drive(config, folder, observers, lease, resumed=False)
+    with leaving_nothing(folder) as start:
+        files.make_directory(folder.path)
+        with claim(folder) as lease:
+            start.fence = lease.fence
+            _describe(config, folder, source)
+            return _drive(config, folder, observers, lease, resumed=False)
 
 
 def _describe(config: RunConfig, folder: RunFolder, source: str) -> None:

@@ -19,9 +19,9 @@ Bounds = tuple[list[float], list[float]]
 
 def _bounds(metadata: list[Any]) -> Bounds:
     flat = [m for each in metadata for m in (each, *(getattr(each, "metadata", None) or ()))]
-    low = [m.ge for m in flat if isinstance(m, annotated_types.Ge)]
+    low: list[object] = [m.ge for m in flat if isinstance(m, annotated_types.Ge)]
     low += [m.gt for m in flat if isinstance(m, annotated_types.Gt)]
-    high = [m.le for m in flat if isinstance(m, annotated_types.Le)]
+    high: list[object] = [m.le for m in flat if isinstance(m, annotated_types.Le)]
     high += [m.lt for m in flat if isinstance(m, annotated_types.Lt)]
     return [float(str(n)) for n in low], [float(str(n)) for n in high]
 
