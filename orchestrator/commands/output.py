@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import json
 import os
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
+from orchestrator.commands.surroundings import PASSING, as_refusal, check_current_folder
 from orchestrator.stopping import InterruptedRun
 from policies.errors import (
     CORRUPT,
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-_STORAGE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE}
-)
-"""What a machine answers that is short of something: the same command may succeed later."""
-
 
 def debugging() -> bool:
     """Whether tracebacks are wanted."""
@@ -46,6 +41,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            check_current_folder()
             command(*args, **kwargs)
         except typer.Exit:
             raise
@@ -60,8 +56,9 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except Exception as error:
             if debugging():
                 raise
-            complain(_error_text(error))
-            raise typer.Exit(exit_code_of(error)) from None
+            told = as_refusal(error)
+            complain(_error_text(told))
+            raise typer.Exit(exit_code_of(told)) from None
 
     return run
 
@@ -76,7 +73,7 @@ def exit_code_of(error: BaseException) -> int:
         return error.exit_code
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _STORAGE:
+        if isinstance(cause, OSError) and cause.errno in PASSING:
             return TEMPORARY
         cause = cause.__cause__
     return FAILED

@@ -121,11 +121,18 @@ def find_config(name: str) -> Path:
         raise ConfigurationError(
             f"config: {name!r} is not a file name. Fix: give a path or the name of a shipped config"
         )
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        there = path.exists() or path.is_symlink()
+    except (OSError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"config: cannot read {name[:200]} ({getattr(error, 'strerror', None) or error}). Fix: give a path, or the "
+            "name of a shipped config"
+        ) from None
     shipped = shipped_configs()
     if path.suffix not in (".yaml", ".yml") and name in shipped:
         return shipped[name]
-    if path.exists() or path.is_symlink():
+    if there:
         return path
     close = difflib.get_close_matches(path.stem, shipped, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -6,7 +6,9 @@ that an error can name it. Nothing in a file can run code.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +54,7 @@ class _Loader(yaml.SafeLoader):
         self.depth += 1
         if self.num_nodes > MAX_NODES or self.depth > MAX_DEPTH + 1:
             what = "too many values" if self.num_nodes > MAX_NODES else "too deep"
-            raise _TooMuchError(what, self.peek_event().start_mark)
+            raise _TooMuchError(what, self.get_mark())
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -230,21 +232,40 @@ class _Builder:
         )
 
 
+_STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/")
+
+
+def _unreadable(path: Path) -> str:
+    """What stands at the path, when it can never be a config: reading a pipe waits, reading a device may never end."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    # `<(...)` of a shell is a pipe that somebody writes to, under this name.
+    if stat.S_ISFIFO(mode) and not str(path).startswith(_STREAMS):
+        return "a pipe"
+    if stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
+        return "a socket or a device"
+    if stat.S_ISCHR(mode) and not path.samefile(os.devnull) and path.name != "stdin":
+        return "a device"
+    return ""
+
+
 def read_config_text(path: Path) -> str:
     """The text of a config file.
 
     Raises:
         ConfigurationError: it is missing, a directory, unreadable, too large, or not UTF-8.
     """
-    if path.is_dir():
-        raise ConfigurationError(
-            f"config: cannot read {path} (it is a directory). Fix: give a YAML file"
-        )
     try:
+        kind = _unreadable(path)
+        if kind:
+            raise ConfigurationError(
+                f"config: cannot read {path} (it is {kind}). Fix: give a YAML file"
+            )
         with path.open("rb") as handle:
             content = handle.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise ConfigurationError(
             f"config: cannot read {path} ({reason}). Fix: check the path and its permissions"
         ) from None

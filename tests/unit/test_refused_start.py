@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,12 @@ from tests.bad_rows import Row
 from tests.fake_runs import arithmetic, fake_config, fake_tree
 
 _REFUSES = """
+from orchestrator.acceptance.rules.always import Always
 from policies.errors import ConfigurationError
-from workers.verify.verifiers.outcome import EpisodeOutcome
 
-class Late(EpisodeOutcome):
+class Late(Always):
     def __init__(self, config, **runtime):
-        raise ConfigurationError("this machine cannot do it (got 1). Set by: verifiers. Fix: another")
+        raise ConfigurationError("this machine cannot do it (got 1). Set by: acceptance. Fix: another")
 """
 
 
@@ -47,8 +48,7 @@ def test_a_refusal_after_the_folder_was_made_removes_it_the_folders_above_and_ma
 
 def test_a_refusal_by_a_component_that_is_built_last_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "late.py").write_text(_REFUSES)
-    tree = fake_tree(tmp_path, verifiers=[{"type": f"{tmp_path}/late.py:Late"}])
-    tree["evaluation"] = {"verifiers": [{"type": "numeric_match"}]}
+    tree = fake_tree(tmp_path, acceptance={"type": f"{tmp_path}/late.py:Late"})
     config = RunConfig.model_validate(tree)
     before = {n for n in _names(tmp_path) if "__pycache__" not in n}
     with pytest.raises(ConfigurationError, match="this machine cannot do it"):
@@ -65,31 +65,33 @@ def test_what_lay_in_the_folder_before_a_refused_start_stays(tmp_path: Path) -> 
     assert _names(folder.path) == {"notes.txt"}
 
 
+def _start(folder: RunFolder, fence: Callable[[], None] | None, error: Exception) -> None:
+    """Begin a run that ends with `error`, after it has made a folder."""
+    with leaving_nothing(folder) as start:
+        start.fence = fence
+        (folder.path / "made").mkdir(parents=True, exist_ok=True)
+        raise error
+
+
 def test_a_run_that_another_process_took_over_is_not_removed(tmp_path: Path) -> None:
     def lost() -> None:
         raise LeaseError("another process has it")
 
     folder = RunFolder(tmp_path / "r")
     for fence in (lost, None):
-        with pytest.raises(InputError), leaving_nothing(folder) as start:
-            start.fence = fence
-            folder.path.mkdir(exist_ok=True)
-            raise InputError("refused")
+        with pytest.raises(InputError):
+            _start(folder, fence, InputError("refused"))
         assert folder.path.is_dir()
 
 
 def test_a_run_with_results_or_another_end_than_a_refusal_stays(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "r")
-    with pytest.raises(RolloutError), leaving_nothing(folder) as start:
-        start.fence = lambda: None
-        folder.path.mkdir()
-        raise RolloutError("an engine failed")
+    with pytest.raises(RolloutError):
+        _start(folder, lambda: None, RolloutError("an engine failed"))
     folder.journal.write_text("a finished phase\n")
-    with pytest.raises(InputError), leaving_nothing(folder) as start:
-        start.fence = lambda: None
-        (folder.path / "more").mkdir()
-        raise InputError("refused in a later round")
-    assert _names(folder.path) == {"journal.jsonl", "more"}
+    with pytest.raises(InputError):
+        _start(folder, lambda: None, InputError("refused in a later round"))
+    assert _names(folder.path) == {"journal.jsonl", "made"}
 
 
 @pytest.mark.parametrize(
@@ -123,4 +125,6 @@ def test_the_remedies_for_an_address_are_accepted(
     Row(0, "good", ("", "", "", "")).spoil(tmp_path)
     good = ["storage.url=s3://BUCKET/PREFIX", "storage.endpoint_url=http://10.0.0.5:9000"]
     assert CliRunner().invoke(app, ["validate", "c.yaml", *good]).exit_code == 0
-    assert CliRunner().invoke(app, ["validate", "c.yaml", "storage.endpoint_url=null"]).exit_code == 0
+    assert (
+        CliRunner().invoke(app, ["validate", "c.yaml", "storage.endpoint_url=null"]).exit_code == 0
+    )
