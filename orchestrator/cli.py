@@ -25,6 +25,7 @@ from orchestrator.commands.run import (
     resume,
     run,
 )
+from orchestrator.commands.surroundings import open_streams
 from orchestrator.commands.verify import verify
 from policies.errors import REFUSED, ConfigurationError
 
@@ -156,6 +157,7 @@ for reader in (status, show, trace, verify, doctor, components, schema, ui):
 
 def main() -> None:
     """Entry point: `--debug` is taken wherever it stands."""
+    open_streams()
     arguments = sys.argv[1:]
     if "--debug" in arguments:
         arguments.remove("--debug")

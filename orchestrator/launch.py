@@ -23,6 +23,7 @@ from orchestrator.events import EventKind, EventLog, Observer
 from orchestrator.lease import Lease, claim
 from orchestrator.plan.floors import check_floors
 from orchestrator.private import check_confined, private_files
+from orchestrator.refused_start import leaving_nothing
 from orchestrator.rounds.loop import run_rounds
 from orchestrator.rounds.recording import record_what_was_missed
 from orchestrator.run import Run
@@ -61,12 +62,14 @@ def run_experiment(
     check_floors()
     config = with_number_formats(config)
     _check_new(folder)
-    files.make_directory(folder.path)
-    with claim(folder) as lease:
-        with lease.fence.holding():
-            _check_new(folder)  # another start of the same name may have been here in between
-            _describe(config, folder, source)
-        return _drive(config, folder, observers, lease, resumed=False)
+    with leaving_nothing(folder) as start:
+        files.make_directory(folder.path)
+        with claim(folder) as lease:
+            start.fence = lease.fence
+            with lease.fence.holding():
+                _check_new(folder)  # another start of the same name may have been here in between
+                _describe(config, folder, source)
+            return _drive(config, folder, observers, lease, resumed=False)
 
 
 def _check_new(folder: RunFolder) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestrator.config.sections import PolicySettings
 from policies.errors import InputError, explain
+from policies.model_folder import check_folder
 from policies.records import PolicyVersion
 from policies.shards import file_sha256
 from policies.store import digest_of, weight_files
@@ -46,11 +47,12 @@ def resolve_model(
             )
         )
     cached = cache_dir() / "models" / policy.model
-    candidates = [Path(policy.model).expanduser()]
+    candidates = [_expanded(policy.model)]
     if ".." not in Path(policy.model).parts:  # a name in the cache cannot lead out of it
         candidates.append(cached)
     for path in candidates:
         if path.is_dir():
+            check_folder(path)
             weight_files(path)
             return path.resolve()
     if policy.model == DEMO_MODEL:
@@ -75,6 +77,14 @@ def resolve_model(
             )
         )
     return _from_hub(policy, download=download, with_code=with_code)
+
+
+def _expanded(name: str) -> Path:
+    """The name as a path, with `~` as the home folder where there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # nobody has such a home
+        return Path(name)
 
 
 def _from_hub(policy: PolicySettings, *, download: bool, with_code: bool) -> Path:
@@ -105,6 +115,7 @@ def _from_hub(policy: PolicySettings, *, download: bool, with_code: bool) -> Pat
                 fix="check the id and the network, or give a local directory",
             )
         ) from error
+    check_folder(Path(path))
     weight_files(Path(path))
     return Path(path)
 

@@ -97,16 +97,25 @@ def _check_place(runs_dir: Path) -> None:
     try:
         resolved = runs_dir.expanduser().resolve()
         is_file = resolved.exists() and not resolved.is_dir()
+        home = _home()
     except (OSError, RuntimeError) as error:
         raise ConfigurationError(
             f"{runs_dir} cannot be resolved ({error}). Set by: --runs-dir. Fix: choose another folder"
         ) from None
     if is_file:
         raise ConfigurationError(f"{runs_dir} is a file. Set by: --runs-dir. Fix: choose a folder")
-    if resolved in (Path("/"), Path.home().resolve()):
+    if resolved in (Path("/"), home):
         raise ConfigurationError(
             f"runs would lie directly in {resolved}. Set by: --runs-dir. Fix: choose a folder below it"
         )
+
+
+def _home() -> Path | None:
+    """The user's home folder; None where there is none."""
+    try:
+        return Path.home().resolve()
+    except (OSError, RuntimeError):
+        return None
 
 
 def _safe(experiment: str) -> str:

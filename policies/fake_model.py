@@ -10,7 +10,11 @@ import hashlib
 import json
 from pathlib import Path
 
+from policies.bounded_json import read_json
+from policies.errors import InputError, explain
+
 FAKE_POLICY = "fake_policy.json"
+_MAX_BYTES = 4096
 
 
 def write_fake_model(path: Path, skill: float, *, seed: str = "") -> Path:
@@ -29,8 +33,26 @@ def write_fake_model(path: Path, skill: float, *, seed: str = "") -> Path:
 
 
 def read_skill(path: Path) -> float:
-    """The skill of the fake model in `path`."""
-    return float(json.loads((path / FAKE_POLICY).read_text(encoding="utf-8"))["skill"])
+    """The skill of the fake model in `path`.
+
+    Raises:
+        InputError: there is no such file, or it states no share.
+    """
+    file = path / FAKE_POLICY
+    try:
+        value = read_json(file, max_bytes=_MAX_BYTES)["skill"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        value = f"{type(error).__name__}: {error}"
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise InputError(
+            explain(
+                f"{file} states no share of right answers; the fake engine serves fake policies only",
+                value=str(value)[:200],
+                where="policy.model",
+                fix="give configs/fake-model, or use another rollout.engine and training.engine",
+            )
+        )
+    return float(value)
 
 
 def safetensors_bytes(content: str) -> bytes:

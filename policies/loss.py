@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from policies.bounds import MAX_COEFFICIENT
 from policies.component import Component, Family
 from policies.examples import ExampleKind, TokenSequence
 from policies.formulas import trl_spells
@@ -153,7 +154,7 @@ class ReferencedLoss(Loss):
     class Config(Loss.Config):
         """Settings that every loss with a reference has."""
 
-        beta: float = Field(default=0.1, gt=0)
+        beta: float = Field(default=0.1, gt=0, le=MAX_COEFFICIENT)
         """Strength of the pull to the reference: multiplies log-ratios. Must be above 0."""
 
     config: Config
@@ -201,7 +202,7 @@ class DifferenceLoss(PairLoss):
 
         f_divergence: FDivergence = "reverse_kl"
         """Divergence to the reference (arXiv 2309.16240); reverse_kl is the usual log-ratio."""
-        alpha_divergence_coef: float = 0.5
+        alpha_divergence_coef: float = Field(default=0.5, ge=-MAX_COEFFICIENT, le=MAX_COEFFICIENT)
         """Order of the alpha divergence; only read when f_divergence is alpha_divergence."""
         use_weighting: bool = False
         """WPO (arXiv 2406.11827): weigh each pair by how likely the policy is to write both sides."""
@@ -277,7 +278,7 @@ class DifferenceLoss(PairLoss):
         }
 
 
-ClassWeight = float | Literal["auto"]
+ClassWeight = Annotated[float, Field(ge=0, le=MAX_COEFFICIENT)] | Literal["auto"]
 
 
 class UnpairedLoss(ReferencedLoss):

@@ -7,17 +7,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from policies.bounds import MAX_ROUNDS
 from policies.component import Settings
 
 
 class RoundsAgo(Settings):
     """The version that served some rounds before the newest."""
 
-    rounds_ago: int = Field(ge=1)
+    rounds_ago: int = Field(ge=1, le=MAX_ROUNDS)
     """How many rounds; the initial version while there are too few."""
 
 
-PolicyChoice = Annotated[int, Field(ge=0)] | Literal["initial", "current"] | RoundsAgo
+PolicyChoice = (
+    Annotated[int, Field(ge=0, le=MAX_ROUNDS)] | Literal["initial", "current"] | RoundsAgo
+)
 """A number, `initial` (the same as 0), `current` (the one that serves), or `{rounds_ago: n}`."""
 
 

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from policies.bounds import MAX_TOKENS
 from policies.component import Component, Family
 from policies.examples import Example, ExampleKind, PreferencePair
 from policies.records import (
@@ -58,7 +59,7 @@ class PreferenceBuilder(Component):
     class Config(Component.Config):
         """Settings that every builder has."""
 
-        max_tokens: int | None = Field(default=None, ge=1)
+        max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
         """Leave out trajectories with more tokens than this, prompt and observations included; null keeps all."""
         drop_truncated: bool | Literal["right"] = "right"
         """Leave out trajectories that ran into a limit of tokens or turns (their end is missing): `right` only those

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
+from orchestrator.commands.surroundings import PASSING, as_refusal, check_current_folder
 from orchestrator.stopping import InterruptedRun
 from policies.errors import (
     CORRUPT,
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-_STORAGE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE}
-)
-"""What a machine answers that is short of something: the same command may succeed later."""
 _BROKEN = frozenset({errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.ENODEV})
 """What a disk answers that does not work now: it says nothing of what the file holds, whoever wanted to read it."""
 
@@ -52,6 +49,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            check_current_folder()
             command(*args, **kwargs)
         except typer.Exit:
             raise
@@ -66,8 +64,9 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except Exception as error:
             if debugging():
                 raise
-            complain(_error_text(error))
-            raise typer.Exit(exit_code_of(error)) from None
+            told = as_refusal(error)
+            complain(_error_text(told))
+            raise typer.Exit(exit_code_of(told)) from None
         finally:
             _let_go_of_what_nobody_takes()
 
@@ -99,7 +98,7 @@ def exit_code_of(error: BaseException) -> int:
         return TEMPORARY
     if isinstance(error, PawlError) and error.exit_code != FAILED:
         return error.exit_code
-    return TEMPORARY if numbers & _STORAGE else FAILED
+    return TEMPORARY if numbers & PASSING else FAILED
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -7,11 +7,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from orchestrator.config import remote_code
+from orchestrator.storage.bucket import Location
+from orchestrator.tracking.uri import redact
+from policies.errors import ConfigurationError
 from policies.loss import Loss, UnpairedLoss
 from policies.preference import PreferenceBuilder
 from workers.rollout.strategy import RolloutStrategy
 from workers.training.engine import TrainingEngine
 
+_ENDPOINT = re.compile(
+    r"(?:https?://)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?/?"
+)
 _HOST_PORT = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 if TYPE_CHECKING:
@@ -24,6 +30,7 @@ def problems(config: RunConfig) -> Iterator[str]:
     yield from _grading(config)
     yield from _sampling(config)
     yield from _address(config)
+    yield from _storage(config)
     yield from _judges(config)
     yield from remote_code.problems(config)
     if config.training.workers > 1 and config.cluster.backend == "inline":
@@ -120,6 +127,26 @@ def _address(config: RunConfig) -> Iterator[str]:
             f"cluster.address is {address!r}, which is neither `auto` nor host:port. Fix: give e.g. 10.0.0.5:6379, "
             "or null for a cluster on this machine"
         )
+
+
+def _storage(config: RunConfig) -> Iterator[str]:
+    """The address of the copy and of its server, as the mirror will read them."""
+    url, endpoint = config.storage.url, config.storage.endpoint_url
+    if url is not None:
+        try:
+            Location.parse(url)
+        except ConfigurationError as error:
+            yield f"storage.url: {str(error).replace(' Set by: storage.url.', '')}"
+    if endpoint is not None and not _is_endpoint(endpoint):
+        yield (
+            f"storage.endpoint_url is {redact(endpoint)!r}, which is no address of a server. Fix: give e.g. "
+            "http://10.0.0.5:9000, or null for AWS"
+        )
+
+
+def _is_endpoint(text: str) -> bool:
+    found = _ENDPOINT.fullmatch(text)
+    return found is not None and (found["port"] is None or 0 < int(found["port"]) < 65536)
 
 
 def _grading(config: RunConfig) -> Iterator[str]:

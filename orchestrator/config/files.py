@@ -20,6 +20,7 @@ from orchestrator.config.errors import Origins, Problem, configuration_error, pr
 from orchestrator.config.overrides import apply_override
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.strict_yaml import KeyPath, parse_yaml, read_config_text
+from orchestrator.config.values import PATH_KEYS, unusable_numbers, unusable_texts
 from orchestrator.tracking.uri import absolute_uri, check_uri
 from policies.errors import ConfigurationError
 from policies.redaction import (
@@ -30,7 +31,6 @@ from policies.redaction import (
     secret_variables,
 )
 
-_PATH_KEYS = frozenset({"type", "path", "paths", "function", "prompt_file", "model"})
 _FILE_COMPONENT = re.compile(r"^\.{1,2}/.+\.py(:\w+)?$")
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PASSWORD_IN_URI = re.compile(r"://[^/@\s]*:[^/@\s]*@")
@@ -92,6 +92,9 @@ def validate_tree(tree: dict[str, Any], origins: Origins) -> RunConfig:
     Raises:
         ConfigurationError: all its problems, one a line.
     """
+    found = list(unusable_texts(tree))
+    if found:
+        raise configuration_error(found, origins)
     found = list(_literal_secrets(tree))
     expanded = expand_variables(tree, found)
     config: RunConfig | None = None
@@ -101,6 +104,7 @@ def validate_tree(tree: dict[str, Any], origins: Origins) -> RunConfig:
         found += problems_of(error, RunConfig, expanded)
     else:
         found += problems_of(None, RunConfig, expanded)
+        found += unusable_numbers(expanded)
         found += _tracking_problems(config.tracking.uri)
     if found or config is None:
         raise configuration_error(found, origins)
@@ -117,11 +121,18 @@ def find_config(name: str) -> Path:
         raise ConfigurationError(
             f"config: {name!r} is not a file name. Fix: give a path or the name of a shipped config"
         )
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        there = path.exists() or path.is_symlink()
+    except (OSError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"config: cannot read {name[:200]} ({getattr(error, 'strerror', None) or error}). Fix: give a path, or the "
+            "name of a shipped config"
+        ) from None
     shipped = shipped_configs()
     if path.suffix not in (".yaml", ".yml") and name in shipped:
         return shipped[name]
-    if path.exists() or path.is_symlink():
+    if there:
         return path
     close = difflib.get_close_matches(path.stem, shipped, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -147,14 +158,14 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def resolve_references(value: Any, base: Path, key: str = "") -> Any:
-    """Make `./file` and `../file` absolute, where a file is meant (see `_PATH_KEYS`)."""
+    """Make `./file` and `../file` absolute, where a file is meant (see `PATH_KEYS`)."""
     if isinstance(value, dict):
         return {k: resolve_references(v, base, str(k)) for k, v in value.items()}
     if isinstance(value, list):
         return [resolve_references(v, base, key) for v in value]
     if not isinstance(value, str) or not value.startswith(("./", "../")):
         return value
-    if key not in _PATH_KEYS and not _FILE_COMPONENT.match(value):
+    if key not in PATH_KEYS and not _FILE_COMPONENT.match(value):
         return value
     file, colon, attribute = value.rpartition(":") if ".py:" in value else (value, "", "")
     return os.path.normpath(base / file) + colon + attribute

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.config.errors import Origins, model_at
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.strict_yaml import KeyPath, parse_yaml
+from orchestrator.config.strict_yaml import MAX_DEPTH, KeyPath, parse_yaml
 from policies.component import FamilyField
 from policies.errors import ConfigurationError
 
@@ -31,7 +31,11 @@ def apply_override(tree: dict[str, Any], origins: Origins, text: str, resolve: R
         raise ConfigurationError(
             f"override {_shown(text)!r} is not key=value. Fix: write e.g. training.loss.beta=0.2"
         )
-    value = parse_yaml(value_text, name=f"override {key}").value
+    if len(parts) > MAX_DEPTH:
+        raise ConfigurationError(
+            f"override {key[:60]!r}... leads {len(parts)} levels down. Fix: write e.g. training.loss.beta=0.2"
+        )
+    value = parse_yaml(value_text, name=f"override {key[:200]}").value
     path: list[str | int] = []
     here: Any = tree
     for part, following in pairwise(parts):
@@ -51,7 +55,7 @@ def apply_override(tree: dict[str, Any], origins: Origins, text: str, resolve: R
 
 def _shown(text: str) -> str:
     """An override for a message: its value may be a secret, so only the key."""
-    return text.split("=", 1)[0]
+    return text.split("=", 1)[0][:200]
 
 
 def _nearest_key(path: list[str | int]) -> str:
@@ -63,7 +67,7 @@ def _step(here: Any, part: str, text: str) -> str | int:
     if isinstance(here, dict):
         return part
     if isinstance(here, list):
-        if part.isdecimal() and int(part) <= len(here):
+        if part.isdecimal() and len(part) < 10 and int(part) <= len(here):
             return int(part)
         raise ConfigurationError(
             f"override {_shown(text)!r}: {part!r} is not an index of a list of {len(here)}. Fix: "

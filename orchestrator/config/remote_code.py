@@ -63,7 +63,8 @@ def problems(config: RunConfig) -> Iterator[str]:
 
 def code_files(path: Path) -> dict[str, str]:
     """The Python files of a model directory with their sha256."""
-    return {str(p.relative_to(path)): file_sha256(p) for p in sorted(path.rglob("*.py"))}
+    files = [p for p in sorted(path.rglob("*.py")) if p.is_file()]  # a pipe would be waited for
+    return {str(p.relative_to(path)): file_sha256(p) for p in files}
 
 
 def trusted_code(config: RunConfig) -> dict[str, str]:

@@ -29,6 +29,7 @@ from orchestrator.config.sections import (
     VerifySettings,
 )
 from orchestrator.config.stages import Stage, StageField, resolve
+from policies.bounds import MAX_WHOLE
 from policies.component import Component, Settings
 from policies.examples import ExampleKind
 from policies.preference import PREFERENCES, PreferenceBuilder
@@ -43,7 +44,7 @@ class RunConfig(Settings):
 
     rounds: int = Field(default=1, ge=1, le=100_000)
     """Rounds to run."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_WHOLE)
     """Root of every derived seed."""
     policy: PolicySettings
     """The model that is improved."""

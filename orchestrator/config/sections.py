@@ -7,6 +7,16 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import Field, JsonValue, model_validator
 
 from orchestrator.prompts.source import PROMPT_SOURCES
+from policies.bounds import (
+    MAX_COUNT,
+    MAX_CPUS,
+    MAX_MEGABYTES,
+    MAX_ROUNDS,
+    MAX_SCORE,
+    MAX_SECONDS,
+    MAX_TOKENS,
+    MAX_WORKERS,
+)
 from policies.component import Component, Settings
 from policies.loss import LOSSES
 from policies.records import Sampling
@@ -31,11 +41,11 @@ PER_ROUND = 128
 class ResourceSettings(Settings):
     """What one worker of a group asks Ray for."""
 
-    num_cpus: float = Field(default=0.5, ge=0)
+    num_cpus: float = Field(default=0.5, ge=0, le=MAX_CPUS)
     """Logical CPU cores. Groups that take turns (rollout, training) may share cores."""
-    num_gpus: float = Field(default=0.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0, le=MAX_CPUS)
     """GPUs; a fraction shares one."""
-    custom: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    custom: dict[str, Annotated[float, Field(gt=0, le=MAX_COUNT)]] = Field(default_factory=dict)
     """Resources of your own by name, as nodes offer them (`ray start --resources '{"fast_disk": 1}'`)."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels that the node must have (`ray start --labels pool=gpu`), for instance `{pool: gpu}`."""
@@ -70,7 +80,7 @@ class PromptSettings(Settings):
     """Prompts that no decision uses: measured at the start and at the end of the run only, which gives the number to
     report (`test/pass@1`). Null: the last version is measured on the held-out prompts once more (`final/pass@1`),
     where the acceptance rule chose it by its measurement."""
-    per_round: int | None = Field(default=None, ge=1)
+    per_round: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     """Prompts drawn in each round, without repetition until all were seen. Null: 128, or all where there are fewer. A
     round teaches what its examples agree on: a few dozen of them swing, a few hundred climb."""
     allow_overlap: bool = False
@@ -84,9 +94,9 @@ class PromptSettings(Settings):
 class MixtureSettings(Settings):
     """Samples that an earlier policy gives to every prompt of a round."""
 
-    rounds_ago: int = Field(default=1, ge=1)
+    rounds_ago: int = Field(default=1, ge=1, le=MAX_ROUNDS)
     """Which policy: the one that served so many rounds before; before there is one, the first of the run."""
-    samples: int = Field(ge=1)
+    samples: int = Field(ge=1, le=MAX_COUNT)
     """Attempts at each prompt by that policy."""
 
 
@@ -101,26 +111,26 @@ class RolloutSettings(Settings):
         default_factory=lambda: STRATEGIES.parse("independent")
     )
     """How a prompt becomes trajectories."""
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
     """Rollout actors, each with an engine of its own."""
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
     """What each rollout actor asks for."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MAX_CPUS)
     """CPU threads that one rollout actor computes with; null divides the cores of its machine by `workers`. Where a
     cluster spreads the actors over nodes, give each node's cores divided by the actors on it."""
-    samples_per_prompt: int = Field(default=8, ge=1)
+    samples_per_prompt: int = Field(default=8, ge=1, le=MAX_COUNT)
     """Attempts at each prompt (K). A round of `demonstrations` makes one: the others would be the same text."""
-    temperature: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0, le=100)
     """Sampling temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus: smallest set of tokens with this probability."""
-    top_k: int = Field(default=0, ge=0)
+    top_k: int = Field(default=0, ge=0, le=MAX_TOKENS)
     """Keep the k likeliest tokens; 0 keeps all."""
-    max_tokens: int = Field(default=256, ge=1)
+    max_tokens: int = Field(default=256, ge=1, le=MAX_TOKENS)
     """Token budget of one policy turn."""
     stop: tuple[str, ...] = ()
     """Strings that end a turn, besides the model's own terminator."""
-    prompts_per_shard: int = Field(default=16, ge=1)
+    prompts_per_shard: int = Field(default=16, ge=1, le=MAX_COUNT)
     """Prompts in one shard: the unit of work, storage, retry and resume."""
     steps: Literal["turn", "line", "sentence"] = "turn"
     """What a step is, for step-level verifiers and losses: a policy turn, or the lines or sentences in it."""
@@ -177,15 +187,15 @@ class RolloutSettings(Settings):
 class VerifySettings(Settings):
     """The verifier and judge worker groups."""
 
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
     """Verifier actors; each runs every verifier in a process of its own."""
     resources: ResourceSettings = ResourceSettings(num_cpus=0.2)
     """What each verifier actor asks for."""
-    judge_workers: int = Field(default=1, ge=1)
+    judge_workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
     """Judge actors, when the config has judges."""
     judge_resources: ResourceSettings = ResourceSettings(num_cpus=0.2)
     """What each judge actor asks for; give it a GPU when the judge is a model of ours."""
-    judge_threads: int | None = Field(default=None, ge=1)
+    judge_threads: int | None = Field(default=None, ge=1, le=MAX_CPUS)
     """CPU threads that one judge actor computes with when the judge is a model of ours; null divides the cores of its
     machine by `judge_workers`."""
 
@@ -212,15 +222,15 @@ class TrainingSettings(TrainingOptions):
 class EvaluationSettings(Settings):
     """The held-out measurement after each round, and before the first."""
 
-    samples_per_prompt: int = Field(default=8, ge=1)
+    samples_per_prompt: int = Field(default=8, ge=1, le=MAX_COUNT)
     """Attempts at each held-out prompt; the largest k of pass@k."""
-    temperature: float = Field(default=0.7, ge=0)
+    temperature: float = Field(default=0.7, ge=0, le=100)
     """Sampling temperature of the measurement."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus of the measurement."""
-    top_k: int | None = Field(default=None, ge=0)
+    top_k: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
     """Keep the k likeliest tokens in the measurement, 0 keeps all; null takes rollout.top_k."""
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     """Token budget of one turn; null takes rollout.max_tokens."""
     stop: tuple[str, ...] | None = None
     """Strings that end a turn, besides the model's own terminator; null takes rollout.stop."""
@@ -238,24 +248,24 @@ class LimitSettings(Settings):
     max_unmeasured: float = Field(default=0.05, ge=0, le=1)
     """Largest share of the held-out attempts that may lack a score because our side failed (sampler, verifier, a prompt
     that does not fit). With more, nothing is decided on the measurement: the new policy is kept, with the reason."""
-    warn_logprob_gap: float = Field(default=0.1, gt=0)
+    warn_logprob_gap: float = Field(default=0.1, gt=0, le=MAX_SCORE)
     """Mean distance in nats per token between the log-probs of sampler and trainer (`health/logprob_gap`) from
     which on a round is warned about. bf16 samplers are at about 0.01."""
-    max_logprob_gap: float = Field(default=0.5, gt=0)
+    max_logprob_gap: float = Field(default=0.5, gt=0, le=MAX_SCORE)
     """The same, from which on the sampler's log-probs are not used as the reference's any more."""
     on_logprob_gap: Literal["recompute", "refuse"] = "recompute"
     """What a gap above max_logprob_gap does: the update is made again with reference log-probs that the trainer
     computes, or the run ends with the reason (so it does where they were computed by the trainer already)."""
-    max_rejected_rounds: int = Field(default=4, ge=1)
+    max_rejected_rounds: int = Field(default=4, ge=1, le=MAX_ROUNDS)
     """Rejected rounds in a row after which the run ends with the reason."""
-    solution_seconds: float = Field(default=60.0, ge=0)
+    solution_seconds: float = Field(default=60.0, ge=0, le=MAX_SECONDS)
     """Before a run, longest time for judging the reference solutions that prompts bring (`code_tests` reads them from
     the prompt's metadata); solutions that fail count like errors. 0 judges none."""
-    max_skipped_rounds: int = Field(default=2, ge=1)
+    max_skipped_rounds: int = Field(default=2, ge=1, le=MAX_ROUNDS)
     """Rounds in a row without enough examples after which the run ends with the reason."""
-    min_free_gb: float = Field(default=0.0, ge=0)
+    min_free_gb: float = Field(default=0.0, ge=0, le=MAX_MEGABYTES // 1024)
     """Room (10^9 bytes) that is left free on the disk of the run folder; a round that would use it is not begun."""
-    max_diverged_rounds: int = Field(default=2, ge=1)
+    max_diverged_rounds: int = Field(default=2, ge=1, le=MAX_ROUNDS)
     """Rounds in a row whose update was abandoned (loss, gradient or weight not finite) after which the run ends."""
 
 
@@ -273,9 +283,9 @@ class RejectionSettings(Settings):
 class RetentionSettings(Settings):
     """What is kept of finished rounds. What a coming round may need, and the best policy, is never removed."""
 
-    policies: Literal["all", "best"] | Annotated[int, Field(ge=1)] = "all"
+    policies: Literal["all", "best"] | Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = "all"
     """Published weights: all, only the best and what is needed, or besides those the newest n."""
-    trajectories: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    trajectories: Literal["all"] | Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = "all"
     """Samples, verdicts and examples: of all rounds, or of the newest n. Tables of a round that the tracking server
     has not taken by then are lost to it."""
 
@@ -291,34 +301,34 @@ class ClusterSettings(Settings):
     pass_secrets: tuple[str, ...] = ()
     """Names of environment variables with secrets that workers may see all the same. Tokens, passwords and keys are
     otherwise kept from them; the `api_key_env` of a judge is passed without being named here."""
-    lost_after_seconds: float = Field(default=40.0, ge=10)
+    lost_after_seconds: float = Field(default=40.0, ge=10, le=MAX_SECONDS)
     """How long the cluster's control plane may be silent before the run ends with exit code 75."""
-    max_restarts: int = Field(default=8, ge=0)
+    max_restarts: int = Field(default=8, ge=0, le=MAX_COUNT)
     """Fresh workers in the place of one that dies, in a row without a finished call between, before it is given
     up. Keep it above max_attempts, so that a prompt that kills workers is found first."""
     shared_folder: bool = True
     """Every node of the cluster at `address` sees the run folder at the same path; a node that does not ends the run
     at its start. Off: files travel through Ray to and from the nodes that do not."""
-    transfer_timeout_seconds: float = Field(default=60.0, gt=0)
+    transfer_timeout_seconds: float = Field(default=60.0, gt=0, le=MAX_SECONDS)
     """Longest wait for one piece (8 MiB) of a file on its way, with shared_folder off."""
     backend: Literal["ray", "inline"] = "ray"
     """`inline` runs every worker inside the driver, one call at a time: for debugging and tests."""
-    num_cpus: int | None = Field(default=None, ge=1)
+    num_cpus: int | None = Field(default=None, ge=1, le=MAX_CPUS)
     """Cores of the local cluster; null takes all. Ignored with an address."""
-    max_shards_in_flight: int = Field(default=8, ge=1)
+    max_shards_in_flight: int = Field(default=8, ge=1, le=MAX_COUNT)
     """Shards between rollout and finished examples at one time."""
-    max_attempts: int = Field(default=3, ge=1)
+    max_attempts: int = Field(default=3, ge=1, le=MAX_COUNT)
     """Tries at one shard when workers die, before the round stops."""
-    start_timeout_seconds: float = Field(default=600.0, gt=0)
+    start_timeout_seconds: float = Field(default=600.0, gt=0, le=MAX_SECONDS)
     """Longest wait for a worker to be placed and to load its model."""
-    silence_timeout_seconds: float = Field(default=600.0, gt=0)
+    silence_timeout_seconds: float = Field(default=600.0, gt=0, le=MAX_SECONDS)
     """Longest time that a worker which samples, verifies, judges or trains may pass without a sign of life (a token,
     a verdict, a step); then it is ended, and its work handed out again."""
-    shard_timeout_seconds: float = Field(default=1800.0, gt=0)
+    shard_timeout_seconds: float = Field(default=1800.0, gt=0, le=MAX_SECONDS)
     """Longest wait for one shard to be sampled, verified or judged."""
-    sync_timeout_seconds: float = Field(default=300.0, gt=0)
+    sync_timeout_seconds: float = Field(default=300.0, gt=0, le=MAX_SECONDS)
     """Longest wait for a sampler to load new weights."""
-    training_timeout_seconds: float = Field(default=86400.0, gt=0)
+    training_timeout_seconds: float = Field(default=86400.0, gt=0, le=MAX_SECONDS)
     """Longest wait for one update."""
 
 
@@ -330,9 +340,9 @@ class StorageSettings(Settings):
     the environment, a profile or the instance, as for any AWS client."""
     endpoint_url: str | None = None
     """Address of an S3-compatible server of your own; null takes AWS_ENDPOINT_URL, else AWS."""
-    max_backlog: int = Field(default=8, ge=1)
+    max_backlog: int = Field(default=8, ge=1, le=MAX_COUNT)
     """Phases that may wait to be copied before the run waits for the bucket."""
-    timeout_seconds: float = Field(default=600.0, gt=0)
+    timeout_seconds: float = Field(default=600.0, gt=0, le=MAX_SECONDS)
     """Longest wait for the bucket: when the backlog is full, and at the end of the run."""
 
 
@@ -345,11 +355,11 @@ class TrackingSettings(Settings):
     """MLflow experiment; also the default name of run folders."""
     enabled: bool = True
     """Off: nothing is sent; the run folder has everything anyway."""
-    timeout_seconds: float = Field(default=10.0, gt=0)
+    timeout_seconds: float = Field(default=10.0, gt=0, le=MAX_SECONDS)
     """Longest wait for one request to the tracking server."""
-    max_backlog_mb: float = Field(default=64.0, gt=0)
+    max_backlog_mb: float = Field(default=64.0, gt=0, le=MAX_MEGABYTES)
     """What may wait on disk for a server that is away (10^6 bytes); above it training curves by step are left out."""
-    table_rows: int = Field(default=64, ge=0)
+    table_rows: int = Field(default=64, ge=0, le=MAX_COUNT)
     """Rows of the samples and pairs tables logged in each round."""
     register_policy: bool = False
     """Register every accepted policy as a version of a model named after the experiment."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 from pydantic import BeforeValidator, Field, JsonValue
 
 from orchestrator.config.sections import TrainingSettings
+from policies.bounds import MAX_ROUNDS
 from policies.component import Component, Settings
 from policies.preference import PREFERENCES, PreferenceBuilder
 from workers.rollout.strategy import STRATEGIES, RolloutStrategy
@@ -30,7 +31,7 @@ class StageSettings(Settings):
 
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     """Name in reports and metrics."""
-    rounds: int | None = Field(default=None, ge=1)
+    rounds: int | None = Field(default=None, ge=1, le=MAX_ROUNDS)
     """Rounds of the stage; only the last stage may leave it out: it takes the rest of `rounds`."""
     preferences: Annotated[PreferenceBuilder.Config, PREFERENCES.field()] | None = None
     """Builder of the stage's examples; null takes the run's."""

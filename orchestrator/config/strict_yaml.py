@@ -6,7 +6,9 @@ that an error can name it. Nothing in a file can run code.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,10 @@ from policies.errors import ConfigurationError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
-MAX_NODES = 100_000
+MAX_NODES = 20_000
+"""Values, counted after aliases and merges: the largest shipped config has a few hundred."""
+MAX_DIGITS = 400
+"""Of a whole number: more than any double has, and few enough to be shown."""
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands, e.g. `("verifiers", 0, "type")`."""
@@ -38,9 +43,25 @@ _PLAIN_TYPES = [
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalar types of YAML 1.2's core schema."""
+    """SafeLoader with the scalar types of YAML 1.2's core schema, which gives up while it reads what is too much."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own attribute
+    num_nodes = 0
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.num_nodes += 1
+        self.depth += 1
+        if self.num_nodes > MAX_NODES or self.depth > MAX_DEPTH + 1:
+            what = "too many values" if self.num_nodes > MAX_NODES else "too deep"
+            raise _TooMuchError(what, self.get_mark())
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _TooMuchError(Exception):
+    """More values, or more levels, than a config has. Holds what and the mark."""
 
 
 for _name, _pattern, _first in _PLAIN_TYPES:
@@ -73,6 +94,11 @@ def parse_yaml(text: str, *, name: str) -> YamlText:
         node = yaml.compose(text, Loader=_Loader)
         builder = _Builder(name)
         value = None if node is None else builder.build(node, (), 0)
+    except _TooMuchError as error:
+        what, mark = error.args
+        raise ConfigurationError(
+            f"{name}:{mark.line + 1}:{mark.column + 1}: {what}. Fix: write the values out, in a page of text"
+        ) from None
     except yaml.MarkedYAMLError as error:
         raise ConfigurationError(_syntax_message(error, text, name)) from None
     except yaml.reader.ReaderError as error:
@@ -109,13 +135,17 @@ class _Builder:
         self.lines: dict[KeyPath, int] = {}
         self._nodes = 0
 
-    def build(self, node: yaml.Node, path: KeyPath, depth: int) -> Any:
+    def _count(self, node: yaml.Node, depth: int) -> None:
+        """Count a value, also one that an alias or a merge brings again."""
         self._nodes += 1
         if (
             depth > MAX_DEPTH or self._nodes > MAX_NODES
         ):  # an alias that contains itself ends here too
             what = "deep" if depth > MAX_DEPTH else "large (aliases expand to too many values)"
             raise self._refused(node, f"too {what}", "write the values out, without aliases")
+
+    def build(self, node: yaml.Node, path: KeyPath, depth: int) -> Any:
+        self._count(node, depth)
         self.lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             self._check_tag(node, ("map",))
@@ -134,6 +164,7 @@ class _Builder:
             line = key_node.start_mark.line + 1
             if key_node.tag == _TAG + "merge":
                 for other in self._merged(value_node):
+                    self._count(other, depth + 1)
                     for key, value in self._mapping(other, path, depth + 1).items():
                         merged.setdefault(key, value)
                 continue
@@ -167,6 +198,8 @@ class _Builder:
             if kind == "bool":
                 return text.lower() == "true"
             if kind == "int":
+                if len(text) > MAX_DIGITS:
+                    raise ValueError(f"it has {len(text)} digits")
                 return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
             if kind == "float":
                 return float(
@@ -199,21 +232,40 @@ class _Builder:
         )
 
 
+_STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/")
+
+
+def _unreadable(path: Path) -> str:
+    """What stands at the path, when it can never be a config: reading a pipe waits, reading a device may never end."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    # `<(...)` of a shell is a pipe that somebody writes to, under this name.
+    if stat.S_ISFIFO(mode) and not str(path).startswith(_STREAMS):
+        return "a pipe"
+    if stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
+        return "a socket or a device"
+    if stat.S_ISCHR(mode) and not path.samefile(os.devnull) and path.name != "stdin":
+        return "a device"
+    return ""
+
+
 def read_config_text(path: Path) -> str:
     """The text of a config file.
 
     Raises:
         ConfigurationError: it is missing, a directory, unreadable, too large, or not UTF-8.
     """
-    if path.is_dir():
-        raise ConfigurationError(
-            f"config: cannot read {path} (it is a directory). Fix: give a YAML file"
-        )
     try:
+        kind = _unreadable(path)
+        if kind:
+            raise ConfigurationError(
+                f"config: cannot read {path} (it is {kind}). Fix: give a YAML file"
+            )
         with path.open("rb") as handle:
             content = handle.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise ConfigurationError(
             f"config: cannot read {path} ({reason}). Fix: check the path and its permissions"
         ) from None

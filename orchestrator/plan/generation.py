@@ -8,6 +8,8 @@ from typing import Any
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.model import ModelFacts
+from policies.bounded_json import read_json
+from policies.model_folder import MAX_SETTINGS_BYTES
 
 _NO_SETTING = {
     "transformers_version", "_from_model_config", "_commit_hash", "trl_version", "use_cache", "output_attentions",
@@ -32,8 +34,8 @@ def plan_generation(config: RunConfig, plan: Plan, model: ModelFacts) -> None:
         return
     path = model.path / "generation_config.json"
     try:
-        named = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError):
+        named = read_json(path, max_bytes=MAX_SETTINGS_BYTES) if path.is_file() else {}
+    except (OSError, ValueError):
         named = {}
     old = {k: v for k, v in model.config.items() if k in _OF_OLD_CONFIGS}
     ignored = {k: v for k, v in {**old, **_settings(named)}.items() if _matters(k, v)}

@@ -17,6 +17,7 @@ from orchestrator.plan.sizes import TokenCounts, completion_tokens, memory_text
 from orchestrator.prompts.overlap import overlapping
 from policies.component import Component, create
 from policies.errors import InputError, PawlError
+from policies.fake_model import read_skill
 from policies.records import Prompt
 
 
@@ -30,8 +31,10 @@ def plan_model(config: RunConfig, plan: Plan, *, elsewhere: bool) -> ModelFacts 
     try:
         path = resolve_model(config.policy, download=False, with_code=bool(trusted_by(config)))
         facts = read_model(path)
+        if is_fake(config):
+            read_skill(path)
     except InputError as error:
-        hub = is_hub_id(config.policy.model)
+        hub = is_hub_id(config.policy.model) and not Path(config.policy.model).is_dir()
         offline = os.environ.get("HF_HUB_OFFLINE", "") in (
             "1",
             "true",

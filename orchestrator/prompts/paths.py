@@ -7,6 +7,8 @@ from pathlib import Path
 
 from policies.errors import InputError, explain
 
+_MAX_SHOWN = 300
+
 
 def listed(paths: str | tuple[str, ...]) -> tuple[str, ...]:
     """One path or several, as several."""
@@ -20,6 +22,23 @@ def existing_file(name: str) -> Path:
         InputError: there is none, or it is a folder, or it is empty.
     """
     path = Path(name)
+    try:
+        problem = _problem(path, name)
+    except OSError as error:
+        problem = f"the prompt file cannot be looked at ({error.strerror})"
+    if problem:
+        raise InputError(
+            explain(
+                problem,
+                value=name[:_MAX_SHOWN],
+                where="prompts.*.path",
+                fix="name a file that holds prompts",
+            )
+        )
+    return path
+
+
+def _problem(path: Path, name: str) -> str:
     problem = ""
     if "\0" in name:
         problem = "the name of the prompt file holds a NUL character"
@@ -31,10 +50,4 @@ def existing_file(name: str) -> Path:
         problem = "the prompt file is empty"
     elif not os.access(path, os.R_OK):
         problem = "the prompt file may not be read"
-    if problem:
-        raise InputError(
-            explain(
-                problem, value=name, where="prompts.*.path", fix="name a file that holds prompts"
-            )
-        )
-    return path
+    return problem

@@ -18,6 +18,7 @@ from orchestrator.prompts.format_choice import NUM_FIRST, choose
 from orchestrator.prompts.row_values import Row, RowError
 from orchestrator.prompts.source import PromptSource
 from orchestrator.prompts.templates import check_template
+from policies.bounds import MAX_COUNT, MAX_WHOLE
 from policies.component import Settings
 from policies.errors import InputError, explain
 from policies.records import Prompt
@@ -89,13 +90,13 @@ class RowConfig(PromptSource.Config):
     answer, else `drop`, and `refuse` in layouts where it would be the beginning of the policy's turn (trl, verl)."""
     ignore_keys: tuple[str, ...] = ()
     """Keys of messages, and columns of images, that may be lost, e.g. [weight]; what else would be lost is refused."""
-    limit: int | None = Field(default=None, gt=0)
+    limit: int | None = Field(default=None, gt=0, le=MAX_COUNT)
     """Read at most so many rows of the data."""
-    shuffle_seed: int | None = None
+    shuffle_seed: int | None = Field(default=None, ge=-MAX_WHOLE, le=MAX_WHOLE)
     """Shuffle what was read with this seed, before `skip` and `take`; null keeps the order of the data."""
-    skip: int = Field(default=0, ge=0)
+    skip: int = Field(default=0, ge=0, le=MAX_COUNT)
     """Leave out so many prompts at the beginning: two sources with disjoint slices split one data set."""
-    take: int | None = Field(default=None, gt=0)
+    take: int | None = Field(default=None, gt=0, le=MAX_COUNT)
     """Use at most so many prompts after `skip`."""
     duplicates: Literal["keep_first", "refuse"] = "keep_first"
     """What to do with a prompt that comes again: leave it out with a warning, or refuse the data."""

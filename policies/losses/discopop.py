@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from policies.bounds import MAX_COEFFICIENT
 from policies.loss import MAX_EXPONENT, DifferenceLoss, PairTensors, TrlLoss
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ class DiscoPOP(DifferenceLoss):
     class Config(DifferenceLoss.Config):
         """Settings of DiscoPOP."""
 
-        beta: float = Field(default=0.05, gt=0)
+        beta: float = Field(default=0.05, gt=0, le=MAX_COEFFICIENT)
         """Strength of the pull to the reference; the paper uses 0.05."""
-        tau: float = Field(default=0.05, gt=0)
+        tau: float = Field(default=0.05, gt=0, le=MAX_COEFFICIENT)
         """Width of the blend."""
 
     config: Config

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
+from policies.bounds import MAX_COEFFICIENT
 from policies.loss import DifferenceLoss, PairTensors, TrlLoss
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class DPO(DifferenceLoss):
 
         label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
         """cDPO: probability that a label is flipped; bounds the margin. TRL has no such option for this loss."""
-        nll_coefficient: float = Field(default=0.0, ge=0)
+        nll_coefficient: float = Field(default=0.0, ge=0, le=MAX_COEFFICIENT)
         """Iterative RPO (arXiv 2404.19733 eq. 1): weight of the chosen side's NLL per scored token."""
         soft_labels: bool = False
         """Read each pair's probability that chosen is really better (`PreferencePair.soft_label`) instead of taking

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from policies.bounds import MAX_COEFFICIENT
 from policies.loss import PairLoss, PairTensors, TrlLoss
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class NCAPair(PairLoss):
     class Config(PairLoss.Config):
         """Settings of NCA."""
 
-        beta: float = Field(default=0.01, gt=0)
+        beta: float = Field(default=0.01, gt=0, le=MAX_COEFFICIENT)
         """Strength of the pull to the reference; the paper uses 0.01."""
 
     def per_pair(self, pairs: PairTensors) -> Tensor:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from policies.bounds import MAX_COEFFICIENT
 from policies.loss import ClassWeight, StepTensors, UnpairedTensors, balanced_weights
 from policies.losses.kto import KTO, kto_loss
 
@@ -24,9 +25,9 @@ class StepKTO(KTO):
     class Config(KTO.Config):
         """Settings of Step-KTO."""
 
-        step_weight: float = Field(default=1.0, ge=0)
+        step_weight: float = Field(default=1.0, ge=0, le=MAX_COEFFICIENT)
         """w: weight of the steps beside the outcome; 0 is KTO."""
-        step_beta: float | None = Field(default=None, gt=0)
+        step_beta: float | None = Field(default=None, gt=0, le=MAX_COEFFICIENT)
         """Beta of the steps; null takes beta."""
         step_desirable_weight: ClassWeight = "auto"
         """Weight of desirable steps; auto balances the classes by this round's counts of steps."""

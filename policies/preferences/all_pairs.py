@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from policies.bounds import MAX_COUNT
 from policies.examples import ExampleKind, PreferencePair
 from policies.pairs import count_without_contrast, pair_of
 from policies.preference import Built, PreferenceBuilder, beats
@@ -28,7 +29,7 @@ class AllPairs(PreferenceBuilder):
 
         margin: float = Field(default=0.0, ge=0, le=1)
         """Least difference of scores; equal scores never make a pair."""
-        max_pairs_per_prompt: int | None = Field(default=16, ge=1)
+        max_pairs_per_prompt: int | None = Field(default=16, ge=1, le=MAX_COUNT)
         """Most pairs from one prompt, chosen at random; null keeps all (they grow with the square of the group)."""
 
     config: Config

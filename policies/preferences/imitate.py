@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from policies.bounds import MAX_COUNT
 from policies.examples import ExampleKind, SupervisedExample, TokenSequence
 from policies.preference import Built, Candidate, PreferenceBuilder
 from policies.records import ScoredGroup
@@ -26,7 +27,7 @@ class Imitate(PreferenceBuilder):
 
         threshold: float = Field(default=0.5, ge=0, le=1)
         """Lowest score of a trajectory that is imitated."""
-        max_per_prompt: int | None = Field(default=4, ge=1)
+        max_per_prompt: int | None = Field(default=4, ge=1, le=MAX_COUNT)
         """Most examples from one prompt, chosen at random: easy prompts must not rule the update. Null keeps all."""
 
     config: Config

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from policies.bounds import MAX_COUNT
 from policies.examples import ExampleKind
 from policies.pairs import count_without_contrast, pair_of
 from policies.preference import Built, Candidate, PreferenceBuilder
@@ -33,7 +34,7 @@ class RightVsWrong(PreferenceBuilder):
     class Config(PreferenceBuilder.Config):
         """Settings of `right_vs_wrong`."""
 
-        pairs_per_prompt: int = Field(default=2, ge=1)
+        pairs_per_prompt: int = Field(default=2, ge=1, le=MAX_COUNT)
         """Most pairs from one prompt: more would let prompts with many contrasts rule the update."""
 
     config: Config

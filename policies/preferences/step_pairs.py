@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from policies.bounds import MAX_COUNT, MAX_TOKENS
 from policies.examples import ExampleKind, PreferencePair, TokenSequence
 from policies.pairs import pair_of
 from policies.preference import Built, Candidate, PreferenceBuilder
@@ -48,15 +49,15 @@ class StepPairs(PreferenceBuilder):
     class Config(PreferenceBuilder.Config):
         """Settings of `step_pairs`."""
 
-        min_shared_tokens: int | None = Field(default=None, ge=1)
+        min_shared_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
         """Also pair trajectories that were not branched, when at least so many of their tokens after the prompt are
         equal; null pairs the branches of a fork only."""
         by: Literal["outcome", "step"] = "outcome"
         """What says which side is right: the score of the whole trajectory, or that of the step at the fork (from
         step-level verifiers or judges)."""
-        pairs_per_fork: int = Field(default=1, ge=1)
+        pairs_per_fork: int = Field(default=1, ge=1, le=MAX_COUNT)
         """Most pairs from one fork, chosen at random."""
-        max_pairs_per_prompt: int | None = Field(default=8, ge=1)
+        max_pairs_per_prompt: int | None = Field(default=8, ge=1, le=MAX_COUNT)
         """Most pairs from one prompt, chosen at random after `pairs_per_fork`; null keeps all."""
 
     config: Config

@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from policies.bounds import MAX_COUNT
 from policies.examples import ExampleKind, TokenSequence, UnpairedExample
 from policies.preference import Built, PreferenceBuilder
 from policies.records import ScoredGroup
@@ -28,9 +29,9 @@ class Thresholded(PreferenceBuilder):
         """Lowest score of a desirable example."""
         low_threshold: float | None = Field(default=None, ge=0, le=1)
         """Highest score of an undesirable example; null takes everything below `threshold`."""
-        max_per_class: int | None = Field(default=None, ge=1)
+        max_per_class: int | None = Field(default=None, ge=1, le=MAX_COUNT)
         """Most desirable and most undesirable examples from one prompt, chosen at random: keeps both sides even."""
-        max_per_prompt: int | None = Field(default=None, ge=1)
+        max_per_prompt: int | None = Field(default=None, ge=1, le=MAX_COUNT)
         """Most examples from one prompt, chosen at random after `max_per_class`."""
 
         @model_validator(mode="after")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from policies.bounds import MAX_ROUNDS
 from policies.reference import ReferencePart, ReferencePlan, ReferenceSchedule
 
 
@@ -15,7 +16,7 @@ class RoundsAgo(ReferenceSchedule):
     class Config(ReferenceSchedule.Config):
         """Settings of rounds_ago."""
 
-        rounds: int = Field(default=2, ge=1)
+        rounds: int = Field(default=2, ge=1, le=MAX_ROUNDS)
         """How many rounds before the newest accepted policy; 1 is the start of the previous round."""
 
     config: Config

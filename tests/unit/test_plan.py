@@ -14,10 +14,11 @@ from orchestrator.config.files import load_config
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan, refuse_what_cannot_run
 from orchestrator.plan.machine import Machine, this_machine
-from orchestrator.plan.model import read_model, safetensors_size
+from orchestrator.plan.model import read_model
 from orchestrator.plan.preflight import make_plan
 from orchestrator.plan.sizes import memory_text
 from policies.errors import ConfigurationError, InputError
+from policies.safetensors_header import read_header
 from tests.judge_server import judge_server
 
 MODEL_CONFIG = {
@@ -114,7 +115,7 @@ def test_a_file_that_is_not_safetensors_is_an_input_error(tmp_path: Path, conten
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(InputError, match="not a whole safetensors file"):
-        safetensors_size(path)
+        read_header(path)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from policies.bounds import MAX_ROUNDS, MAX_SECONDS, MAX_TOKENS, MAX_WORKERS
 from policies.component import Component
 from policies.records import Message, Prompt, Trajectory
 from workers.rollout.chat import ChatFormat
@@ -39,14 +40,14 @@ class ConversationStrategy(RolloutStrategy):
     class Config(Component.Config):
         """Settings of every strategy with several turns; `rollout.max_tokens` is the budget of one turn."""
 
-        max_turns: int = Field(default=6, ge=1)
+        max_turns: int = Field(default=6, ge=1, le=MAX_ROUNDS)
         """Most policy turns of a trajectory; one that would go on after them is truncated."""
-        max_trajectory_tokens: int | None = Field(default=None, ge=1)
+        max_trajectory_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
         """Most tokens of all policy turns and observations together, the prompt not counted; null leaves the limit to
         the model's context."""
-        max_waiting: int = Field(default=16, ge=1)
+        max_waiting: int = Field(default=16, ge=1, le=MAX_WORKERS)
         """Most partners (tools, environments) that work at a time, each in a thread."""
-        partner_timeout_seconds: float = Field(default=60.0, gt=0)
+        partner_timeout_seconds: float = Field(default=60.0, gt=0, le=MAX_SECONDS)
         """Longest time of one answer of a partner, all its tool calls together; after it the trajectory is an error."""
         cut_turns: Literal["end", "answer"] = "end"
         """What follows a turn that ran out of `rollout.max_tokens`: `end` truncates the trajectory there, `answer` lets

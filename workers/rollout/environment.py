@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from policies.bounds import MAX_SECONDS
 from policies.component import Component, Family
 from policies.errors import InputError, explain
 from policies.records import Message, Probability, Prompt
@@ -27,7 +28,7 @@ class Environment(Component):
     class Config(Component.Config):
         """Settings that every environment has."""
 
-        timeout_seconds: float = Field(default=10.0, gt=0)
+        timeout_seconds: float = Field(default=10.0, gt=0, le=MAX_SECONDS)
         """Longest time of one `reset` or `step`; after it the trajectory is an error."""
 
     config: Config

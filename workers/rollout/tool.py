@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
+from policies.bounds import MAX_CHARACTERS, MAX_SECONDS
 from policies.component import Component, Family
 from policies.records import Json, ToolCallStatus
 
@@ -44,9 +45,9 @@ class Tool(Component):
 
         name: str | None = None
         """Name by which the policy calls it; the type by default."""
-        timeout_seconds: float = Field(default=10.0, gt=0)
+        timeout_seconds: float = Field(default=10.0, gt=0, le=MAX_SECONDS)
         """Longest time of one call; after it the call is `timed_out` and the tool's process is killed."""
-        max_output_characters: int = Field(default=2000, ge=1)
+        max_output_characters: int = Field(default=2000, ge=1, le=MAX_CHARACTERS)
         """Longest observation; the rest is cut and the call is `flooded`."""
 
         @property

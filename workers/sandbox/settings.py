@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from policies.bounds import MAX_CHARACTERS, MAX_MEGABYTES, MAX_SECONDS, MAX_WORKERS
 from policies.component import Settings
 from policies.records import Json
 
@@ -22,23 +23,23 @@ class SandboxSettings(Settings):
     attacks here; none: no containment, and only with `allow_unsandboxed`."""
     allow_unsandboxed: bool = False
     """Run model-written code as an ordinary process where nothing contains it. Loud, and recorded. Do not."""
-    wall_seconds: float = Field(default=10.0, gt=0)
+    wall_seconds: float = Field(default=10.0, gt=0, le=MAX_SECONDS)
     """Longest time of one execution."""
-    cpu_seconds: float = Field(default=8.0, gt=0)
+    cpu_seconds: float = Field(default=8.0, gt=0, le=MAX_SECONDS)
     """Most processor time of one execution."""
-    memory_mb: int = Field(default=512, ge=64)
+    memory_mb: int = Field(default=512, ge=64, le=MAX_MEGABYTES)
     """Most address space."""
-    scratch_mb: int = Field(default=64, ge=1)
+    scratch_mb: int = Field(default=64, ge=1, le=MAX_MEGABYTES)
     """Size of the private /tmp (bwrap only; the fallback has no writable folder)."""
-    output_kb: int = Field(default=256, ge=1)
+    output_kb: int = Field(default=256, ge=1, le=MAX_CHARACTERS // 1024)
     """Most bytes of standard output; more ends the execution."""
-    max_threads: int = Field(default=16, ge=1)
+    max_threads: int = Field(default=16, ge=1, le=MAX_WORKERS)
     """Threads of the one process; other processes are refused."""
-    max_open_files: int = Field(default=64, ge=16)
+    max_open_files: int = Field(default=64, ge=16, le=65_536)
     """File descriptors."""
     packages: tuple[str, ...] = ()
     """Installed packages that the code may import besides the standard library, e.g. `numpy`, and what they need."""
-    num_warm: int = Field(default=2, ge=0)
+    num_warm: int = Field(default=2, ge=0, le=MAX_WORKERS)
     """Sandboxes that stand ready, started ahead of need (each about 10 MB). Each serves once."""
 
 

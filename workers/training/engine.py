@@ -8,6 +8,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from policies.bounds import (
+    MAX_COEFFICIENT,
+    MAX_COUNT,
+    MAX_SCORE,
+    MAX_SECONDS,
+    MAX_TOKENS,
+    MAX_WORKERS,
+)
 from policies.component import Component, Family, Settings
 from policies.examples import Example
 from policies.files import append_unsynced
@@ -19,9 +27,9 @@ from policies.reference import ReferencePlan
 class AdapterSettings(Settings):
     """LoRA: train a low-rank adapter in each round and merge it into the weights that are published."""
 
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=16, ge=1, le=65_536)
     """Rank of the update matrices."""
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: float = Field(default=32.0, gt=0, le=MAX_COEFFICIENT)
     """Scale: the update is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input. Above 0 the loss at step 0 is no longer ln 2."""
@@ -32,27 +40,27 @@ class AdapterSettings(Settings):
 class TrainingOptions(Settings):
     """How an update runs, whatever the engine."""
 
-    learning_rate: float = Field(default=1.0e-5, gt=0)
+    learning_rate: float = Field(default=1.0e-5, gt=0, le=100)
     """Peak step size of AdamW."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=8, ge=1, le=MAX_COUNT)
     """Pairs (or unpaired examples) per optimizer step."""
-    micro_batch_size: int | None = Field(default=None, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     """Examples per forward pass; must divide batch_size; null means batch_size. Smaller needs less memory."""
-    epochs: int = Field(default=1, ge=1)
+    epochs: int = Field(default=1, ge=1, le=MAX_COUNT)
     """Passes over the round's examples."""
-    max_length: int = Field(default=2048, ge=8)
+    max_length: int = Field(default=2048, ge=8, le=MAX_TOKENS)
     """Longest sequence in tokens; a longer one is dropped and counted, never cut."""
     warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of a round's steps in which the learning rate rises, as (step + 1) / (warm-up + 1): AdamW's moments start
     anew in each round, and its first steps are as long as the learning rate allows, whatever the gradient. 0: none."""
-    warmup_min_steps: int = Field(default=3, ge=0)
+    warmup_min_steps: int = Field(default=3, ge=0, le=MAX_COUNT)
     """Shortest warm-up in optimizer steps, where warmup_fraction of a short round would be less; at most half of the
     round's steps. Not read when warmup_fraction is 0."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate after the warm-up."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=MAX_COEFFICIENT)
     """AdamW's decoupled weight decay."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=MAX_SCORE)
     """Gradients are scaled down to this norm."""
     router_aux_loss: bool = False
     """Mixtures of experts: add the model's own load-balancing loss of its routers, with the coefficient of its config
@@ -69,19 +77,19 @@ class TrainingOptions(Settings):
     """Which tokens are learned from: those that the policy wrote, or everything after the prompt, tool output included.
     Only to show what goes wrong: pairs are then told apart by what the tools printed, and the policy learns to print
     it itself. Needs recomputed reference log-probs, because the sampler has none of tokens that it did not write."""
-    min_examples: int = Field(default=1, ge=1)
+    min_examples: int = Field(default=1, ge=1, le=MAX_COUNT)
     """A round with fewer examples is skipped, with the reason recorded."""
-    checkpoint_steps: int | None = Field(default=None, ge=1)
+    checkpoint_steps: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     """Write a checkpoint inside the update every so many optimizer steps; null goes by time alone."""
-    checkpoint_seconds: float | None = Field(default=600.0, gt=0)
+    checkpoint_seconds: float | None = Field(default=600.0, gt=0, le=MAX_SECONDS)
     """Write a checkpoint when so much time went by since the last: the most that a killed update repeats. By time,
     because what is lost is time: short updates write none. One takes three times the size of the weights in fp32
     (weights and both AdamW moments; an adapter's only, with policy.adapter); null turns it off."""
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
     """Training actors that share each batch (data parallel); gradients are summed between them."""
     sharding: Literal["none", "fsdp"] = "none"
     """With several workers: every one holds the whole model, or (fsdp) a share of weights, gradients and moments."""
-    group_timeout_seconds: float = Field(default=600.0, gt=0)
+    group_timeout_seconds: float = Field(default=600.0, gt=0, le=MAX_SECONDS)
     """Longest wait of a training worker for the others: at the start, and in each exchange of gradients."""
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from policies.bounds import MAX_COEFFICIENT, MAX_TOKENS
 from policies.component import Component, Family
 from policies.errors import JudgeError, PawlError, boundary
 from policies.records import Comparison, Message, PolicyVersion, Prompt, Trajectory, Verdict
@@ -157,9 +158,9 @@ class Judge(Component):
         """What answers: `{type: engine, ...}` for a model of ours, `{type: openai, ...}` for an endpoint."""
         name: str | None = None
         """Name in metrics and verdicts; the type by default. Must be unique in a run."""
-        weight: float = Field(default=1.0, gt=0)
+        weight: float = Field(default=1.0, gt=0, le=MAX_COEFFICIENT)
         """Share of this judge's score in the weighted mean over verifiers and judges."""
-        max_tokens: int = Field(default=256, gt=0)
+        max_tokens: int = Field(default=256, gt=0, le=MAX_TOKENS)
         """Longest answer of the judge model, in tokens."""
         level: Literal["trajectory", "step"] = "trajectory"
         """Judge whole trajectories, or every step that the policy wrote (`rollout.steps` says what a step is)."""

@@ -186,7 +186,7 @@ class PromptedJudge(Judge):
         """What is judged: the policy's answer as verifiers read it: no thoughts, and empty when a limit cut it short
         (at the level `step`: the step alone), or the `transcript` of all turns as they were written (up to the step,
         which is marked as the one to judge)."""
-        temperature: float = Field(default=0.0, ge=0)
+        temperature: float = Field(default=0.0, ge=0, le=100)
         """Sampling temperature of the judge model; 0 is greedy."""
         verdict_only: bool = False
         """Let the judge write nothing but a verdict line that can be read (constrained decoding): for small

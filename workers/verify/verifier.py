@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from policies.bounds import MAX_COEFFICIENT, MAX_SECONDS
 from policies.component import Component, Family
 from policies.records import Prompt, Trajectory, Verdict, VerdictStatus
 
@@ -19,9 +20,9 @@ class Verifier(Component):
 
         name: str | None = None
         """Name in metrics and verdicts; the type by default. Must be unique in a run."""
-        weight: float = Field(default=1.0, gt=0)
+        weight: float = Field(default=1.0, gt=0, le=MAX_COEFFICIENT)
         """Share of this score in the weighted mean over verifiers and judges."""
-        timeout_seconds: float = Field(default=10.0, gt=0)
+        timeout_seconds: float = Field(default=10.0, gt=0, le=MAX_SECONDS)
         """Longest time for one trajectory; after it the process is killed and the verdict is an error. A call about all
         attempts at a prompt has so much for each of them."""
         level: Literal["trajectory", "step"] = "trajectory"

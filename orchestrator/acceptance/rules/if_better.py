@@ -18,6 +18,7 @@ from pydantic import Field
 from orchestrator.acceptance.measurement import Evidence, Measurement, difference
 from orchestrator.acceptance.rule import AcceptanceRule, Decision
 from orchestrator.acceptance.statistics import Estimate, is_clearly_below
+from policies.bounds import MAX_SCORE
 from policies.component import Component
 
 SUSPICION = 0.7
@@ -36,9 +37,9 @@ class IfBetter(AcceptanceRule):
         confidence: float = Field(default=0.9, gt=0.5, lt=1)
         """How sure a loss must be before it is rolled back: 0.9 rolls back one in ten policies that are as good as the
         one before. Higher keeps more."""
-        worse_by: float = Field(default=0.0, ge=0)
+        worse_by: float = Field(default=0.0, ge=0, le=MAX_SCORE)
         """A loss up to this is no reason to roll back, however sure; in units of the metric."""
-        margin: float | None = None
+        margin: float | None = Field(default=None, ge=-MAX_SCORE, le=MAX_SCORE)
         """Instead of the test: the candidate must reach the serving policy's value plus this, whatever the noise.
         Null: only what is clearly worse is rolled back."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from orchestrator.prompts.source import PromptSource
+from policies.bounds import MAX_GENERATED, MAX_WHOLE
 from policies.records import Message, Prompt
 from policies.seeds import derive_rng
 
@@ -24,15 +26,15 @@ class ArithmeticSource(PromptSource):
 
         operations: tuple[Operation, ...] = Field(default=("times",), min_length=1)
         """Which operations to ask for."""
-        low: int = Field(default=2, ge=0)
+        low: int = Field(default=2, ge=0, le=MAX_WHOLE)
         """Smallest operand."""
-        high: int = Field(default=12, ge=0)
+        high: int = Field(default=12, ge=0, le=MAX_WHOLE)
         """Largest operand."""
         split: Literal["train", "held_out", "all"] = "train"
         """Which part of the questions."""
-        held_out: int = Field(default=24, ge=0)
+        held_out: int = Field(default=24, ge=0, le=MAX_GENERATED)
         """How many questions are held out; the same number in both sources."""
-        split_seed: int = 0
+        split_seed: int = Field(default=0, ge=-MAX_WHOLE, le=MAX_WHOLE)
         """Which questions are held out; the same seed in both sources."""
         shots: int = Field(default=0, ge=0, le=8)
         """Worked examples before the question, with operands above `high`, so that no answer is given away."""
@@ -46,6 +48,11 @@ class ArithmeticSource(PromptSource):
             if len(set(self.operations)) < len(self.operations):
                 raise ValueError(f"operations come twice: {', '.join(self.operations)}")
             total = len(self.operations) * (self.high - self.low + 1) ** 2
+            if total > MAX_GENERATED:
+                raise ValueError(
+                    f"low to high gives {total} questions, more than {MAX_GENERATED}. Fix: lower high to at most "
+                    f"{self.low + math.isqrt(MAX_GENERATED // len(self.operations)) - 1}"
+                )
             if self.split != "all" and not 0 < self.held_out < total:
                 raise ValueError(f"held_out must be between 1 and {total - 1} of {total} questions")
             return self

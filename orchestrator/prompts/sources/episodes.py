@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from orchestrator.prompts.source import PromptSource, digest_of, is_safe_id
+from policies.bounds import MAX_GENERATED, MAX_WHOLE, Whole
 from policies.component import Settings
 from policies.records import Message, Prompt
 from policies.seeds import derive_rng
@@ -20,9 +21,9 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 class NumberRange(Settings):
     """Whole numbers from `low` to `high`, both included."""
 
-    low: int
+    low: int = Field(ge=-MAX_WHOLE, le=MAX_WHOLE)
     """Smallest number."""
-    high: int
+    high: int = Field(ge=-MAX_WHOLE, le=MAX_WHOLE)
     """Largest number."""
 
     @model_validator(mode="after")
@@ -32,7 +33,7 @@ class NumberRange(Settings):
         return self
 
 
-StartValues = NumberRange | tuple[int | str, ...]
+StartValues = NumberRange | tuple[Whole | str, ...]
 
 
 class EpisodesSource(PromptSource):
@@ -59,11 +60,11 @@ class EpisodesSource(PromptSource):
         """Messages before it: a system message, or a worked example as `user` and `assistant` messages."""
         split: Literal["train", "held_out", "all"] = "train"
         """Which part of the combinations."""
-        held_out: int = Field(default=8, ge=0)
+        held_out: int = Field(default=8, ge=0, le=MAX_GENERATED)
         """How many combinations are held out; the same number in both sources."""
-        split_seed: int = 0
+        split_seed: int = Field(default=0, ge=-MAX_WHOLE, le=MAX_WHOLE)
         """Which are held out, and which are left out by `count`; the same seed in both sources."""
-        count: int | None = Field(default=None, ge=1)
+        count: int | None = Field(default=None, ge=1, le=MAX_GENERATED)
         """Most prompts of this source, drawn at random; null takes all."""
 
         @model_validator(mode="after")
@@ -75,6 +76,11 @@ class EpisodesSource(PromptSource):
                 )
             if not set(_PLACEHOLDER.findall(self.template)):
                 raise ValueError("template shows no start value: every prompt would read the same")
+            combinations = math.prod(_number_of(values) for values in self.starts.values())
+            if combinations > MAX_GENERATED:
+                raise ValueError(
+                    f"starts has {combinations} combinations, more than {MAX_GENERATED}. Fix: give fewer start values"
+                )
             empty = sorted(name for name, values in self.starts.items() if not _listed(values))
             if empty:
                 raise ValueError(f"starts.{empty[0]} has no value")
@@ -116,6 +122,11 @@ class EpisodesSource(PromptSource):
             messages=(*self.config.before, Message(role="user", content=text)),
             metadata=metadata,
         )
+
+
+def _number_of(values: StartValues) -> int:
+    """How many values there are, without listing them."""
+    return values.high - values.low + 1 if isinstance(values, NumberRange) else len(values)
 
 
 def _listed(values: StartValues) -> tuple[int | str, ...]:

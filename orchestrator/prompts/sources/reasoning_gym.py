@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, JsonValue
 
 from orchestrator.prompts.source import PromptSource, chat, digest_of
+from policies.bounds import MAX_GENERATED, MAX_WHOLE
 from policies.errors import InputError, boundary, explain
 from policies.records import Prompt
 
@@ -28,9 +29,9 @@ class ReasoningGymSource(PromptSource):
         """Name of the generator, e.g. `chain_sum`."""
         parameters: dict[str, JsonValue] = Field(default_factory=dict)
         """The generator's own parameters, e.g. {min_terms: 2, max_terms: 3}."""
-        size: int = Field(default=500, gt=0)
+        size: int = Field(default=500, gt=0, le=MAX_GENERATED)
         """How many tasks to generate."""
-        seed: int = 0
+        seed: int = Field(default=0, ge=-MAX_WHOLE, le=MAX_WHOLE)
         """Seed of the generator: another seed gives other tasks, so train and held-out need two."""
         system: str | None = None
         """System message put before every prompt."""

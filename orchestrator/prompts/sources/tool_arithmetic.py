@@ -12,6 +12,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from orchestrator.prompts.source import PromptSource
+from policies.bounds import MAX_GENERATED, MAX_WHOLE
 from policies.errors import InputError, explain
 from policies.records import Json, Message, Prompt
 from policies.seeds import derive_rng, derive_seed
@@ -51,17 +52,17 @@ class ToolArithmeticSource(PromptSource):
             default=("times", "times_plus", "times_minus", "plus_minus"), min_length=1
         )
         """Kinds of questions, in equal parts: `times_plus` is "What is 57 times 83 plus 6?"."""
-        low: int = Field(default=10, ge=2)
+        low: int = Field(default=10, ge=2, le=MAX_WHOLE)
         """Smallest of the first two numbers; the third, where there is one, is 2 or more."""
-        high: int = Field(default=99, ge=2)
+        high: int = Field(default=99, ge=2, le=MAX_WHOLE)
         """Largest number in a question."""
         split: Literal["train", "held_out"] = "train"
         """Which set of questions."""
-        count: int = Field(default=400, ge=1)
+        count: int = Field(default=400, ge=1, le=MAX_GENERATED)
         """How many training questions; more of them keep the first ones."""
-        held_out: int = Field(default=24, ge=1)
+        held_out: int = Field(default=24, ge=1, le=MAX_GENERATED)
         """How many held-out questions."""
-        split_seed: int = 0
+        split_seed: int = Field(default=0, ge=-MAX_WHOLE, le=MAX_WHOLE)
         """Which questions are drawn, and which set each belongs to; the same in both sources."""
         system: str | None = SYSTEM
         """System message put before every prompt; none leaves it out."""

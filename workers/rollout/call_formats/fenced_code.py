@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from policies.bounds import MAX_COUNT
 from policies.component import Component
 from policies.records import Message
 from workers.rollout.call_format import CallFormat, Parsed, RequestedCall
@@ -44,7 +45,7 @@ class FencedCode(CallFormat):
         """Under which name the tool gets it."""
         languages: tuple[str, ...] = Field(default=("python", "py", "python3"), min_length=1)
         """Words after the opening backticks that make a block a call, in any case."""
-        max_blocks: int = Field(default=4, ge=1)
+        max_blocks: int = Field(default=4, ge=1, le=MAX_COUNT)
         """Most blocks in one turn; more are a problem that the policy is told of."""
         prefix: str = "Output: "
         """Put before the output of each block."""

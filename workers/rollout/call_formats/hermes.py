@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from policies.bounds import MAX_COUNT
 from policies.component import Component
 from policies.records import Json, Message
 from workers.rollout.call_format import CallFormat, Parsed, RequestedCall
@@ -43,7 +44,7 @@ class Hermes(CallFormat):
         observation_role: Literal["tool", "user"] = "tool"
         """Role of the messages with the answers: `tool`, one message for each call, where the chat template has that
         role; `user`, one message with all answers in `<tool_response>` tags, where it has not."""
-        max_calls: int = Field(default=8, ge=1)
+        max_calls: int = Field(default=8, ge=1, le=MAX_COUNT)
         """Most calls in one turn; more are a problem that the policy is told of."""
 
     config: Config

@@ -18,6 +18,7 @@ from typing import cast
 
 from pydantic import Field
 
+from policies.bounds import MAX_SECONDS, MAX_TOKENS
 from policies.component import Component
 from policies.errors import RolloutError
 from policies.fake_model import FAKE_POLICY, read_skill
@@ -71,11 +72,11 @@ class FakeEngine(BatchEngine):
     class Config(Component.Config):
         """Settings of the script."""
 
-        seconds_per_call: float = Field(default=0.0, ge=0)
+        seconds_per_call: float = Field(default=0.0, ge=0, le=MAX_SECONDS)
         """Sleep in each call, to look like work."""
-        seconds_per_token: float = Field(default=0.0, ge=0)
+        seconds_per_token: float = Field(default=0.0, ge=0, le=MAX_SECONDS)
         """Sleep for each token of a batch's longest answer, as decoding a batch takes."""
-        max_context: int | None = Field(default=None, ge=1)
+        max_context: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
         """Most bytes of prompt and completion together; null is no limit."""
         fail_prompts_matching: str | None = None
         """Regular expression: generating for a prompt that it matches raises, as a broken engine would."""

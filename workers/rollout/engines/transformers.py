@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
 
+from policies.bounds import MAX_COUNT
 from policies.component import Component
 from policies.records import PolicyVersion, Sampling, StopReason
 from policies.seeds import derive_seed
@@ -33,7 +34,7 @@ class TransformersEngine(BatchEngine):
     class Config(Component.Config):
         """Settings of the engine."""
 
-        batch_size: int = Field(default=64, ge=1)
+        batch_size: int = Field(default=64, ge=1, le=MAX_COUNT)
         """Sequences per call of `generate`."""
         device: str | None = None
         """Where the model lies, e.g. `cuda:0`; null takes a GPU when there is one."""

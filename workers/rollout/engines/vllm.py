@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from pydantic import Field, field_validator
 
+from policies.bounds import MAX_COUNT, MAX_CPUS, MAX_MEGABYTES, MAX_TOKENS
 from policies.component import Component
 from policies.errors import RolloutError
 from policies.records import PolicyVersion, StopReason
@@ -35,17 +36,17 @@ class VllmEngine(RolloutEngine):
     class Config(Component.Config):
         """Settings of the engine; sampling settings stand under `rollout`."""
 
-        max_model_len: int | None = Field(default=None, ge=16)
+        max_model_len: int | None = Field(default=None, ge=16, le=MAX_TOKENS)
         """Longest prompt plus completion in tokens; null takes the model's own limit."""
-        max_num_seqs: int = Field(default=128, ge=1)
+        max_num_seqs: int = Field(default=128, ge=1, le=MAX_COUNT)
         """Sequences that advance together."""
         gpu_memory_utilization: float = Field(default=0.5, gt=0, le=1)
         """Share of a GPU's memory for weights and cache; the trainer needs the rest when it is the same GPU."""
-        cpu_cache_gib: int = Field(default=1, ge=1)
+        cpu_cache_gib: int = Field(default=1, ge=1, le=MAX_MEGABYTES // 1024)
         """Size of the key-value cache on a CPU, in GiB."""
         cpu_cores: str | None = None
         """Cores to compute on, e.g. `0-3`, on a CPU, with a thread on each; null leaves it to `rollout.threads`."""
-        tensor_parallel_size: int = Field(default=1, ge=1)
+        tensor_parallel_size: int = Field(default=1, ge=1, le=MAX_CPUS)
         """GPUs that share one engine."""
         enforce_eager: bool = True
         """Skip graph capture: starts faster (70 s on a CPU), runs a little slower (about 12 % there)."""

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from policies.bounds import MAX_COUNT, MAX_WHOLE
 from policies.errors import InputError, explain
 from policies.records import Message, Prompt
 from policies.seeds import derive_rng
@@ -26,11 +27,11 @@ class GuessNumber(Environment):
     class Config(Environment.Config):
         """Settings of `guess_number`."""
 
-        low: int = 1
+        low: int = Field(default=1, ge=-MAX_WHOLE, le=MAX_WHOLE)
         """Smallest secret."""
-        high: int = 20
+        high: int = Field(default=20, ge=-MAX_WHOLE, le=MAX_WHOLE)
         """Largest secret."""
-        guesses: int = Field(default=5, ge=1)
+        guesses: int = Field(default=5, ge=1, le=MAX_COUNT)
         """Guesses after which the game is lost; a turn without a number is one too."""
         score: Literal["hit", "speed"] = "hit"
         """hit: 1 for the secret, else 0. speed: 1 for a hit at once, down to 1/guesses for a hit at the last guess."""

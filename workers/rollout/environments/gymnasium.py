@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
+from policies.bounds import MAX_SCORE
 from policies.component import load_object
 from policies.errors import ConfigurationError, RolloutError, boundary, explain
 from policies.records import Message, Prompt
@@ -54,9 +55,9 @@ class GymnasiumEnvironment(Environment):
         """Said when there is no action in a turn, or none of the world's `action_space`; the world does not move."""
         unreadable_cost: float = Field(default=0.1, ge=0, le=1)
         """What each turn without an action takes off the score, at most down to 0."""
-        low_return: float = 0.0
+        low_return: float = Field(default=0.0, ge=-MAX_SCORE, le=MAX_SCORE)
         """Sum of rewards that scores 0; `pawl plan` plays at random and warns when nothing comes near the scale."""
-        high_return: float = 1.0
+        high_return: float = Field(default=1.0, ge=-MAX_SCORE, le=MAX_SCORE)
         """Sum of rewards that scores 1; in between the score is linear, outside it is cut."""
         unfinished: Literal["lowest", "return"] = "lowest"
         """An episode that the world has not ended (turns or tokens ran out) scores 0, or by its rewards so far: for

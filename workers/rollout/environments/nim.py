@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from policies.bounds import MAX_COUNT
 from policies.errors import InputError, explain
 from policies.records import Message, Prompt
 from policies.seeds import derive_rng
@@ -35,9 +36,9 @@ class Nim(Environment):
     class Config(Environment.Config):
         """Settings of `nim`."""
 
-        stones: int = Field(default=10, ge=1)
+        stones: int = Field(default=10, ge=1, le=MAX_COUNT)
         """Stones at the start."""
-        take: int = Field(default=3, ge=1)
+        take: int = Field(default=3, ge=1, le=MAX_COUNT)
         """Most stones that may be taken at once; at least one must be."""
         opponent: Literal["random", "greedy", "perfect"] = "random"
         """How the other side plays: any move; as many as allowed; or the winning move where there is one."""

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from pydantic import Field, JsonValue, model_validator
 
+from policies.bounds import MAX_SCORE
 from policies.component import load_object
 from policies.errors import ConfigurationError, RolloutError, boundary, explain
 from policies.records import Message, Prompt
@@ -49,9 +50,9 @@ class VerifiersEnvironment(Environment):
         """Factory that returns the environment: `package.module:load_environment` or `./file.py:name`."""
         arguments: dict[str, JsonValue] = Field(default_factory=dict)
         """Its keyword arguments."""
-        low_reward: float = 0.0
+        low_reward: float = Field(default=0.0, ge=-MAX_SCORE, le=MAX_SCORE)
         """Reward of the rubric that scores 0."""
-        high_reward: float = 1.0
+        high_reward: float = Field(default=1.0, ge=-MAX_SCORE, le=MAX_SCORE)
         """Reward of the rubric that scores 1; in between the score is linear, outside it is cut."""
 
         @model_validator(mode="after")

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from policies.bounds import MAX_COUNT
 from policies.component import Component
 from policies.records import (
     Branch,
@@ -58,9 +59,9 @@ class BranchStrategy(RolloutStrategy):
 
         at: Literal["sentence", "line", "token"] = "sentence"
         """Where an attempt may be forked: after a sentence, after a line, or evenly by tokens."""
-        forks: int = Field(default=2, ge=1)
+        forks: int = Field(default=2, ge=1, le=MAX_COUNT)
         """Most places at which one trunk is forked; drawn at random where it has more."""
-        continuations: int = Field(default=2, ge=1)
+        continuations: int = Field(default=2, ge=1, le=MAX_COUNT)
         """Continuations sampled at each place."""
 
     config: Config

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from policies.bounds import MAX_ROUNDS
 from policies.records import Ending, Message, Prompt
 from workers.rollout.conversation import ConversationStrategy, Outcome, Partner, Reply
 
@@ -26,7 +27,7 @@ class SelfRefine(ConversationStrategy):
         """Instruction after an answer."""
         revise: str = Field(default="Now give your final answer.", min_length=1)
         """Instruction after a critique."""
-        rounds: int = Field(default=1, ge=1)
+        rounds: int = Field(default=1, ge=1, le=MAX_ROUNDS)
         """Critiques, each followed by a revision."""
         grade: Literal["answer", "revision"] = "revision"
         """What verifiers grade: the first answer, or the newest revision that was written to its end."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import Field
 
+from policies.bounds import MAX_SECONDS, MAX_WORKERS
 from policies.errors import ConfigurationError, RolloutError, explain
 from policies.records import Json, ToolCallStatus
 from workers.child_process import (
@@ -46,9 +47,9 @@ class Function(Tool):
 
         function: str
         """`package.module:name` or `./file.py:name`; the name by which the policy calls it is `name` unless set."""
-        start_timeout_seconds: float = Field(default=60.0, gt=0)
+        start_timeout_seconds: float = Field(default=60.0, gt=0, le=MAX_SECONDS)
         """Longest time for a process to import the function's module."""
-        idle_processes: int = Field(default=2, ge=0)
+        idle_processes: int = Field(default=2, ge=0, le=MAX_WORKERS)
         """How many processes are kept between calls."""
 
         @property

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from policies.bounds import MAX_CHARACTERS
 from policies.errors import SandboxUnavailableError
 from policies.records import Json, ToolCallStatus
 from workers.rollout.tool import (
@@ -59,7 +60,7 @@ class Python(Tool):
 
         stateful: bool = True
         """Variables live from one call of a trajectory to its next, as in a notebook; else each call starts afresh."""
-        traceback_lines: int = Field(default=1, ge=1)
+        traceback_lines: int = Field(default=1, ge=1, le=MAX_CHARACTERS)
         """How many of the last lines of a traceback the policy reads."""
         sandbox: SandboxSettings = SandboxSettings()
         """Limits and containment. Of its `wall_seconds` and the tool's `timeout_seconds` the smaller one counts."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from policies.bounds import MAX_ROUNDS, MAX_SCORE, MAX_SECONDS
 from policies.component import Component
 from policies.errors import TrainingError, explain
 from policies.examples import Example, PreferencePair, UnpairedExample
@@ -37,11 +38,11 @@ class FakeTrainingEngine(TrainingEngine):
 
         skill_step: float = Field(default=0.1, ge=-1, le=1)
         """How much skill an update adds; below 0 it makes the policy worse."""
-        seconds_per_step: float = Field(default=0.0, ge=0)
+        seconds_per_step: float = Field(default=0.0, ge=0, le=MAX_SECONDS)
         """Sleep in each optimizer step, to look like work."""
-        diverge_in_round: int | None = None
+        diverge_in_round: int | None = Field(default=None, ge=0, le=MAX_ROUNDS)
         """Round whose update ends with a loss that is not a number."""
-        logprob_gap: float = Field(default=0.0, ge=0)
+        logprob_gap: float = Field(default=0.0, ge=0, le=MAX_SCORE)
         """Distance of sampler and trainer that it reports, in nats a token."""
 
     config: Config

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
+from policies.bounds import MAX_COUNT, MAX_CPUS
 from policies.component import Component
 from policies.errors import ConfigurationError, TrainingError, boundary
 from policies.examples import Example, TokenSequence
@@ -55,9 +56,9 @@ class TRLEngine(TrainingEngine):
 
         attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
         """Attention kernel of transformers; auto is eager for short sequences on a CPU, else sdpa."""
-        threads: int | None = Field(default=None, ge=1)
+        threads: int | None = Field(default=None, ge=1, le=MAX_CPUS)
         """CPU threads; null uses every core that the process may use."""
-        probe_sequences: int = Field(default=32, ge=0)
+        probe_sequences: int = Field(default=32, ge=0, le=MAX_COUNT)
         """Sequences that the trainer scores to compare its log-probs with the sampler's."""
         trust_remote_code: bool = False
         """Run Python code that comes with the model. Off unless you have read that code."""

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 
+from policies.bounds import MAX_SCORE, MAX_TOKENS
 from policies.component import Component
 from policies.seeds import derive_rng
 from workers.verify.judge import BackendContext, JudgeBackend, Question, Reply, Usage
@@ -44,11 +45,11 @@ class FakeBackend(JudgeBackend):
         """What it prefers: the `longer` or `shorter` text, always the one shown `first` or `second` (position
         bias), always a `tie`, by a `coin` seeded by the question. `garbage` replies cannot be read, `error`
         replies with errors, `raise` raises."""
-        low: float = 1.0
+        low: float = Field(default=1.0, ge=-MAX_SCORE, le=MAX_SCORE)
         """Worst rating it gives to a rubric question."""
-        high: float = 10.0
+        high: float = Field(default=10.0, ge=-MAX_SCORE, le=MAX_SCORE)
         """Best rating it gives."""
-        full_length: int = Field(default=100, ge=1)
+        full_length: int = Field(default=100, ge=1, le=MAX_TOKENS)
         """Characters of text that the rule `longer` rates best, `shorter` worst."""
 
     def __init__(self, config: Component.Config, *, context: BackendContext) -> None:

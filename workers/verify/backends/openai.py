@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, model_validator
 
+from policies.bounds import MAX_COUNT, MAX_SCORE, MAX_SECONDS, MAX_WORKERS
 from policies.component import Component
 from policies.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
 from policies.records import Json, Message
@@ -74,19 +75,19 @@ class OpenAIBackend(JudgeBackend):
         """Name of the model at the endpoint."""
         api_key_env: str | None = None
         """Name of the environment variable that holds the key; null sends none. Never the key itself."""
-        timeout_seconds: float = Field(default=60.0, gt=0)
+        timeout_seconds: float = Field(default=60.0, gt=0, le=MAX_SECONDS)
         """Longest time for one request, from connecting to the last byte."""
         max_retries: int = Field(default=4, ge=0, le=20)
         """Repeats of a request after 429, 5xx, a timeout or a lost connection."""
-        retry_seconds: float = Field(default=1.0, ge=0)
+        retry_seconds: float = Field(default=1.0, ge=0, le=MAX_SECONDS)
         """Wait before the first repeat; it doubles each time, less a random part."""
-        max_wait_seconds: float = Field(default=60.0, gt=0)
+        max_wait_seconds: float = Field(default=60.0, gt=0, le=MAX_SECONDS)
         """Longest wait before a repeat. A server that asks for more (Retry-After) gets no repeat."""
-        give_up_after: int = Field(default=16, ge=1)
+        give_up_after: int = Field(default=16, ge=1, le=MAX_COUNT)
         """Questions in a row that may fail after all repeats; the rest of the batch is then not asked."""
-        max_concurrency: int = Field(default=8, ge=1)
+        max_concurrency: int = Field(default=8, ge=1, le=MAX_WORKERS)
         """Questions under way at once, those that wait for a repeat included."""
-        requests_per_minute: float | None = Field(default=None, gt=0)
+        requests_per_minute: float | None = Field(default=None, gt=0, le=MAX_SCORE)
         """Requests begun per minute, evenly spaced; null sets no limit."""
         allow_http: bool = False
         """Send the key without TLS to a host that is not this machine. Off: such a config is refused."""

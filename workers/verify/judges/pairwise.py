@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple, Self, cast
 
 from pydantic import Field, model_validator
 
+from policies.bounds import MAX_COUNT
 from policies.errors import ConfigurationError, explain
 from policies.records import Comparison, Prompt, Trajectory, Verdict, VerdictStatus
 from policies.seeds import derive_rng
@@ -52,7 +53,7 @@ class Pairwise(PromptedJudge):
         )
         shipped_prompt: ClassVar[Path] = Path(__file__).with_name("pairwise.v1.txt")
 
-        comparisons_per_prompt: int | None = Field(default=None, ge=1)
+        comparisons_per_prompt: int | None = Field(default=None, ge=1, le=MAX_COUNT)
         """Most pairs compared in one group, spread evenly over the attempts; null compares all K(K-1)/2."""
 
         @model_validator(mode="after")

@@ -10,6 +10,7 @@ from typing import ClassVar, Self, cast
 
 from pydantic import Field, model_validator
 
+from policies.bounds import MAX_COUNT, MAX_SCORE
 from policies.errors import ConfigurationError, explain
 from policies.records import Trajectory, Verdict, VerdictStatus
 from workers.verify.judge import Judge, JudgeBackend, JudgeJob, Judgement
@@ -33,11 +34,11 @@ class Rubric(PromptedJudge):
         )
         shipped_prompt: ClassVar[Path] = Path(__file__).with_name("rubric.v1.txt")
 
-        low: float = 1.0
+        low: float = Field(default=1.0, ge=-MAX_SCORE, le=MAX_SCORE)
         """Worst rating; becomes score 0."""
-        high: float = 10.0
+        high: float = Field(default=10.0, ge=-MAX_SCORE, le=MAX_SCORE)
         """Best rating; becomes score 1."""
-        samples: int = Field(default=1, ge=1)
+        samples: int = Field(default=1, ge=1, le=MAX_COUNT)
         """Votes on each attempt, averaged. More than one needs a temperature above 0."""
 
         @model_validator(mode="after")

@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from policies.bounds import Score
 from policies.component import load_object
 from policies.errors import ConfigurationError, PawlError, VerificationError, boundary, explain
 from policies.records import Json, Prompt, Trajectory, Verdict
@@ -48,7 +49,7 @@ class CallableVerifier(Verifier):
             default=None, exclude_if=lambda set_: set_ is None
         )
         """Set where `function` makes the function: what it is called with, once, at the start. Default: it is none."""
-        score_range: tuple[float, float] | None = None
+        score_range: tuple[Score, Score] | None = None
         """Lowest and highest value that the function returns, mapped to [0, 1]; unset: it returns [0, 1] itself."""
         answer_column: str = "answer"
         """One more name under which the function gets the answer."""

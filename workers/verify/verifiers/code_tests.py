@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from policies.attempt_answer import answer_of
+from policies.bounds import MAX_SCORE, MAX_SECONDS
 from policies.errors import SandboxUnavailableError, VerificationError, explain
 from policies.records import Json, Prompt, Record, Trajectory, Verdict
 from workers.sandbox.sandbox import Sandbox, hide_memory
@@ -50,7 +51,7 @@ class CodeTests(AnswerVerifier):
     class Config(AnswerVerifier.Config):
         """Settings of `code_tests`."""
 
-        timeout_seconds: float = Field(default=60.0, gt=0)
+        timeout_seconds: float = Field(default=60.0, gt=0, le=MAX_SECONDS)
         """Longest time for one trajectory; must leave room for `tests_seconds` and one more execution."""
         tests_key: str | None = None
         """Key of the tests in the prompt's metadata; by default they are the prompt's answer."""
@@ -67,11 +68,11 @@ class CodeTests(AnswerVerifier):
         numbers: Literal["by_type", "by_value"] = "by_value"
         """by_value: 4 and 4.0 are equal, as in Python, for data files turn whole numbers into floats where a column
         has a gap; by_type: they differ. A bool is never a number."""
-        absolute_tolerance: float = Field(default=0.0, ge=0)
+        absolute_tolerance: float = Field(default=0.0, ge=0, le=MAX_SCORE)
         """Largest difference of two floats that still counts as equal; whole numbers are compared exactly."""
-        relative_tolerance: float = Field(default=0.0, ge=0)
+        relative_tolerance: float = Field(default=0.0, ge=0, le=MAX_SCORE)
         """The same, as a share of the expected number's size."""
-        tests_seconds: float = Field(default=30.0, gt=0)
+        tests_seconds: float = Field(default=30.0, gt=0, le=MAX_SECONDS)
         """Longest time for all tests of one completion; a test that does not get its turn is not passed."""
         sandbox: SandboxSettings = SandboxSettings()
         """Limits of one execution. All calls of one function share one; each program test has its own."""

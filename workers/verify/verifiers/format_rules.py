@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from policies.attempt_answer import is_cut, written_by
+from policies.bounds import MAX_CHARACTERS, MAX_TOKENS
 from policies.records import Prompt, Trajectory, Verdict
 from workers.verify.verifier import Verifier
 
@@ -29,9 +30,9 @@ class FormatRules(Verifier):
         required_tags: tuple[str, ...] = ()
         """Names such as `think`: `<think>` and `</think>` must each stand exactly once, in this order; an opening
         at the end of the prompt, where many chat templates write it, counts."""
-        max_characters: int | None = Field(default=None, gt=0)
+        max_characters: int | None = Field(default=None, gt=0, le=MAX_CHARACTERS)
         """Longest completion, in characters."""
-        max_tokens: int | None = Field(default=None, gt=0)
+        max_tokens: int | None = Field(default=None, gt=0, le=MAX_TOKENS)
         """Most tokens that the policy wrote in the whole trajectory."""
         score: Literal["all", "share"] = "all"
         """1 only when every rule is kept, or the share of rules that are kept."""

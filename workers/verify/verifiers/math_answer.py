@@ -11,6 +11,7 @@ from decimal import Decimal
 
 from pydantic import Field
 
+from policies.bounds import MAX_CHARACTERS, MAX_SECONDS
 from policies.errors import VerificationError, explain
 from policies.records import Prompt, Trajectory, Verdict
 from workers.verify.answer_verifier import AnswerVerifier
@@ -33,14 +34,14 @@ class MathAnswer(AnswerVerifier):
     class Config(AnswerVerifier.Config):
         """Settings of `math_answer`."""
 
-        timeout_seconds: float = Field(default=60.0, gt=0)
+        timeout_seconds: float = Field(default=60.0, gt=0, le=MAX_SECONDS)
         """Longest time for one trajectory; leaves room to start sympy again after an answer that was too large."""
-        step_seconds: int = Field(default=3, gt=0)
+        step_seconds: int = Field(default=3, gt=0, le=MAX_SECONDS)
         """Most processor time of one comparison in sympy, in whole seconds; an answer that takes more is wrong."""
-        decimal_places: int = Field(default=6, ge=0)
+        decimal_places: int = Field(default=6, ge=0, le=100)
         """Decimals may differ from the answer by 10^-`decimal_places`, times the answer where that is below 1. Whole
         numbers and fractions must be equal."""
-        last_characters: int = Field(default=8000, gt=0)
+        last_characters: int = Field(default=8000, gt=0, le=MAX_CHARACTERS)
         """How much of the end of a completion is read."""
 
     config: Config

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from policies.attempt_answer import explicit_answer
+from policies.bounds import MAX_SCORE
 from policies.errors import VerificationError, explain
 from policies.records import Prompt, Trajectory, Verdict
 from workers.verify.answer_verifier import AnswerVerifier
@@ -114,9 +115,9 @@ class NumericMatch(AnswerVerifier):
 
         which: Which = "last"
         """Which number of the answer counts."""
-        absolute_tolerance: float = Field(default=0.0, ge=0)
+        absolute_tolerance: float = Field(default=0.0, ge=0, le=MAX_SCORE)
         """Largest difference that still counts as equal."""
-        relative_tolerance: float = Field(default=0.0, ge=0)
+        relative_tolerance: float = Field(default=0.0, ge=0, le=MAX_SCORE)
         """Largest difference that still counts as equal, as a share of the answer's size."""
 
     config: Config

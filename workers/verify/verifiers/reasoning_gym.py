@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from policies.bounds import MAX_SECONDS
 from policies.errors import VerificationError, explain
 from policies.records import Prompt, Trajectory, Verdict
 from workers.verify.answer_verifier import AnswerVerifier
@@ -28,7 +29,7 @@ class ReasoningGym(AnswerVerifier):
     class Config(AnswerVerifier.Config):
         """Settings of `reasoning_gym`."""
 
-        timeout_seconds: float = Field(default=60.0, gt=0)
+        timeout_seconds: float = Field(default=60.0, gt=0, le=MAX_SECONDS)
         """Longest time for one trajectory. The scorer may take a twentieth of it as processor time; an answer with
         which it takes longer is a 0."""
         tag: str | None = "answer"
