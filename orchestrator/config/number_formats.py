@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.gpu_counts import with_gpu_counts
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.stages import StageSettings
+from workers.gpus import usable_gpus
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _MULTIPLIES_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 """Names that Linux gives to instructions which multiply bfloat16: x86 (`flags`) and Arm (`Features`)."""
 
 
-def with_number_formats(config: RunConfig, *, elsewhere: bool = False) -> RunConfig:
+def with_number_formats(
+    config: RunConfig, *, elsewhere: bool = False, gpus: int | None = None
+) -> RunConfig:
     """Replace every `auto` by the format that is fast on the device which will compute in it.
 
     A group with GPUs, or on another machine, works in bfloat16. On a CPU that has no instructions for it a product of
@@ -24,10 +28,14 @@ def with_number_formats(config: RunConfig, *, elsewhere: bool = False) -> RunCon
     Args:
         config: as it was loaded.
         elsewhere: the run is for another machine, whose processor is not known.
+        gpus: GPUs of this machine; None looks.
     """
-    on_cpu = elsewhere or cpu_multiplies_bf16()
-    sampler = on_cpu or config.rollout.resources.num_gpus > 0
-    trainer = on_cpu or config.training.resources.num_gpus > 0
+    fast = elsewhere or cpu_multiplies_bf16()
+    asked = config
+    if not fast:
+        asked = with_gpu_counts(config, len(usable_gpus()) if gpus is None else gpus)
+    sampler = fast or asked.rollout.resources.gpus > 0
+    trainer = fast or asked.training.resources.gpus > 0
     return _with_formats(
         config, "bfloat16" if sampler else "float32", "bf16" if trainer else "fp32"
     )
