@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.config.number_formats import cpu_multiplies_bf16
+from orchestrator.config.number_formats import BF16_CAPABILITY, cpu_multiplies_bf16
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import ResourceSettings
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.machine import Machine
 from policies.errors import explain
-
-_BF16_CAPABILITY = 8.0
-"""CUDA compute capability (Ampere) from which a GPU computes in bfloat16; vLLM refuses it below."""
 
 
 def plan_dtype(config: RunConfig, plan: Plan, machine: Machine | None) -> None:
@@ -42,13 +39,13 @@ def plan_dtype(config: RunConfig, plan: Plan, machine: Machine | None) -> None:
                 "problem",
             )
         elif device == "gpu" and dtype in ("bfloat16", "bf16") and machine is not None:
-            old = min(machine.gpu_capabilities, default=_BF16_CAPABILITY)
-            if old < _BF16_CAPABILITY:
+            old = min(machine.gpu_capabilities, default=BF16_CAPABILITY)
+            if old < BF16_CAPABILITY:
                 plan.add(
                     "number format",
                     explain(
                         f"a GPU of this machine does not compute in bfloat16: its compute capability is {old:g}, "
-                        f"and {_BF16_CAPABILITY:g} is needed",
+                        f"and {BF16_CAPABILITY:g} is needed",
                         value=dtype,
                         where=where,
                         fix=f"use {remedy}, or a newer GPU",

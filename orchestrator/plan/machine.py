@@ -22,6 +22,12 @@ class Machine:
     gpu_capabilities: tuple[float, ...] = ()
     """CUDA compute capability of each GPU, e.g. 8.0; empty where the driver does not say."""
 
+    @property
+    def capabilities(self) -> tuple[float, ...]:
+        """Of each GPU; 0.0 where the driver does not say."""
+        unknown = len(self.gpu_bytes) - len(self.gpu_capabilities)
+        return (*self.gpu_capabilities, *[0.0] * unknown)
+
 
 def this_machine() -> Machine:
     """Look at the machine that this process runs on, containers' limits included."""

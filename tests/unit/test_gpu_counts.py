@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.assembly import _cluster
 from orchestrator.config.gpu_counts import check_gpus, gpu_problem, left_out, with_gpu_counts
+from orchestrator.config.number_formats import with_number_formats
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.machine import Machine
 from orchestrator.plan.preflight import make_plan
@@ -188,3 +189,19 @@ def test_looking_for_gpus_loads_no_torch() -> None:
 
     code = "import sys, workers.gpus as g; g.usable_gpus(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "formats"),
+    [
+        ((7.5,), ("float16", "fp32")),
+        ((8.0,), ("bfloat16", "bf16")),
+        ((0.0,), ("bfloat16", "bf16")),
+        ((9.0, 7.5), ("float16", "fp32")),
+    ],
+)
+def test_a_newcomer_with_an_old_gpu_gets_formats_that_it_computes_in(
+    tmp_path: Path, capabilities: tuple[float, ...], formats: tuple[str, str]
+) -> None:
+    chosen = with_number_formats(config(tmp_path), capabilities=capabilities)
+    assert (chosen.policy.dtype, chosen.training.precision) == formats
