@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.run_folder import RunFolder
+from policies.folder_names import numbered
 from policies.records import Record
 
 FETCHED = "fetched.json"
@@ -46,7 +47,7 @@ def note_path(folder: RunFolder, kind: Kind, number: int) -> Path:
 def removed(folder: RunFolder, kind: Kind) -> dict[int, Removed]:
     """The notes on what was removed of a run, by number."""
     found = {}
-    for path in sorted(folder.removed.glob(f"{kind}-*.json")):
+    for _, path in numbered(folder.removed, prefix=f"{kind}-", suffix=".json"):
         note = Removed.model_validate(json.loads(path.read_text(encoding="utf-8")))
         found[note.number] = note
     return found
@@ -65,6 +66,8 @@ class LeftInBucket(Record):
     """What a fetch did not bring along. Example: `LeftInBucket(address="s3://b/runs/a", names=("rounds/..",))`."""
 
     address: str
+    run_id: str = ""
+    """Whose copy it is; empty in notes of an older Pawl."""
     names: tuple[str, ...]
     """Files, relative to the run folder."""
 

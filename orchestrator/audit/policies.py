@@ -15,6 +15,7 @@ from orchestrator.removal_notes import removed
 from orchestrator.rounds.phases import Collected, Phase, Published, Trained
 from orchestrator.run_folder import RunFolder
 from policies.component import create
+from policies.folder_names import numbered_folders, shown, strangers
 from policies.records import RoundResult, RoundStatus
 from policies.shards import file_sha256
 from policies.store import MANIFEST, Manifest, PolicyStore, digest_of
@@ -71,7 +72,10 @@ def check_lineage(
 def _manifests(folder: RunFolder, report: Report, absent: frozenset[str]) -> dict[int, Manifest]:
     found: dict[int, Manifest] = {}
     store = PolicyStore(folder.policies)
-    for path in sorted(folder.policies.glob("[0-9]*")):
+    there = numbered_folders(folder.policies)
+    for path in strangers(folder.policies, [path for _, path in there]):
+        report["committed"].notes.append(f"{shown(path)} is not of this run: nothing reads it")
+    for number, path in there:
         text = path / MANIFEST
         if not text.is_file():
             report["committed"].notes.append(f"{path} has no manifest; a resume removes it")
@@ -81,7 +85,6 @@ def _manifests(folder: RunFolder, report: Report, absent: frozenset[str]) -> dic
         except (OSError, ValueError) as error:
             report["files"].expect(False, f"{text} cannot be read: {error}")
             continue
-        number = int(path.name)
         found[number] = manifest
         report["lineage"].expect(manifest.number == number, f"{text} is of {manifest.number}")
         left = {name for name in manifest.files if f"policies/{path.name}/{name}" in absent}

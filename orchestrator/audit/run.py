@@ -33,6 +33,7 @@ from orchestrator.rounds.phases import (
 from orchestrator.run_folder import RunFolder
 from policies.errors import PawlError
 from policies.files import TEMPORARY_SUFFIX
+from policies.folder_names import is_leftover_of_others
 from policies.records import Record, RoundResult
 
 REASON = ".reason.json"
@@ -222,9 +223,14 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def _is_others(path: Path, root: Path) -> bool:
+    return any(is_leftover_of_others(name) for name in path.relative_to(root).parts)
+
+
 def _check_quarantine(folder: RunFolder, check: Check) -> None:
     root = folder.quarantine
     found = [p for p in sorted(root.rglob("*")) if p.is_file()] if root.is_dir() else []
+    found = [p for p in found if not _is_others(p, root)]
     files = [p for p in found if not p.name.endswith(TEMPORARY_SUFFIX)]
     for path in sorted(set(found) - set(files)):
         check.notes.append(f"{path} was left behind; a resume removes it")
