@@ -35,7 +35,9 @@ from orchestrator.plan.sizes import (
     memory_text,
 )
 from orchestrator.plan.solutions import plan_solutions
+from orchestrator.plan.storage import plan_storage
 from orchestrator.plan.template import plan_template
+from orchestrator.plan.tracking import plan_tracking
 from orchestrator.tracking.uri import sqlite_file
 from policies.errors import explain
 
@@ -68,7 +70,7 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     """
     plan = Plan()
     machine = this_machine()
-    config = with_number_formats(config, elsewhere=elsewhere, gpus=len(machine.gpu_bytes))
+    config = with_number_formats(config, elsewhere=elsewhere, capabilities=machine.capabilities)
     if not elsewhere and config.cluster.address is None:
         config = _with_gpus_of(config, plan, len(machine.gpu_bytes))
     if not elsewhere:
@@ -99,6 +101,8 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     _writes(config, plan, run_folder)
     _disk(config, plan, run_folder, model, counts, elsewhere=elsewhere)
     plan_network(config, plan)
+    plan_storage(config, plan, run_folder, elsewhere=elsewhere)
+    plan_tracking(config, plan, elsewhere=elsewhere)
     plan_judges(config, plan, elsewhere=elsewhere)
     return plan
 
