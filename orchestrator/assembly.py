@@ -176,7 +176,7 @@ def _cluster(
 
 
 def _inline_gpus(config: RunConfig) -> int:
-    """How many GPUs the driver may see when it does all the work: one, or none where no group asks for one."""
+    """GPUs that the driver may see when it does all the work: one, or none where no group asks for one."""
     asked = with_gpu_counts(config, min(1, len(usable_gpus())))
     of_groups = (asked.rollout.resources, asked.training.resources, asked.verify.judge_resources)
     return int(any(resources.gpus for resources in of_groups))

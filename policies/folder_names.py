@@ -20,7 +20,7 @@ _TEMPORARY = ".tmp"
 def numbered(
     folder: Path, *, width: int = 4, prefix: str = "", suffix: str = ""
 ) -> list[tuple[int, Path]]:
-    """What is called by a number, as `prefix`, the number in at least `width` digits, `suffix`; sorted by number.
+    """Paths that are called by a number, as `prefix`, the number in at least `width` digits, `suffix`; sorted by number.
 
     Example: of `0001`, `0002`, `00003`, `0001.bak`, `.DS_Store` the first two. Empty where there is no such folder.
     """
@@ -39,7 +39,7 @@ def numbered_folders(folder: Path, *, width: int = 4) -> list[tuple[int, Path]]:
 
 
 def strangers(folder: Path, own: Collection[Path]) -> list[Path]:
-    """What lies in `folder` besides `own`, but for temporaries of ours, which a resume removes."""
+    """Paths in `folder` besides `own`, but for temporaries of ours, which a resume removes."""
     known = {path.name for path in own}
     return [
         folder / name
@@ -49,7 +49,7 @@ def strangers(folder: Path, own: Collection[Path]) -> list[Path]:
 
 
 def is_leftover_of_others(name: str) -> bool:
-    """Whether a file of this name was left by a system, an editor or a copy, whatever is in it."""
+    """Tell a file that was left by a system, an editor or a copy by its name, whatever is in it."""
     if name.startswith(".") and name.endswith(_TEMPORARY):
         return False  # ours: it waits for a resume
     return _BACKUP.fullmatch(name) is not None or not _is_text(name)

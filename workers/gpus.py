@@ -65,7 +65,7 @@ def showing_at_most(count: int) -> Iterator[None]:
 
 
 def visible_gpus() -> int:
-    """How many GPUs torch sees in this process; loads torch."""
+    """Number of GPUs that torch sees in this process; loads torch."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

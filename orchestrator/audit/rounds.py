@@ -228,7 +228,7 @@ def _indices(folder: RoundFolder) -> set[int]:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a file of a round was left by others: by its name, or as a shard that the run would call otherwise."""
+    """Tell a file of a round that was left by others: by its name, or as a shard that the run would call otherwise."""
     if is_leftover_of_others(path.name):
         return True
     name = path.name.removesuffix(".json")

@@ -120,7 +120,7 @@ def _wanted(engine: object) -> int:
 
 
 def _share(workers: int, left: float) -> float:
-    """What each of `workers` gets of `left` GPUs, so that on every GPU whole shares lie beside each other."""
+    """The part of `left` GPUs that each of `workers` gets, so that on every GPU whole shares lie beside each other."""
     if left <= 0:
         return 0.0
     if left < 1:

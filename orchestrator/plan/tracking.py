@@ -76,7 +76,7 @@ def _ask_server(uri: str, experiment: str, timeout: float) -> None:
         raise problem
     own = found.get("experiment")
     if not isinstance(own, dict):
-        raise told_of_status(404, uri) or AssertionError
+        raise TrackingAnswered(str(told_of_status(404, uri)))  # a page, but not MLflow's
     if own.get("lifecycle_stage") == "deleted":
         raise deleted(uri, experiment, str(own.get("experiment_id")))
 
@@ -100,7 +100,7 @@ def _get(uri: str, experiment: str, timeout: float) -> tuple[int, str]:
 
 
 def _credentials(parts: urllib.parse.SplitResult) -> dict[str, str]:
-    """What MLflow's client sends, in its order."""
+    """The header that MLflow's client sends: its variables in its order."""
     name = parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME")
     password = parts.password or os.environ.get("MLFLOW_TRACKING_PASSWORD")
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")

@@ -156,7 +156,7 @@ class Mirror:
         return _Snapshot(tuple(data + markers + moving), journal)
 
     def _is_there(self, name: str, path: Path, size: int) -> bool:
-        """Whether the bucket has this very file: the size alone says nothing."""
+        """Say if the bucket has this very file: the size alone says nothing."""
         known = self._known.get(name)
         if known is None or known[0] != size:
             return False
@@ -287,7 +287,7 @@ class Mirror:
 
 
 def is_behind(settings: StorageSettings, folder: RunFolder) -> bool:
-    """Whether the bucket lacks something of a run that has ended: the journal is what is written there last.
+    """Say if the bucket lacks something of a run that has ended: the journal is what is written there last.
 
     Raises:
         StorageError: the bucket does not answer.

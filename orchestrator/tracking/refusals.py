@@ -146,7 +146,7 @@ def deleted(uri: str, experiment: str, experiment_id: str) -> TrackingAnswered:
 
 
 def schema_problem(path: Path, revision: str) -> str:
-    """What `store_problem` says of a store whose tables MLflow itself refused."""
+    """The words of `store_problem` for a store whose tables MLflow itself refused."""
     state: State = "older" if revision in revisions()[0] else "newer"
     return str(store_problem(path, Store(state, revision, empty=False)))
 
