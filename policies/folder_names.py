@@ -20,7 +20,7 @@ _TEMPORARY = ".tmp"
 def numbered(
     folder: Path, *, width: int = 4, prefix: str = "", suffix: str = ""
 ) -> list[tuple[int, Path]]:
-    """Paths that are called by a number, as `prefix`, the number in at least `width` digits, `suffix`; sorted by number.
+    """Paths that are called `prefix`, a number in at least `width` digits, `suffix`; sorted by number.
 
     Example: of `0001`, `0002`, `00003`, `0001.bak`, `.DS_Store` the first two. Empty where there is no such folder.
     """

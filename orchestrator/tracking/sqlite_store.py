@@ -86,10 +86,10 @@ def look(path: Path) -> Store:
 
 
 def _state(revision: str) -> State:
-    known, head = revisions()
+    known, head = revisions()  # no head: MLflow itself will say
     if not revision:
         return "half made"
-    if not known or revision == head:
+    if not head or revision == head:
         return "whole"
     return "older" if revision in known else "newer"
 
