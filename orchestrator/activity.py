@@ -193,6 +193,9 @@ class WatchedCluster:
         self.inner = inner
         self._watch = watch
 
+    def gpus(self) -> float:
+        return self.inner.gpus()
+
     def start_group(
         self,
         name: str,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from orchestrator.activity import Watch, WatchedCluster
+from orchestrator.config.gpu_counts import with_gpu_counts
 from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind, EventLog
 from orchestrator.file_sharing import models_of, run_files
@@ -31,6 +32,7 @@ from policies.errors import ConfigurationError, explain
 from policies.records import Prompt
 from policies.store import PolicyStore
 from workers.cluster import Cluster
+from workers.gpus import usable_gpus
 from workers.inline import InlineCluster
 from workers.run_files import RunFiles
 
@@ -179,7 +181,7 @@ def _cluster(
     shared: RunFiles | None,
 ) -> Cluster:
     if config.cluster.backend == "inline":
-        return InlineCluster()
+        return InlineCluster(gpus=_inline_gpus(config))
     from workers.pool import RayCluster
 
     asked = config.cluster
@@ -196,6 +198,13 @@ def _cluster(
         files=shared,
         on_warning=events.warn,
     )
+
+
+def _inline_gpus(config: RunConfig) -> int:
+    """GPUs that the driver may see when it does all the work: one, or none where no group asks for one."""
+    asked = with_gpu_counts(config, min(1, len(usable_gpus())))
+    of_groups = (asked.rollout.resources, asked.training.resources, asked.verify.judge_resources)
+    return int(any(resources.gpus for resources in of_groups))
 
 
 def named_secrets(config: RunConfig) -> set[str]:

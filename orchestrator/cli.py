@@ -128,10 +128,12 @@ def plan(
     from orchestrator.config.files import load_config, resolve_tracking
     from orchestrator.plan.preflight import make_plan
     from orchestrator.run_naming import new_run_folder
+    from orchestrator.storage.owner import taken_names
     from orchestrator.views.display import plain_text
 
     resolved = resolve_tracking(load_config(config, overrides or ()).config, Path.cwd())
-    folder = new_run_folder(runs_dir, name, resolved.tracking.experiment)
+    taken = [] if elsewhere or name is not None else taken_names(resolved.storage)
+    folder = new_run_folder(runs_dir, name, resolved.tracking.experiment, taken=taken)
     made = make_plan(resolved, run_folder=folder.path, elsewhere=elsewhere)
     if as_json:
         say_json(made.to_json())

@@ -13,6 +13,7 @@ from orchestrator.rounds.phases import Phase, Trained
 from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
 from policies.errors import StorageError, explain
+from policies.folder_names import numbered_folders
 from policies.store import PolicyStore
 
 _GB = 10**9
@@ -102,7 +103,7 @@ def bytes_of_checkpoints(
 
 def weights_bytes(folder: RunFolder) -> int:
     """Size of the newest published policy, or of the model that the run started from."""
-    published = sorted(int(p.name) for p in folder.policies.glob("[0-9]*"))
+    published = [number for number, _ in numbered_folders(folder.policies)]
     if not published:
         return 0
     newest = published[-1]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -30,12 +31,19 @@ from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_identity import SCHEMA_VERSION, RunIdentity, read_identity, write_identity
 from orchestrator.stopping import StopRequest, listening
+from orchestrator.storage.owner import check_place
 from orchestrator.tracking.mlflow_client import make_tracker
 from orchestrator.tracking.spool import TrackedRun
 from orchestrator.tracking.tags import tracked_run, versions
 from orchestrator.tracking.tracker import Tracker
 from policies import files
-from policies.errors import ConfigurationError, PawlError, ResumeError, explain
+from policies.errors import (
+    ConfigurationError,
+    LeaseError,
+    PawlError,
+    ResumeError,
+    explain,
+)
 from policies.records import Record, RoundResult
 
 logger = logging.getLogger(__name__)
@@ -50,24 +58,37 @@ class RunSummary(Record):
 
 @private_files()
 def run_experiment(
-    config: RunConfig, folder: RunFolder, *, source: str, observers: Sequence[Observer] = ()
+    config: RunConfig,
+    folder: RunFolder,
+    *,
+    source: str,
+    observers: Sequence[Observer] = (),
+    or_resume: bool = False,
 ) -> RunSummary:
     """Start a new run in `folder` and drive it to its end.
 
+    Args:
+        config: of the run.
+        folder: where it is written.
+        source: the config as it was given.
+        observers: told of each event.
+        or_resume: another process that begins the same run now is a reason to try again later, not a wrong name.
+
     Raises:
-        ConfigurationError: the folder holds a run already.
+        ConfigurationError: the folder holds a run already, or its place in the bucket belongs to another.
         PawlError: the run failed; what finished stays and can be resumed.
         InterruptedRun: it was asked to stop.
     """
     check_floors()
     config = with_number_formats(config)
     _check_new(folder)
+    check_place(config.storage, folder)
     with leaving_nothing(folder) as start:
         files.make_directory(folder.path)
-        with claim(folder) as lease:
+        with _first_claim(folder, or_resume=or_resume) as lease:
             start.fence = lease.fence
             with lease.fence.holding():
-                _check_new(folder)  # another start of the same name may have been here in between
+                _check_new(folder)  # another process may have begun and ended it since
                 _describe(config, folder, source)
             return _drive(config, folder, observers, lease, resumed=False)
 
@@ -82,6 +103,30 @@ def _check_new(folder: RunFolder) -> None:
                 fix=f"choose another name, or go on with `pawl resume {folder.path}`",
             )
         )
+
+
+@contextmanager
+def _first_claim(folder: RunFolder, *, or_resume: bool) -> Iterator[Lease]:
+    """The claim on a run that begins.
+
+    Raises:
+        ConfigurationError: another process begins a run of this name now: the name is taken.
+    """
+    with ExitStack() as stack:
+        try:
+            lease = stack.enter_context(claim(folder))
+        except LeaseError as error:
+            if or_resume:
+                raise
+            raise ConfigurationError(
+                explain(
+                    f"another process is starting a run of this name: {str(error).partition(' Fix: ')[0]}",
+                    value=str(folder.path),
+                    where="--name",
+                    fix="choose another name, or leave --name out, which takes the next free one",
+                )
+            ) from error
+        yield lease
 
 
 def _describe(config: RunConfig, folder: RunFolder, source: str) -> None:

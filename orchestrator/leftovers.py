@@ -6,6 +6,7 @@ from pathlib import Path
 
 from orchestrator.run_folder import RoundFolder, RunFolder
 from policies import files
+from policies.folder_names import numbered_folders
 
 
 def remove_attempts(folder: RoundFolder) -> None:
@@ -27,7 +28,7 @@ def remove_leftovers(folder: RunFolder, next_round: int) -> None:
         if top.is_dir():
             files.remove_temporaries(top)
     recent = [folder.round(i).path for i in (next_round - 1, next_round) if i >= 0]
-    recent += [p for p in sorted(folder.policies.glob("[0-9]*")) if p.is_dir()]
+    recent += [path for _, path in numbered_folders(folder.policies)]
     for path in [*recent, folder.quarantine]:  # it has the run's own folders inside
         _remove_temporaries_below(path)
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 from orchestrator.run_folder import RunFolder
 from policies import files
 from policies.errors import CorruptStateError, explain
+from policies.folder_names import numbered
 from policies.records import Record
 from policies.seals import read_sealed, with_seal
 
@@ -52,10 +53,9 @@ def note_path(folder: RunFolder, kind: Kind, number: int) -> Path:
 def removed(folder: RunFolder, kind: Kind) -> dict[int, Removed]:
     """The notes on what was removed of a run, by number."""
     found = {}
-    for path in sorted(folder.removed.glob(f"{kind}-[0-9]*.json")):
-        if path.stem.removeprefix(f"{kind}-").isdecimal():
-            note = _read(path, Removed)
-            found[note.number] = note
+    for _, path in numbered(folder.removed, prefix=f"{kind}-", suffix=".json"):
+        note = _read(path, Removed)
+        found[note.number] = note
     return found
 
 
@@ -88,6 +88,8 @@ class LeftInBucket(Record):
     """What a fetch did not bring along. Example: `LeftInBucket(address="s3://b/runs/a", names=("rounds/..",))`."""
 
     address: str
+    run_id: str = ""
+    """Whose copy it is; empty in notes of an older Pawl."""
     names: tuple[str, ...]
     """Files, relative to the run folder."""
     seal: str = ""

@@ -20,6 +20,7 @@ from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder, ShardKind
 from policies import files
 from policies.component import create
+from policies.folder_names import numbered_folders
 from policies.records import RoundResult
 from policies.reference import ReferenceSchedule
 from policies.shards import marker_path
@@ -110,7 +111,7 @@ def _unwanted(
     keep = config.retention.policies
     if keep != "all":
         needed = needed_policies(config, results)
-        there = sorted(int(p.name) for p in folder.policies.glob("[0-9]*"))
+        there = [number for number, _ in numbered_folders(folder.policies)]
         old = [number for number in there if number <= finished[-1]]
         if isinstance(keep, int):
             needed |= set(old[-keep:])

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from policies.errors import CorruptStateError, RunNotFoundError
+from policies.folder_names import numbered, numbered_folders
 from policies.seals import read_sealed
 
 ShardKind = Literal[
@@ -73,7 +74,8 @@ class RoundFolder:
 
     def measurements(self) -> list[RoundFolder]:
         """The held-out measurement of the round, and what else was measured in it."""
-        others = [p for kind in ("again-*", "final", "test") for p in sorted(self.path.glob(kind))]
+        others = [path for _, path in numbered(self.path, prefix="again-")]
+        others += [self.path / name for name in ("final", "test")]
         return [self.evaluation, *(RoundFolder(p) for p in others if p.is_dir())]
 
     @property
@@ -119,11 +121,15 @@ class RoundFolder:
 
     def prompt_shards(self) -> list[Path]:
         """Prompt files of the shards that were drawn."""
-        names = {p.name.removesuffix(".json") for p in (self.path / "prompts").glob("shard-*")}
-        return [self.path / "prompts" / name for name in sorted(names)]
+        return [self.shard(index).prompts for index in self.indices("prompts")]
 
     def shards(self, kind: ShardKind) -> list[Path]:
-        return sorted((self.path / kind).glob("shard-*.parquet"))
+        return [path for _, path in _shards(self.path / kind, "")]
+
+    def indices(self, kind: str) -> list[int]:
+        """The shards of which a file of some kind, or its marker, is there."""
+        folder = self.path / kind
+        return sorted({index for end in ("", ".json") for index, _ in _shards(folder, end)})
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,11 @@ class RunFolder:
         return RoundFolder(self.path / "rounds" / f"{index:04d}")
 
     def rounds(self) -> list[int]:
-        return sorted(int(p.name) for p in (self.path / "rounds").glob("[0-9]*"))
+        return [index for index, _ in numbered_folders(self.path / "rounds")]
+
+
+def _shards(folder: Path, end: str) -> list[tuple[int, Path]]:
+    return numbered(folder, prefix="shard-", suffix=f".parquet{end}")
 
 
 def open_run(path: Path) -> RunFolder:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.run_folder import RunFolder
+from policies import files
 from policies.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,15 +23,23 @@ _FIRST_FILES = re.compile(r"config\.json|config\.source\.yaml|driver\.json|epoch
 _NUM_SHOWN = 5
 
 
-def new_run_folder(runs_dir: Path, name: str | None, experiment: str) -> RunFolder:
-    """Choose the folder of a new run; nothing is created.
+def new_run_folder(
+    runs_dir: Path, name: str | None, experiment: str, *, taken: Collection[str] = ()
+) -> RunFolder:
+    """Choose the folder of a new run; nothing is created (`take` does that).
+
+    Args:
+        runs_dir: folder of all runs.
+        name: that was given; None takes `<experiment>-<number>`.
+        experiment: of the config.
+        taken: names that an automatic one leaves free besides those in `runs_dir`: of copies in a bucket.
 
     Raises:
         ConfigurationError: the name or place cannot be used, or the folder exists already.
     """
     _check_place(runs_dir)
     if name is None:
-        return RunFolder(_next_free(runs_dir.absolute(), _safe(experiment)))
+        return RunFolder(_next_free(runs_dir.absolute(), _safe(experiment), taken))
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
             f"a run cannot be called {name!r}. Set by: --name. Fix: letters, digits, '-', '_' and "
@@ -35,11 +47,48 @@ def new_run_folder(runs_dir: Path, name: str | None, experiment: str) -> RunFold
         )
     path = runs_dir.absolute() / name
     if (path.exists() or path.is_symlink()) and not _is_cut_off_start(path):
-        raise ConfigurationError(
-            f"{path} exists already. Set by: --name. Fix: choose another name, or go on with "
-            f"`pawl resume {path}`"
-        )
+        raise ConfigurationError(_exists_already(path))
     return RunFolder(path)
+
+
+def take(folder: RunFolder, *, automatic: bool) -> RunFolder:
+    """Create the folder of a new run, so that no other run that starts now gets it.
+
+    Args:
+        folder: the one that was chosen.
+        automatic: its name was not given: where another run was faster, the next free number is taken.
+
+    Raises:
+        ConfigurationError: another run has taken the name that was given.
+    """
+    path = folder.path
+    files.make_directory(path.parent)
+    while True:
+        with files.storage(path):
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                if not automatic and not _is_cut_off_start(path):
+                    raise ConfigurationError(_exists_already(path)) from None
+            else:
+                return RunFolder(path)
+        if not automatic:
+            return folder  # a start that was cut off, or goes on now: the claim on the run decides
+        stem, _, number = path.name.rpartition("-")
+        path = path.with_name(f"{stem}-{int(number) + 1}")
+
+
+def give_back(folder: RunFolder) -> None:
+    """Remove the folder of a run that was refused before anything was written into it."""
+    with contextlib.suppress(OSError):
+        os.rmdir(folder.path)
+
+
+def _exists_already(path: Path) -> str:
+    return (
+        f"{path} exists already. Set by: --name. Fix: choose another name, or go on with "
+        f"`pawl resume {path}`"
+    )
 
 
 def same_run(runs_dir: Path, name: str, config: RunConfig) -> RunFolder | None:
@@ -48,24 +97,38 @@ def same_run(runs_dir: Path, name: str, config: RunConfig) -> RunFolder | None:
     Raises:
         ConfigurationError: there is one, with another config; the keys that differ are named.
     """
-    from orchestrator.config.number_formats import with_formats_of
-    from orchestrator.config.resolved import sealed
     from orchestrator.run_reader import read_config_tree
 
     _check_place(runs_dir)
     folder = RunFolder((runs_dir / name).absolute())
     if not _NAME.fullmatch(name) or not folder.identity.is_file():
         return None
-    recorded = read_config_tree(folder)
+    check_same_config(read_config_tree(folder), config, str(folder.path))
+    return folder
+
+
+def check_same_config(recorded: Any, config: RunConfig, where: str) -> None:
+    """Refuse to go on with a run that was begun with another config.
+
+    Args:
+        recorded: the config of the run, as its folder or copy has it.
+        config: the one that was given now.
+        where: the run's folder, or its place in a bucket.
+
+    Raises:
+        ConfigurationError: they differ; the keys are named.
+    """
+    from orchestrator.config.number_formats import with_formats_of
+    from orchestrator.config.resolved import sealed
+
     differ = _differences(recorded, sealed(with_formats_of(config, recorded)))
     if differ:
         shown = "; ".join(differ[:_NUM_SHOWN])
         more = f"; and {len(differ) - _NUM_SHOWN} more" if len(differ) > _NUM_SHOWN else ""
         raise ConfigurationError(
-            f"{folder.path} is a run of another config: {shown}{more}. Set by: the config, its overrides and "
+            f"{where} is a run of another config: {shown}{more}. Set by: the config, its overrides and "
             "--or-resume. Fix: undo the change, or give another --name"
         )
-    return folder
 
 
 def _differences(before: Any, now: Any, at: str = "") -> list[str]:
@@ -123,14 +186,15 @@ def _safe(experiment: str) -> str:
     return _UNSAFE.sub("-", experiment).strip("-.")[:100] or "run"
 
 
-def _next_free(runs_dir: Path, stem: str) -> Path:
-    pattern = re.compile(rf"{re.escape(stem)}-(\d+)")
+def _next_free(runs_dir: Path, stem: str, taken: Collection[str]) -> Path:
+    pattern = re.compile(rf"{re.escape(stem)}-([0-9]{{1,15}})")
     try:
-        found = [pattern.fullmatch(p.name) for p in runs_dir.iterdir()]
+        names = [p.name for p in runs_dir.iterdir()]
     except FileNotFoundError:
-        found = []
+        names = []
     except OSError as error:
         raise ConfigurationError(
             f"{runs_dir} cannot be read ({error.strerror}). Set by: --runs-dir. Fix: choose another folder"
         ) from None
+    found = [pattern.fullmatch(name) for name in (*names, *taken)]
     return runs_dir / f"{stem}-{max((int(m[1]) for m in found if m), default=0) + 1}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from orchestrator.config.gpu_counts import check_gpus, with_gpu_counts
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import ResourceSettings
 from orchestrator.file_sharing import judge_files, policy_files
@@ -50,7 +51,7 @@ class _Starter:
             size=size,
             resources=Resources(
                 num_cpus=asked.num_cpus,
-                num_gpus=asked.num_gpus,
+                num_gpus=asked.gpus,
                 custom=asked.custom,
                 labels=asked.labels,
                 placement=asked.placement,
@@ -77,6 +78,9 @@ def start_groups(
     Samplers begin with the version that serves after `results` (version 0 before them), judges with those due then.
     Samplers of a later driver of the run (`epoch`) draw other random numbers than those of an earlier one.
     """
+    if config.cluster.backend == "ray":
+        check_gpus(config, cluster.gpus())
+    config = with_gpu_counts(config, cluster.gpus())
     policy = store.get(results[-1].after if results else 0)
     starter = _Starter(cluster, config.cluster.start_timeout_seconds)
     chat = config.rollout.chat(template_date(folder))

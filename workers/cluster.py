@@ -128,6 +128,10 @@ class Group(Protocol):
 class Cluster(Protocol):
     """Starts groups, waits for calls. Every wait has a timeout and a message that names it."""
 
+    def gpus(self) -> float:
+        """GPUs that its workers can be given, all groups together."""
+        ...
+
     def start_group(
         self,
         name: str,

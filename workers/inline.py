@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from policies.errors import PawlError
 from workers.alive import reporting
 from workers.cluster import NO_FILES, Call, Files, Group, Resources, arguments_of
+from workers.gpus import showing_at_most
 
 
 @dataclass(eq=False)
@@ -76,8 +78,19 @@ class InlineGroup:
 class InlineCluster:
     """No processes, no parallelism, the same contract as the Ray cluster."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gpus: int = 0) -> None:
+        """Let this process see one GPU, or none, until the cluster is closed.
+
+        Args:
+            gpus: that this process may use; of several it takes the first, because one of its workers trains.
+        """
         self._groups: list[InlineGroup] = []
+        self._gpus = min(1, gpus)
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(showing_at_most(self._gpus))
+
+    def gpus(self) -> float:
+        return self._gpus
 
     def start_group(
         self,
@@ -113,3 +126,4 @@ class InlineCluster:
         for group in self._groups:
             group.close()
         self._groups.clear()
+        self._open.close()

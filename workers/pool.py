@@ -21,6 +21,7 @@ from policies.errors import (
     explain,
 )
 from workers.cluster import NO_FILES, Call, Files, Group, Resources
+from workers.gpus import usable_gpus
 from workers.ray_failures import translate
 from workers.ray_group import RayCall, RayGroup, Slot
 from workers.ray_host import Dock, Host, start_server
@@ -85,6 +86,14 @@ class RayCluster:
     def gcs_address(self) -> str:
         """`host:port` of the cluster's control plane."""
         return self._session.gcs_address
+
+    def gpus(self) -> float:
+        """GPUs of all nodes; none where the run is on this machine and its torch is built for CPUs only."""
+        import ray
+
+        if self._session.started_here and not usable_gpus():
+            return 0.0
+        return float(ray.cluster_resources().get("GPU", 0.0))
 
     def start_group(
         self,

@@ -21,6 +21,7 @@ from workers.alive import reporting
 from workers.cluster import NO_FILES, Files
 from workers.ferry import Ferry
 from workers.ferry_server import FileServer
+from workers.gpus import show_only
 from workers.ray_failures import Place, translate
 from workers.run_files import RunFiles
 from workers.worker_environment import scrub
@@ -43,6 +44,7 @@ class Host:
         files: Files = NO_FILES,
     ) -> None:
         scrub(os.environ, keep=keep)  # Ray has read its token by now
+        show_only(_assigned_gpus())
         self._factory = factory
         self._kwargs = kwargs
         self._files = files
@@ -109,6 +111,13 @@ class Host:
             return
         with self._ferry.crossing(report, files):
             yield
+
+
+def _assigned_gpus() -> list[str]:
+    """The GPUs that Ray gave to this actor. To one that asked for none it says nothing, which would show it all."""
+    import ray
+
+    return [str(gpu) for gpu in ray.get_runtime_context().get_accelerator_ids().get("GPU", [])]
 
 
 class _ServerHost(FileServer):

@@ -17,6 +17,7 @@ from orchestrator.rounds.update_files import read_update_files
 from orchestrator.run_folder import RunFolder
 from policies.component import create
 from policies.errors import CorruptPolicyError, CorruptStateError
+from policies.folder_names import numbered_folders
 from policies.records import RoundResult, RoundStatus
 from policies.shards import file_sha256
 from policies.store import MANIFEST, Manifest, PolicyStore, read_manifest
@@ -105,10 +106,9 @@ def _check_initial(
 def _manifests(folder: RunFolder, report: Report, absent: frozenset[str]) -> dict[int, Manifest]:
     found: dict[int, Manifest] = {}
     store = PolicyStore(folder.policies)
-    for path in sorted(folder.policies.glob("[0-9]*")):
-        if not (path.name.isdecimal() and path.is_dir()):
-            continue  # nobody's: told with the foreign files
-        number = int(path.name)
+    for number, path in numbered_folders(
+        folder.policies
+    ):  # what else lies there is told with the foreign files
         try:
             manifest = read_manifest(path, number)
         except CorruptPolicyError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +14,7 @@ from orchestrator.journal import JournalEntry
 from orchestrator.rounds.phases import Collected, Drawn, Evaluated, Phase, Remeasured
 from orchestrator.rounds.source_counts import count_sources
 from orchestrator.run_folder import RoundFolder
+from policies.folder_names import is_leftover_of_others, numbered, shown
 from policies.records import Record, RoundResult
 from policies.shards import marker_path
 from policies.store import Manifest
@@ -209,7 +209,9 @@ class RoundAudit:
         for path in _files(self.folder.path):
             inside = path.relative_to(self.folder.path).parts
             if "attempts" in inside or path.name.endswith(".tmp"):
-                check.notes.append(f"{path} was left behind; a resume removes it")
+                check.notes.append(f"{shown(path)} was left behind; a resume removes it")
+            elif _is_foreign(path):
+                check.notes.append(f"{shown(path)} is not of this run: nothing reads it")
             elif path.suffix == ".parquet":
                 check.expect(marker_path(path).is_file(), f"{path} has no marker")
             elif path.name.endswith(".parquet.json"):
@@ -222,10 +224,20 @@ class RoundAudit:
 
 def _indices(folder: RoundFolder) -> set[int]:
     """Shards of which any file is there."""
-    paths = [p for kind in KINDS for p in (folder.path / kind).glob("shard-*.parquet*")]
-    paths += (folder.path / "prompts").glob("shard-*.parquet*")
-    found = (re.fullmatch(r"shard-(\d+)\.parquet(\.json)?", p.name) for p in paths)
-    return {int(match[1]) for match in found if match}
+    return {index for kind in (*KINDS, "prompts") for index in folder.indices(kind)}
+
+
+def _is_foreign(path: Path) -> bool:
+    """Tell a file of a round that was left by others: by its name, or as a shard that the run would call otherwise."""
+    if is_leftover_of_others(path.name):
+        return True
+    name = path.name.removesuffix(".json")
+    own = {
+        p.name
+        for end in ("", ".json")
+        for _, p in numbered(path.parent, prefix="shard-", suffix=f".parquet{end}")
+    }
+    return name.endswith(".parquet") and name != "prompts.parquet" and path.name not in own
 
 
 def _files(root: Path) -> Iterator[Path]:

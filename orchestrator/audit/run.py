@@ -36,6 +36,7 @@ from orchestrator.rounds.phases import (
 from orchestrator.run_folder import RunFolder
 from policies.errors import CorruptStateError
 from policies.files import TEMPORARY_SUFFIX
+from policies.folder_names import is_leftover_of_others
 from policies.records import Record, RoundResult
 from policies.seals import read_sealed
 from policies.shards import file_sha256, marker_path
@@ -201,9 +202,14 @@ def _check_order(folder: RunFolder, entries: list[JournalEntry], check: Check) -
         last = max(last, place)
 
 
+def _is_others(path: Path, root: Path) -> bool:
+    return any(is_leftover_of_others(name) for name in path.relative_to(root).parts)
+
+
 def _check_quarantine(folder: RunFolder, check: Check) -> None:
     root = folder.quarantine
     found = [p for p in sorted(root.rglob("*")) if p.is_file()] if root.is_dir() else []
+    found = [p for p in found if not _is_others(p, root)]
     files = [p for p in found if not p.name.endswith(TEMPORARY_SUFFIX)]
     for path in sorted(set(found) - set(files)):
         check.notes.append(f"{path} was left behind; a resume removes it")

@@ -19,7 +19,7 @@ from orchestrator.commands.output import (
     say,
     show_rounds,
 )
-from policies.errors import REFUSED, ConfigurationError, PawlError
+from policies.errors import REFUSED, TEMPORARY, ConfigurationError, PawlError
 
 if TYPE_CHECKING:
     from orchestrator.config.run_config import RunConfig
@@ -81,31 +81,54 @@ def run(
     from orchestrator.config.files import load_config, resolve_tracking
     from orchestrator.plan.lines import refuse_what_cannot_run
     from orchestrator.plan.preflight import make_plan
-    from orchestrator.run_naming import new_run_folder, same_run
+    from orchestrator.run_naming import give_back, new_run_folder, same_run, take
+    from orchestrator.storage.owner import taken_names
 
     loaded = load_config(config, overrides or ())
     resolved = resolve_tracking(loaded.config, Path.cwd())
     if or_resume and name is not None:
-        known = same_run(runs_dir, name, resolved)
+        known = same_run(runs_dir, name, resolved) or _fetched(resolved, runs_dir, name)
         if known is not None:
             _resume(known)
             return
-    folder = new_run_folder(runs_dir, name, resolved.tracking.experiment)
+    experiment = resolved.tracking.experiment
+    taken = taken_names(resolved.storage) if name is None else []
+    folder = new_run_folder(runs_dir, name, experiment, taken=taken)
     plan = make_plan(resolved, run_folder=folder.path)
     refuse_what_cannot_run(plan)
     for line in plan.of("warning"):
         complain(f"warning: {line.what}: {line.found}")
+    folder = take(folder, automatic=name is None)
     say(f"run folder: {folder.path}")
-    _drive(folder, _starter(resolved, folder, loaded.source))
+    try:
+        _drive(folder, _starter(resolved, folder, loaded.source, or_resume=or_resume))
+    except BaseException:
+        give_back(folder)  # does nothing where there is something in it
+        raise
+
+
+def _fetched(config: RunConfig, runs_dir: Path, name: str) -> RunFolder | None:
+    """The run called `name`, brought here from the bucket that the config names; None when it is not there."""
+    from functools import partial
+
+    from orchestrator.run_naming import check_same_config, same_run
+    from orchestrator.storage.fetch import fetch_same_run
+
+    place = f"{config.storage.url}/{name}"
+    check = partial(check_same_config, config=config, where=place)
+    found = fetch_same_run(config.storage, runs_dir, name, check=check, say=say)
+    return same_run(runs_dir, name, config) if found else None
 
 
 def _starter(
-    config: RunConfig, folder: RunFolder, source: str
+    config: RunConfig, folder: RunFolder, source: str, *, or_resume: bool
 ) -> Callable[[list[Any]], RunSummary]:
     def start(observers: list[Any]) -> RunSummary:
         from orchestrator.launch import run_experiment
 
-        return run_experiment(config, folder, source=source, observers=observers)
+        return run_experiment(
+            config, folder, source=source, observers=observers, or_resume=or_resume
+        )
 
     return start
 
@@ -129,18 +152,26 @@ def resume(
         open_run(run_dir)
         _supervise(["resume", str(run_dir)], max_restarts, restart_wait)
         return
-    _resume(open_run(run_dir))
+    unsent = _resume(open_run(run_dir))
+    if unsent:
+        raise typer.Exit(TEMPORARY)
 
 
-def _resume(folder: RunFolder) -> None:
+def _resume(folder: RunFolder) -> bool:
+    """Go on with a run, or send what a finished one left unsent; says whether something of that is still left."""
     from orchestrator.views.run_state import read_config, results_of, run_status
 
     planned = read_config(folder).get("rounds")
     done = results_of(folder)
     if run_status(folder)["state"] == "finished" and done and done[-1].round == planned:
+        from orchestrator.unsent import send_unsent
+
         say(f"{folder.path} has finished all its rounds: there is nothing to resume")
+        sent = send_unsent(folder, on_warning=complain)
+        for line in sent.lines(folder):
+            (complain if sent.problems else say)(line)
         show_rounds(folder)
-        return
+        return bool(sent.problems)
 
     def start(observers: list[Any]) -> RunSummary:
         from orchestrator.launch import resume_experiment
@@ -148,6 +179,7 @@ def _resume(folder: RunFolder) -> None:
         return resume_experiment(folder, observers)
 
     _drive(folder, start)
+    return False
 
 
 def _supervise(arguments: list[str], max_restarts: int, restart_wait: float) -> None:

@@ -38,6 +38,12 @@ def problems(config: RunConfig) -> Iterator[str]:
             f"training.workers is {config.training.workers}, but cluster.backend inline runs one worker after the "
             "other: they would wait for each other. Fix: set training.workers to 1, or cluster.backend to ray"
         )
+    if (several := config.training.resources.gpus) > 1:
+        more = f" and training.workers={several:g}" if config.cluster.backend == "ray" else ""
+        yield (
+            f"training.resources.num_gpus is {several:g}, but a training process works with one GPU. Fix: set "
+            f"training.resources.num_gpus=1{more}"
+        )
     try:
         stages = config.resolved_stages
     except ValueError as error:

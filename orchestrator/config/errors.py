@@ -12,7 +12,7 @@ import re
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -287,7 +287,7 @@ def _booleans_in(
     family = next((m.family for m in metadata if isinstance(m, FamilyField)), None)
     if isinstance(raw, bool):
         numeric = any(_strip(o) in (int, float) for o in options)
-        literal = any(get_origin(o) is Literal for o in options)
+        literal = any(isinstance(a, bool) for o in options for a in get_args(o))
         if numeric and not literal and not any(_strip(o) in (bool, Any) for o in options):
             yield Problem(
                 path, "must be a number, not true or false", value=raw, fix="write a number"

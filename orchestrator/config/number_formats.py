@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.gpu_counts import with_gpu_counts
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.stages import StageSettings
+from workers.gpus import usable_gpus
 
+BF16_CAPABILITY = 8.0
+"""CUDA compute capability (Ampere) from which a GPU computes in bfloat16; vLLM refuses it below."""
 _CPU_INFO = Path("/proc/cpuinfo")
 _MULTIPLIES_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 """Names that Linux gives to instructions which multiply bfloat16: x86 (`flags`) and Arm (`Features`)."""
 
 
-def with_number_formats(config: RunConfig, *, elsewhere: bool = False) -> RunConfig:
+def with_number_formats(
+    config: RunConfig, *, elsewhere: bool = False, capabilities: Sequence[float] | None = None
+) -> RunConfig:
     """Replace every `auto` by the format that is fast on the device which will compute in it.
 
-    A group with GPUs, or on another machine, works in bfloat16. On a CPU that has no instructions for it a product of
-    matrices in bfloat16 takes several times as long as in float32 (seven times on an AVX2 machine), so float32 is
-    taken there. Workers of a cluster are taken to be like this machine.
+    A group with GPUs, or on another machine, works in bfloat16; on a GPU that cannot (before Ampere), a sampler takes
+    float16 and the trainer fp32. On a CPU that has no instructions for it a product of matrices in bfloat16 takes
+    several times as long as in float32 (seven times on an AVX2 machine), so float32 is taken there. Workers of a
+    cluster are taken to be like this machine.
 
     Args:
         config: as it was loaded.
         elsewhere: the run is for another machine, whose processor is not known.
+        capabilities: CUDA compute capability of each GPU of this machine, 0.0 where it is not known; None looks.
     """
-    on_cpu = elsewhere or cpu_multiplies_bf16()
-    sampler = on_cpu or config.rollout.resources.num_gpus > 0
-    trainer = on_cpu or config.training.resources.num_gpus > 0
-    return _with_formats(
-        config, "bfloat16" if sampler else "float32", "bf16" if trainer else "fp32"
-    )
+    if elsewhere:
+        return _with_formats(config, "bfloat16", "bf16")
+    if capabilities is None:
+        capabilities = [capability for _, capability in usable_gpus()]
+    asked = with_gpu_counts(config, len(capabilities))
+    old = min((c for c in capabilities if c), default=BF16_CAPABILITY) < BF16_CAPABILITY
+    on_cpu = ("bfloat16", "bf16") if cpu_multiplies_bf16() else ("float32", "fp32")
+    on_gpu = ("float16", "fp32") if old else ("bfloat16", "bf16")
+    sampler = on_gpu if asked.rollout.resources.gpus else on_cpu
+    trainer = on_gpu if asked.training.resources.gpus else on_cpu
+    return _with_formats(config, sampler[0], trainer[1])
 
 
 def with_formats_of(config: RunConfig, recorded: Mapping[str, Any]) -> RunConfig:

@@ -43,14 +43,30 @@ class ResourceSettings(Settings):
 
     num_cpus: float = Field(default=0.5, ge=0, le=MAX_CPUS)
     """Logical CPU cores. Groups that take turns (rollout, training) may share cores."""
-    num_gpus: float = Field(default=0.0, ge=0, le=MAX_CPUS)
-    """GPUs; a fraction shares one."""
+    num_gpus: Annotated[float, Field(ge=0, le=MAX_CPUS)] | Literal["auto"] = "auto"
+    """GPUs; a fraction shares one, 0 hides them all. `auto`: what the machine or cluster has, one for each process that
+    computes with a model (an engine's `tensor_parallel_size`), shared where there are fewer; none where there is none.
+    A training process never has more than one."""
     custom: dict[str, Annotated[float, Field(gt=0, le=MAX_COUNT)]] = Field(default_factory=dict)
     """Resources of your own by name, as nodes offer them (`ray start --resources '{"fast_disk": 1}'`)."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels that the node must have (`ray start --labels pool=gpu`), for instance `{pool: gpu}`."""
     placement: Placement = "default"
     """`spread` over as many nodes as there are, `pack` onto as few as possible (reserved together), or Ray's choice."""
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of one worker; 0 for an `auto` that was not resolved (`orchestrator.config.gpu_counts`)."""
+        return 0.0 if self.num_gpus == "auto" else self.num_gpus
+
+    @model_validator(mode="after")
+    def _gpus_can_be_given(self) -> Self:
+        if self.gpus > 1 and not self.gpus.is_integer():
+            raise ValueError(
+                f"num_gpus is {self.gpus:g}: above 1 only whole GPUs can be given. Fix: use {int(self.gpus)} or "
+                f"{int(self.gpus) + 1}"
+            )
+        return self
 
 
 class PolicySettings(Settings):

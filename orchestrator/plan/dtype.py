@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.config.number_formats import cpu_multiplies_bf16
+from orchestrator.config.number_formats import BF16_CAPABILITY, cpu_multiplies_bf16
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.sections import ResourceSettings
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.machine import Machine
 from policies.errors import explain
-
-_BF16_CAPABILITY = 8.0
-"""CUDA compute capability (Ampere) from which a GPU computes in bfloat16; vLLM refuses it below."""
 
 
 def plan_dtype(config: RunConfig, plan: Plan, machine: Machine | None) -> None:
@@ -25,8 +23,8 @@ def plan_dtype(config: RunConfig, plan: Plan, machine: Machine | None) -> None:
     wanted = list(_wanted(config))
     if wanted:
         plan.add("number formats", ", ".join(f"{where} {dtype}" for where, dtype, _, _ in wanted))
-    for where, dtype, num_gpus, remedy in wanted:
-        device = _device(config, num_gpus, machine)
+    for where, dtype, resources, remedy in wanted:
+        device = _device(config, resources, machine)
         if device == "cpu" and dtype in ("bfloat16", "bf16") and machine is not None:
             _warn_of_slow_bf16(where, dtype, plan)
         if device == "cpu" and dtype == "float16":
@@ -41,13 +39,13 @@ def plan_dtype(config: RunConfig, plan: Plan, machine: Machine | None) -> None:
                 "problem",
             )
         elif device == "gpu" and dtype in ("bfloat16", "bf16") and machine is not None:
-            old = min(machine.gpu_capabilities, default=_BF16_CAPABILITY)
-            if old < _BF16_CAPABILITY:
+            old = min(machine.gpu_capabilities, default=BF16_CAPABILITY)
+            if old < BF16_CAPABILITY:
                 plan.add(
                     "number format",
                     explain(
                         f"a GPU of this machine does not compute in bfloat16: its compute capability is {old:g}, "
-                        f"and {_BF16_CAPABILITY:g} is needed",
+                        f"and {BF16_CAPABILITY:g} is needed",
                         value=dtype,
                         where=where,
                         fix=f"use {remedy}, or a newer GPU",
@@ -70,31 +68,33 @@ def _warn_of_slow_bf16(where: str, dtype: str, plan: Plan) -> None:
         )
 
 
-def _wanted(config: RunConfig) -> Iterator[tuple[str, str, float, str]]:
-    """Each format with where it is set, the GPUs of a worker that computes in it, and what else it could be."""
+def _wanted(config: RunConfig) -> Iterator[tuple[str, str, ResourceSettings, str]]:
+    """Each format with where it is set, the resources of a worker that computes in it, and what else it could be."""
     if config.rollout.engine.type != "fake":
-        sampler = config.rollout.resources.num_gpus
+        sampler = config.rollout.resources
         yield "policy.dtype", config.policy.dtype, sampler, "float16 or float32"
     for index, stage in enumerate(config.resolved_stages):
         if stage.training.engine.type != "fake":
             at = f"stages[{index}].training.precision" if config.stages else "training.precision"
-            yield at, stage.training.precision, config.training.resources.num_gpus, "fp32"
+            yield at, stage.training.precision, config.training.resources, "fp32"
     for index, judge in enumerate(config.judges):
         backend = getattr(judge, "backend", None)
         engine = getattr(backend, "engine", None)
         if engine is not None and engine.type != "fake":
             own = getattr(backend, "dtype", None)
             at = f"judges[{index}].backend.dtype" if own else "policy.dtype (the judge's too)"
-            gpus = config.verify.judge_resources.num_gpus
+            gpus = config.verify.judge_resources
             yield at, own or config.policy.dtype, gpus, "float16 or float32"
 
 
-def _device(config: RunConfig, num_gpus: float, machine: Machine | None) -> str:
+def _device(config: RunConfig, resources: ResourceSettings, machine: Machine | None) -> str:
     """`gpu`, `cpu`, or nothing where it cannot be known from here."""
-    if num_gpus:
+    if resources.gpus:
         return "gpu"
+    if machine is None and resources.num_gpus == "auto":
+        return ""
     if config.cluster.backend == "ray":
-        return "cpu"  # Ray hides the GPUs from a worker that asked for none
+        return "cpu"  # GPUs are hidden from a worker that asked for none
     if machine is None:
         return ""
     return "gpu" if machine.gpu_bytes else "cpu"

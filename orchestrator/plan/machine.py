@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-_SMI_SECONDS = 10
+from workers.gpus import usable_gpus
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,17 @@ class Machine:
     gpu_capabilities: tuple[float, ...] = ()
     """CUDA compute capability of each GPU, e.g. 8.0; empty where the driver does not say."""
 
+    @property
+    def capabilities(self) -> tuple[float, ...]:
+        """Of each GPU; 0.0 where the driver does not say."""
+        unknown = len(self.gpu_bytes) - len(self.gpu_capabilities)
+        return (*self.gpu_capabilities, *[0.0] * unknown)
+
 
 def this_machine() -> Machine:
     """Look at the machine that this process runs on, containers' limits included."""
     total, available = _memory()
-    gpus = _gpus()
+    gpus = usable_gpus()
     return Machine(
         cpus=_cpus(),
         memory_bytes=total,
@@ -80,34 +85,3 @@ def _first_line(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
-
-
-def _gpus() -> list[tuple[int, float]]:
-    """Memory in bytes and compute capability (0.0: not known) of the GPUs that this process may use."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or shutil.which("nvidia-smi") is None:
-        return []
-    lines = _ask_driver("memory.total,compute_cap") or _ask_driver("memory.total")
-    rows = [[field.strip() for field in line.split(",")] for line in lines]
-    found = [
-        (int(row[0]) << 20, float(row[1]) if len(row) > 1 and _is_number(row[1]) else 0.0)
-        for row in rows
-        if row[0].isdecimal()
-    ]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found[: len(visible.split(","))] if visible else found
-
-
-def _ask_driver(fields: str) -> list[str]:
-    """One line per GPU; none when the driver fails, or is too old to know a field."""
-    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    try:
-        found = subprocess.run(
-            query, capture_output=True, text=True, timeout=_SMI_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return found.stdout.splitlines()
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdecimal()

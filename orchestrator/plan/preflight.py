@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.config.gpu_counts import gpu_problem, left_out, with_gpu_counts
 from orchestrator.config.number_formats import with_number_formats
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.answers import plan_answers
@@ -34,8 +35,11 @@ from orchestrator.plan.sizes import (
     memory_text,
 )
 from orchestrator.plan.solutions import plan_solutions
+from orchestrator.plan.storage import plan_storage
 from orchestrator.plan.template import plan_template
+from orchestrator.plan.tracking import plan_tracking
 from orchestrator.tracking.uri import sqlite_file
+from policies.errors import explain
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,13 @@ class Group:
     workers: int
     num_cpus: float
     num_gpus: float
+    automatic: bool = False
+    """Whether it takes what the cluster has, which is not known here."""
+
+    @property
+    def gpus(self) -> str:
+        """For people."""
+        return "GPUs as there are" if self.automatic else f"{self.num_gpus:g} GPU"
 
 
 def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -> Plan:
@@ -59,7 +70,9 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     """
     plan = Plan()
     machine = this_machine()
-    config = with_number_formats(config, elsewhere=elsewhere)
+    config = with_number_formats(config, elsewhere=elsewhere, capabilities=machine.capabilities)
+    if not elsewhere and config.cluster.address is None:
+        config = _with_gpus_of(config, plan, len(machine.gpu_bytes))
     if not elsewhere:
         for problem in below_floor():
             plan.add("versions", problem, "problem")
@@ -88,6 +101,8 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     _writes(config, plan, run_folder)
     _disk(config, plan, run_folder, model, counts, elsewhere=elsewhere)
     plan_network(config, plan)
+    plan_storage(config, plan, run_folder, elsewhere=elsewhere)
+    plan_tracking(config, plan, elsewhere=elsewhere)
     plan_judges(config, plan, elsewhere=elsewhere)
     return plan
 
@@ -97,13 +112,33 @@ def groups(config: RunConfig) -> list[Group]:
     wanted = [
         ("rollout", config.rollout.workers, config.rollout.resources),
         ("verify", config.verify.workers, config.verify.resources),
-        ("train", 1, config.training.resources),
+        ("train", config.training.workers, config.training.resources),
     ]
     if config.evaluation.verifiers is not None:
         wanted.insert(2, ("grade", config.verify.workers, config.verify.resources))
     if config.judges:
         wanted.append(("judge", config.verify.judge_workers, config.verify.judge_resources))
-    return [Group(name, n, r.num_cpus, r.num_gpus) for name, n, r in wanted]
+    return [Group(name, n, r.num_cpus, r.gpus, r.num_gpus == "auto") for name, n, r in wanted]
+
+
+def _with_gpus_of(config: RunConfig, plan: Plan, gpus: int) -> RunConfig:
+    """The config with the GPUs of this machine given out, and what is wrong with that in `plan`."""
+    if config.cluster.backend == "inline":
+        gpus = min(1, gpus)
+    elif problem := gpu_problem(config, gpus):
+        plan.add("GPUs", problem, "problem")
+    if without := left_out(config, gpus):
+        plan.add(
+            "GPUs",
+            explain(
+                f"no GPU is left for {' and '.join(without)}, which would work on the CPU",
+                value="auto",
+                where="the resources.num_gpus of the other groups",
+                fix="set rollout.resources.num_gpus=auto and training.resources.num_gpus=auto to share",
+            ),
+            "warning",
+        )
+    return with_gpu_counts(config, gpus)
 
 
 def _workers(config: RunConfig, plan: Plan, machine: Machine, *, elsewhere: bool) -> None:
@@ -111,18 +146,19 @@ def _workers(config: RunConfig, plan: Plan, machine: Machine, *, elsewhere: bool
     for group in asked:
         plan.add(
             f"{group.name} workers",
-            f"{group.workers} x ({group.num_cpus:g} CPU, {group.num_gpus:g} GPU)",
+            f"{group.workers} x ({group.num_cpus:g} CPU, {group.gpus})",
         )
     cpus, gpus = (
         sum(g.workers * n for g, n in ((g, getattr(g, k)) for g in asked))
         for k in ("num_cpus", "num_gpus")
     )
     parallel = getattr(config.rollout.engine, "tensor_parallel_size", 1)
-    if parallel > max(1.0, config.rollout.resources.num_gpus):
+    own = config.rollout.resources
+    if own.num_gpus != "auto" and parallel > max(1.0, own.num_gpus):
         plan.add(
             "GPUs",
             f"rollout.engine.tensor_parallel_size is {parallel}, but a rollout worker asks for "
-            f"{config.rollout.resources.num_gpus:g} GPU. Set by: rollout.resources.num_gpus. Fix: set it to {parallel}",
+            f"{own.num_gpus:g} GPU. Set by: rollout.resources.num_gpus. Fix: set it to {parallel}",
             "problem",
         )
     if elsewhere or config.cluster.backend == "inline":

@@ -127,7 +127,7 @@ def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> 
     )
     cache = model.cache_bytes_per_token(config.policy.dtype) * length * in_hand
     reserved = getattr(engine, "cpu_cache_gib", 0) << 30
-    if not config.rollout.resources.num_gpus:
+    if not config.rollout.resources.gpus:
         cache = max(cache, reserved)
     sampler = model.bytes_as(config.policy.dtype) + cache
     trainer = int(model.parameters * _trained_share(config)) * _ADAM_BYTES

@@ -77,6 +77,8 @@ class Bucket:
         self.location = location
         endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3")
         endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL")
+        self.endpoint = endpoint
+        """Address of a server of one's own; None for AWS."""
         self._files: Any = fs.S3FileSystem(
             endpoint_override=endpoint,
             # A server of one's own has no regions, and asking AWS for one would be a request to the outside.
@@ -166,6 +168,15 @@ class Bucket:
             )
         start = len(self.path(""))
         return {f.path[start:]: f.size for f in sorted(found, key=lambda f: f.path) if f.is_file}
+
+    def folders(self) -> list[str]:
+        """Names of what lies directly below the location and has something in it."""
+        from pyarrow import fs
+
+        root = self.path("").rstrip("/")
+        with self._telling("the listing"):
+            found = self._files.get_file_info(fs.FileSelector(root, allow_not_found=True))
+        return sorted(f.base_name for f in found if not f.is_file)
 
     def remove(self, name: str) -> None:
         """Delete an object."""

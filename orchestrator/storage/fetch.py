@@ -6,23 +6,27 @@ rest stays in the bucket. Every file is compared with the sha256 that was writte
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from orchestrator.config.sections import StorageSettings
 from orchestrator.journal import Journal
-from orchestrator.removal_notes import FETCHED, LeftInBucket, write_note
+from orchestrator.removal_notes import FETCHED, LeftInBucket, left_in_bucket, write_note
 from orchestrator.run_folder import RunFolder
 from orchestrator.storage.bucket import Bucket, Location
 from orchestrator.storage.mirror import JOURNAL, SEGMENTS
+from orchestrator.storage.owner import IDENTITY, look, owner_of
 from policies import files
 from policies.errors import ConfigurationError, CorruptStateError, RunNotFoundError, explain
 from policies.records import RoundStatus
 
 SMALL_BYTES = 2**20
-IDENTITY = "run.json"
 _ROUND = re.compile(r"rounds/(\d+)/(.*)")
 _POLICY = re.compile(r"policies/(\d+)/(.*)")
 
@@ -65,11 +69,16 @@ def fetch_run(
         raise RunNotFoundError(
             f"no run lies at {location}. Fix: give s3://BUCKET/PREFIX/RUN, and the server by AWS_ENDPOINT_URL"
         )
-    _fetch_journal(bucket, folder, journals)
+    run_id = _whose(bucket, str(index[IDENTITY]["sha256"]))
+    _check_target(folder, location, run_id)
+    journal_digest = _journal_digest(bucket, journals)
+    begun = LeftInBucket(address=str(location), run_id=run_id, names=())
+    write_note(folder.path / FETCHED, begun)
+    _fetch(bucket, folder.path, JOURNAL, journal_digest)
     journal = Journal(folder.journal)
     needed = _Needed(journal)
     names = [name for name, facts in index.items() if needed(name, int(str(facts["bytes"])))]
-    left = LeftInBucket(address=str(location), names=tuple(sorted(index.keys() - set(names))))
+    left = begun.model_copy(update={"names": tuple(sorted(index.keys() - set(names)))})
     write_note(folder.path / FETCHED, left)
     for name in sorted(names, key=lambda n: (n == IDENTITY, n)):
         _fetch(bucket, folder.path, name, str(index[name]["sha256"]))
@@ -79,6 +88,42 @@ def fetch_run(
         f"{len(journal.results())} round(s) are finished"
     )
     return folder
+
+
+def fetch_same_run(
+    settings: StorageSettings,
+    runs_dir: Path,
+    name: str,
+    *,
+    check: Callable[[Any], None],
+    say: Callable[[str], None],
+) -> bool:
+    """Fetch the run `name` from the bucket that a config names, where it lies there and not here.
+
+    Args:
+        settings: where copies of runs go.
+        runs_dir: folder of all runs.
+        name: of the run.
+        check: raises when the run's recorded config (JSON) is not the right one; called before anything is written.
+        say: what is told to people.
+
+    Returns:
+        Whether there was one.
+    """
+    if settings.url is None:
+        return False
+    bucket = look(settings, name)
+    if owner_of(bucket) is None or IDENTITY not in bucket.names():
+        return False
+    check(json.loads(bucket.read("config.json")))
+    fetch_run(
+        str(bucket.location),
+        runs_dir,
+        endpoint_url=settings.endpoint_url,
+        timeout_seconds=settings.timeout_seconds,
+        say=say,
+    )
+    return True
 
 
 class _Needed:
@@ -129,14 +174,59 @@ def _index(bucket: Bucket) -> tuple[dict[str, dict[str, object]], set[str]]:
     return index, journals
 
 
-def _fetch_journal(bucket: Bucket, folder: RunFolder, journals: set[str]) -> None:
+def _whose(bucket: Bucket, sha256: str) -> str:
+    """The id of the run whose copy lies in the bucket.
+
+    Raises:
+        CorruptStateError: its `run.json` is not what was sent: another run has written over it.
+    """
+    content = bucket.read(IDENTITY)
+    run_id = ""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        run_id = str(json.loads(content)["run_id"])
+    owner = owner_of(bucket)
+    if hashlib.sha256(content).hexdigest() != sha256 or owner != run_id:
+        raise CorruptStateError(
+            f"{bucket.location}/{IDENTITY} is not what was sent (it says run id {run_id!r}, the place belongs to "
+            f"{owner!r}). Fix: restore it from a version of the bucket"
+        )
+    return run_id
+
+
+def _check_target(folder: RunFolder, location: Location, run_id: str) -> None:
+    """Refuse to fetch into a folder that holds something else than a part of the same run, fetched before.
+
+    Raises:
+        ConfigurationError: it does.
+    """
+    path = folder.path
+    if not path.exists():
+        return
+    there = sorted(os.fsencode(p.name).decode(errors="replace") for p in path.iterdir())
+    try:
+        note = left_in_bucket(folder)
+    except (OSError, ValueError):
+        note = None
+    mine = note is not None and (note.address, note.run_id) == (str(location), run_id)
+    if there and not mine:
+        raise ConfigurationError(
+            explain(
+                "the folder that the run would be fetched into is not empty, and what is in it is no part of this run",
+                value=f"{path}: {', '.join(there[:3])}",
+                where="--runs-dir",
+                fix=f"give another one (--runs-dir {path.parent.name}-fetched), or move {path} away",
+            )
+        )
+
+
+def _journal_digest(bucket: Bucket, journals: set[str]) -> str:
     content = bucket.read(JOURNAL) if JOURNAL in bucket.names() else b""
     digest = hashlib.sha256(content).hexdigest()
     if digest not in journals:
         raise CorruptStateError(
             f"{bucket.location}/{JOURNAL} is not what was sent. Fix: restore it from a version of the bucket"
         )
-    _fetch(bucket, folder.path, JOURNAL, digest)
+    return digest
 
 
 def _fetch(bucket: Bucket, root: Path, name: str, sha256: str) -> None:

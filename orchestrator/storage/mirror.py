@@ -16,9 +16,10 @@ import json
 import logging
 import os
 import queue
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,11 @@ from orchestrator.removal_notes import FETCHED
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
 from orchestrator.storage.bucket import Bucket, Location
+from orchestrator.storage.owner import claim_place, look, run_id_of
 from policies.errors import ArtifactError, LeaseError, PawlError, StorageError, explain
 from policies.files import storage
-from policies.shards import marker_path, read_marker
+from policies.folder_names import is_leftover_of_others
+from policies.shards import file_sha256, marker_path, read_marker
 from policies.store import MANIFEST
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ LEFT_OUT = frozenset(
 MOVING = frozenset({"activity.json", "driver.json", JOURNAL})
 """Rewritten all the time, or (the journal) written last on its own."""
 LONGEST_PAUSE = 30.0
+_NUMBERED = re.compile(r"[a-z]+/(\d{1,12})\.json")
 PATIENCE_AFTER_FAILURE = 30.0
 """Seconds that a run which failed or was interrupted gives its copy to catch up."""
 
@@ -72,7 +76,7 @@ class Mirror:
         """Look at what the bucket has, and begin to send what it lacks.
 
         Raises:
-            ConfigurationError: the address is wrong.
+            ConfigurationError: the address is wrong, or the copy of another run lies there.
             LeaseError: a later driver of this run has written there.
             StorageError: the bucket cannot be read or written.
         """
@@ -89,6 +93,7 @@ class Mirror:
         self._failure: PawlError | None = None
         self._closing_at: float | None = None
         self._queue: queue.Queue[_Snapshot | None] = queue.Queue(maxsize=settings.max_backlog)
+        claim_place(self.bucket, run_id_of(folder))
         self.bucket.put(f"epochs/{epoch:06d}.json", self._claim())
         self._check_epoch()
         self._next, self._known = self._read_segments()
@@ -142,7 +147,7 @@ class Mirror:
             if before == facts:
                 continue
             self._seen[name] = facts
-            if catch_up and self._known.get(name) == facts[0] and not _is_rewritten(name):
+            if catch_up and not _is_rewritten(name) and self._is_there(name, path, facts[0]):
                 continue
             if _is_rewritten(name):
                 moving.append((name, path))
@@ -154,13 +159,27 @@ class Mirror:
                 del self._seen[name]  # looked at again when its marker is there
         return _Snapshot(tuple(data + markers + moving), journal)
 
+    def _is_there(self, name: str, path: Path, size: int) -> bool:
+        """Say if the bucket has this very file: the size alone says nothing."""
+        known = self._known.get(name)
+        if known is None or known[0] != size:
+            return False
+        try:
+            return known[1] == content_digest(path)
+        except (ArtifactError, OSError):  # seen again where it is sent, and told there
+            return False
+
     def _walk(self) -> Iterator[tuple[str, Path, tuple[int, int]]]:
         root = self.folder.path
         for top, directories, names in os.walk(root):
-            directories[:] = sorted(d for d in directories if d not in LEFT_OUT and d[0] != ".")
+            directories[:] = sorted(
+                d for d in directories if d not in LEFT_OUT and not is_leftover_of_others(d)
+            )
             for name in sorted(names):
                 path = Path(top, name)
-                if name[0] == "." or name in MOVING or name in LEFT_OUT or path.is_symlink():
+                if is_leftover_of_others(name) or name[0] == "." or path.is_symlink():
+                    continue
+                if name in MOVING or name in LEFT_OUT:
                     continue
                 if path.suffix in (HEAD_SUFFIX, BEAT_SUFFIX):  # move on before they would be sent
                     continue
@@ -260,25 +279,37 @@ class Mirror:
     def _check_epoch(self) -> None:
         """Raise `LeaseError` when a later driver has begun to write to the bucket."""
         epochs = self.bucket.names("epochs")
-        later = [n for n in epochs if int(Path(n).stem) > self.epoch]
+        later = [n for n, number in _numbered(epochs) if number > self.epoch]
         if later:
             raise LeaseError(
                 f"another driver of this run writes to {self.location} ({later[-1]}; this one is epoch {self.epoch}). "
                 "Fix: nothing to do where that one goes on; else resume from the bucket"
             )
 
-    def _read_segments(self) -> tuple[int, dict[str, int]]:
-        """Number of the next segment, and the sizes of all files that are vouched for."""
-        known: dict[str, int] = {}
-        names = [n for n in self.bucket.names(SEGMENTS) if n.endswith(".json")]
-        for name in names:
+    def _read_segments(self) -> tuple[int, dict[str, tuple[int, str]]]:
+        """Number of the next segment, and size and sha256 of all files that are vouched for and there."""
+        objects = self.bucket.names()
+        known: dict[str, tuple[int, str]] = {}
+        segments = _numbered(n for n in objects if n.startswith(f"{SEGMENTS}/"))
+        for name, _ in segments:
             files = json.loads(self.bucket.read(name))["files"]
-            known |= {key: facts["bytes"] for key, facts in files.items()}
-        return (int(Path(names[-1]).stem) + 1 if names else 0), known
+            known |= {key: (facts["bytes"], facts["sha256"]) for key, facts in files.items()}
+        known = {name: facts for name, facts in known.items() if objects.get(name) == facts[0]}
+        return max((number for _, number in segments), default=-1) + 1, known
 
     def _claim(self) -> bytes:
         path = self.folder.epochs / f"{self.epoch:06d}.json"
         return path.read_bytes() if path.is_file() else b"{}\n"
+
+
+def is_behind(settings: StorageSettings, folder: RunFolder) -> bool:
+    """Say if the bucket lacks something of a run that has ended: the journal is what is written there last.
+
+    Raises:
+        StorageError: the bucket does not answer.
+    """
+    bucket = look(settings, folder.path.name)
+    return JOURNAL not in bucket.names() or bucket.read(JOURNAL) != folder.journal.read_bytes()
 
 
 @contextmanager
@@ -300,6 +331,21 @@ def mirroring(
         mirror.close(failed=True)
         raise
     mirror.close(failed=False)
+
+
+def _numbered(names: Iterable[str]) -> list[tuple[str, int]]:
+    """The objects that are called `<folder>/<number>.json`, with their numbers; others are not ours."""
+    found = [(name, _NUMBERED.fullmatch(name)) for name in names]
+    return sorted((name, int(match[1])) for name, match in found if match)
+
+
+def content_digest(path: Path) -> str:
+    """The sha256 of a committed file: as its marker or manifest says, else of its content."""
+    if path.suffix == ".parquet":
+        marker = read_marker(path)
+        if marker is not None:
+            return marker.sha256
+    return file_sha256(path)
 
 
 def _is_rewritten(name: str) -> bool:

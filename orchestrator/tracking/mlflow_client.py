@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -24,10 +25,26 @@ from typing import TYPE_CHECKING
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.metric_names import clean_tags
 from orchestrator.tracking.push import LineSender, Point, TrackingSink, Warn
-from orchestrator.tracking.spool import EndStatus, SendLock, Spool, TrackedRun, TrackingRefused
+from orchestrator.tracking.refusals import deleted, told
+from orchestrator.tracking.spool import (
+    EndStatus,
+    SendLock,
+    Spool,
+    TrackedRun,
+    TrackingAnswered,
+    TrackingRefused,
+)
+from orchestrator.tracking.sqlite_store import ensure_store
 from orchestrator.tracking.tables import Row, columns_of
 from orchestrator.tracking.tracker import NullTracker, SpooledTracker, Tracker
-from orchestrator.tracking.uri import SERVERS, absolute_uri, artifact_root, check_uri, redact
+from orchestrator.tracking.uri import (
+    SERVERS,
+    absolute_uri,
+    artifact_root,
+    check_uri,
+    redact,
+    sqlite_file,
+)
 from policies.errors import TrackingError, boundary
 from policies.records import PolicyVersion
 from policies.seals import SEAL, read_sealed, with_seal
@@ -35,7 +52,13 @@ from policies.shards import write_json
 from policies.store import MANIFEST
 
 if TYPE_CHECKING:
+    from mlflow.entities import Param
+
     from orchestrator.config.sections import TrackingSettings
+
+logger = logging.getLogger(__name__)
+
+_EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 __all__ = ["MlflowSink", "NullTracker", "TrackedRun", "Tracker", "make_tracker", "push_backlog"]
 
@@ -50,7 +73,7 @@ def make_tracker(settings: TrackingSettings, folder: RunFolder, *, on_warning: W
         return NullTracker(folder, on_warning=on_warning)
     return SpooledTracker(
         folder,
-        _connector(settings, folder),
+        _connector(settings, folder, on_warning),
         where=redact(settings.uri, settings.uri),
         table_rows=settings.table_rows,
         register_policy=settings.register_policy,
@@ -59,9 +82,11 @@ def make_tracker(settings: TrackingSettings, folder: RunFolder, *, on_warning: W
     )
 
 
-def _connector(settings: TrackingSettings, folder: RunFolder) -> Callable[[], TrackingSink]:
+def _connector(
+    settings: TrackingSettings, folder: RunFolder, warn: Warn
+) -> Callable[[], TrackingSink]:
     uri = absolute_uri(check_uri(settings.uri))
-    return lambda: MlflowSink(uri, folder.tracking, timeout=settings.timeout_seconds)
+    return lambda: MlflowSink(uri, folder.tracking, timeout=settings.timeout_seconds, warn=warn)
 
 
 def push_backlog(folder: RunFolder, settings: TrackingSettings, *, on_warning: Warn) -> int:
@@ -80,7 +105,7 @@ def push_backlog(folder: RunFolder, settings: TrackingSettings, *, on_warning: W
         sender = LineSender(
             folder,
             spool,
-            _connector(settings, folder),
+            _connector(settings, folder, on_warning),
             table_rows=settings.table_rows,
             warn=on_warning,
         )
@@ -97,18 +122,23 @@ class MlflowSink:
     )
     """Answers that will not change when asked again."""
 
-    def __init__(self, uri: str, folder: Path, *, timeout: float) -> None:
+    def __init__(
+        self, uri: str, folder: Path, *, timeout: float, warn: Warn = logger.warning
+    ) -> None:
         self._uri = uri
+        self._warn = warn
         self._ids_path = folder / "runs.json"
+        self._run: TrackedRun | None = None
         with self._answers():
             _quiet_environment(timeout)
+            if (file := sqlite_file(uri)) is not None:
+                ensure_store(file, partial(_make_store, root=artifact_root(uri)), warn)
             from mlflow.tracking import MlflowClient
 
             for name in ("mlflow", "alembic"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         self._ids = self._known_ids()
-        self._run: TrackedRun | None = None
 
     def open_run(self, run: TrackedRun, at: int) -> None:
         try:
@@ -121,7 +151,7 @@ class MlflowSink:
                 self._set_tags(run_id, tags)
                 self._begin(run_id, run.params)
         except TrackingRefused as error:  # without the run nothing can be sent: worth asking again
-            raise TrackingError(str(error)) from None
+            raise TrackingAnswered(str(error)) from None
 
     def open_round(self, round_index: int, tags: Mapping[str, str], start: int) -> None:
         with self._answers():
@@ -182,8 +212,7 @@ class MlflowSink:
         }
         with self._answers():
             run_id = self._id(round_index)
-            if not self._client.search_registered_models(f"name = '{name}'"):
-                self._client.create_registered_model(name)
+            self._registered_model(name)
             if self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
                 return
             source = policy.path
@@ -191,6 +220,17 @@ class MlflowSink:
                 self._client.log_artifact(run_id, str(Path(policy.path) / MANIFEST), "policy")
                 source = f"runs:/{run_id}/policy"
             self._client.create_model_version(name, source, run_id, tags=tags, await_creation_for=0)
+
+    def _registered_model(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        if self._client.search_registered_models(f"name = '{name}'"):
+            return
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:  # another run made it in this moment
+            if error.error_code != _EXISTS:
+                raise
 
     def close(self, round_index: int | None, status: EndStatus, at: int, reason: str = "") -> None:
         with self._answers():
@@ -200,10 +240,21 @@ class MlflowSink:
             self._client.set_terminated(run_id, status, end_time=at)
 
     def _experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(self._client.create_experiment(name, artifact_location=artifact_root(self._uri)))
+        if found is None:
+            root = artifact_root(self._uri)
+            try:
+                return str(self._client.create_experiment(name, artifact_location=root))
+            except MlflowException as error:
+                if error.error_code != _EXISTS:
+                    raise
+            # Another run made it in this moment, or it was deleted.
+            found = self._client.get_experiment_by_name(name)
+        if found is None or found.lifecycle_stage == "deleted":
+            raise deleted(self._uri, name, str(found.experiment_id) if found else "?")
+        return str(found.experiment_id)
 
     def _find_or_create(
         self, key: str, filter_string: str, name: str, tags: dict[str, str], start: int
@@ -244,10 +295,31 @@ class MlflowSink:
 
         known = self._client.get_run(run_id).data
         new = [Param(name, value) for name, value in params.items() if name not in known.params]
-        self._client.log_batch(run_id, params=new)
+        self._add_params(run_id, new)
         if "pawl.reason" in known.tags:
             self._client.delete_tag(run_id, "pawl.reason")
         self._client.update_run(run_id, status="RUNNING")
+
+    def _add_params(self, run_id: str, params: list[Param]) -> None:
+        """All at once; where the server refuses that, one by one, without those that it refuses."""
+        try:
+            with self._answers():
+                self._client.log_batch(run_id, params=params)
+            return
+        except TrackingRefused:
+            pass
+        refused = []
+        for param in params:
+            try:
+                with self._answers():
+                    self._client.log_batch(run_id, params=[param])
+            except TrackingRefused:
+                refused.append(param.key)
+        if refused:
+            self._warn(
+                f"tracking left out {len(refused)} parameter(s) that the server refused: {', '.join(refused[:5])}. "
+                "The run folder has them"
+            )
 
     def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -271,9 +343,23 @@ class MlflowSink:
             with boundary(TrackingError, "MLflow"):
                 yield
         except TrackingError as error:
+            if isinstance(error, TrackingAnswered) or error.__cause__ is None:
+                raise
             code = getattr(error.__cause__, "error_code", "")
+            experiment = self._run.experiment if self._run is not None else ""
+            found = told(error.__cause__, self._uri, experiment=experiment)
+            if found is not None:
+                raise found from None
             kind = TrackingRefused if code in self._FINAL else TrackingError
             raise kind(redact(str(error), self._uri)) from None
+
+
+def _make_store(path: Path, root: str | None) -> None:
+    """Fill a new SQLite file with MLflow's tables, and close it."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(f"sqlite:///{path}", root or "mlartifacts")
+    store.engine.dispose()
 
 
 def _quiet_environment(timeout: float) -> None:

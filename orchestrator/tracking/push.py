@@ -28,6 +28,7 @@ from orchestrator.tracking.spool import (
     StartLine,
     StepsLine,
     TrackedRun,
+    TrackingAnswered,
     TrackingRefused,
 )
 from orchestrator.tracking.tables import Row, example_rows, sample_rows
@@ -255,7 +256,10 @@ class SendingThread:
         self._stopping = False
         self._hurry = False
         self._poked = False
-        self._away = False
+        self._away = ""
+        """What was told last of a server that takes nothing."""
+        self._answered_no = False
+        """Whether the last attempt, made in a hurry, was refused: then nothing is gained by waiting."""
         self._thread = threading.Thread(target=self._run, name="pawl-tracking", daemon=True)
 
     def start(self) -> None:
@@ -272,7 +276,10 @@ class SendingThread:
         with self._state:
             self._hurry = True
             self._state.notify_all()
-            done = self._state.wait_for(lambda: self._sent >= self._spool.size(), timeout)
+            self._state.wait_for(
+                lambda: self._sent >= self._spool.size() or self._answered_no, timeout
+            )
+            done = self._sent >= self._spool.size()
             self._stopping = True
             self._state.notify_all()
         self._thread.join(timeout=1.0)
@@ -285,10 +292,14 @@ class SendingThread:
                 if self._stopping:
                     break
                 self._poked = False
+                hurried = self._hurry
             try:
                 self._send_all()
             except TrackingError as error:
                 self._failed(error)
+                with self._state:
+                    self._answered_no = hurried and isinstance(error, TrackingAnswered)
+                    self._state.notify_all()
                 self._wait(delay)
                 delay = min(2 * delay, 2.0 if self._hurry else self.LONGEST_DELAY)
                 continue
@@ -320,8 +331,17 @@ class SendingThread:
 
     def _failed(self, error: TrackingError) -> None:
         logger.debug("tracking: %s", error)
-        if not self._away:
-            self._away = True
+        answered = isinstance(error, TrackingAnswered)
+        kind = "refuses" if answered else "away"
+        if self._away == kind:
+            return
+        self._away = kind
+        if answered:
+            self._warn(
+                f"tracking server at {self._where} takes nothing: {error}. Metrics are kept in {self._spool.path}; "
+                f"then `pawl resume {self._spool.folder.parent}` sends them"
+            )
+        else:
             self._warn(
                 f"tracking server at {self._where} does not answer ({error}); metrics are kept in "
                 f"{self._spool.path} and will be sent when it is back"
@@ -329,7 +349,7 @@ class SendingThread:
 
     def _answered(self) -> None:
         if self._away:
-            self._away = False
+            self._away = ""
             self._warn(
                 f"tracking server at {self._where} answers again; all kept metrics were sent"
             )

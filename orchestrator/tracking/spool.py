@@ -34,6 +34,12 @@ class TrackingRefused(TrackingError):
     """The tracking server answered that it will never take this; sending it again is of no use."""
 
 
+class TrackingAnswered(TrackingError):
+    """The tracking server answers and takes nothing until somebody does what the message says: worth asking again
+    later, not worth waiting for.
+    """
+
+
 class TrackedRun(Record):
     """What is known of a run when it starts.
 

@@ -211,7 +211,7 @@ def _prompts(folder: RoundFolder) -> dict[str, Prompt]:
     """The prompts of a round by id, from the round's list or, where there is none, from its shards."""
     if _finished(folder.prompts):
         return {p.id: p for p in read_records(folder.prompts, Prompt)}
-    paths = sorted((folder.path / "prompts").glob("shard-*.parquet"))
+    paths = folder.prompt_shards()
     return {p.id: p for path in _some(paths) for p in read_records(path, Prompt)}
 
 

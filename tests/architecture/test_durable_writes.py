@@ -38,6 +38,7 @@ ELSEWHERE = {
     "workers/alive.py": "signs of life for people: lost without harm",
     "orchestrator/storage/bucket.py": "fills the temporary file that policies.files moves into place",
     "orchestrator/tracking/mlflow_client.py": "copies a report into a folder that is sent, not into the run",
+    "orchestrator/tracking/sqlite_store.py": "MLflow's own store, never of a run",
 }
 """Files, or folders, that write without the module, and why that is right."""
 

@@ -331,7 +331,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(done.items()))
     say(
         f"seed {given.seed}: {done.total()} damages ({counts}) of {len(ground.subjects)} runs, {without_effect} "
-        f"without effect, {num_resumed} resumed, {(time.monotonic() - started) / 60:.1f} minutes; wrong: {dict(wrong) or 'none'}"
+        f"without effect, {num_resumed} resumed, {(time.monotonic() - started) / 60:.1f} minutes; "
+        f"wrong: {dict(wrong) or 'none'}"
     )
     return 1 if wrong else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -42,6 +43,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
     port = free_port()
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
     command += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
+    command += ["--num-gpus=4"]  # logical: this machine has none
     command += ["--include-dashboard=false", f"--temp-dir={tmp_path_factory.mktemp('r')}"]
     head = subprocess.Popen(
         command,
@@ -94,6 +96,52 @@ def test_without_the_token_the_cluster_cannot_be_joined(
     assert done.returncode == 2, done.stdout[-1500:] + done.stderr[-3000:]
     assert "cluster.address" in done.stderr
     assert "RAY_AUTH_TOKEN_PATH" in done.stderr
+
+
+GPUS = """
+import json, os, sys
+from workers.cluster import Resources
+from workers.pool import RayCluster
+
+class Worker:
+    def __init__(self):
+        self.torch = "torch" in sys.modules
+    def sees(self): return os.environ.get("CUDA_VISIBLE_DEVICES"), self.torch
+
+cluster = RayCluster(address=sys.argv[1])
+found = {"all": cluster.gpus()}
+asked = {"train": (2, 1), "rollout": (2, 1), "verify": (1, 0)}
+groups = {
+    name: cluster.start_group(
+        name, Worker, {}, size=size, resources=Resources(0.1, gpus), timeout_seconds=60
+    )
+    for name, (size, gpus) in asked.items()
+}
+cluster.wait_ready(list(groups.values()), 60)
+for name, group in groups.items():
+    calls = [group.submit("sees", worker=i) for i in range(group.size)]
+    found[name] = [cluster.result(call, 30) for call in calls]
+print(json.dumps(found), flush=True)
+cluster.close()
+"""
+
+
+def test_each_worker_sees_the_one_gpu_it_was_given_and_none_where_it_asked_for_none(
+    cluster: tuple[str, dict[str, str]],
+) -> None:
+    address, env = cluster
+    env = {name: value for name, value in env.items() if name != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run(
+        [sys.executable, "-c", GPUS, address],
+        env=env, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["all"] == 4
+    shown = [devices for devices, _ in (*found["train"], *found["rollout"])]
+    assert sorted(shown) == ["0", "1", "2", "3"]  # one each, none shared
+    assert found["verify"] == [["", False]]
+    assert not any(torch for name in ("train", "rollout") for _, torch in found[name])
 
 
 EPOCH = """

@@ -280,8 +280,11 @@ def test_a_bucket_that_does_not_answer_is_a_temporary_failure_that_names_the_set
     settings = StorageSettings(
         url="s3://models/pawl", endpoint_url="http://127.0.0.1:1", timeout_seconds=2
     )
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.identity.write_text('{"run_id": "a"}')
     with pytest.raises(StorageError, match=r"storage\.endpoint_url") as failed:
-        Mirror(settings, RunFolder(tmp_path / "run"), epoch=1)
+        Mirror(settings, run, epoch=1)
     assert failed.value.exit_code == 75
 
 

@@ -219,21 +219,25 @@ def test_bfloat16_is_refused_on_a_gpu_that_does_not_compute_in_it_and_only_there
     known = () if capability is None else (capability,)
     machine = Machine(4, 8 << 30, 8 << 30, (8 << 30,), known)
     monkeypatch.setattr("orchestrator.plan.preflight.this_machine", lambda: machine)
-    on_gpu = ["rollout.resources.num_gpus=0.5", "training.resources.num_gpus=0.5"]
+    on_gpu = ["policy.dtype=bfloat16", "training.precision=bf16"]
     said = found(planned(model, tmp_path, *on_gpu), "number format")
     assert {w for w in ("policy.dtype", "training.precision") if f"Set by: {w}." in said} == refused
     for line in said.splitlines():
         assert f"its compute capability is {capability:g}" in line
         assert "Fix: use f" in line  # float16 or float32, fp32
-    assert found(planned(model, tmp_path), "number format") == ""  # on the CPU it works
+    assert found(planned(model, tmp_path), "number format") == ""  # auto takes another one
+    on_cpu = ["rollout.resources.num_gpus=0", "training.resources.num_gpus=0"]
+    said = found(planned(model, tmp_path, *on_gpu, *on_cpu), "number format")
+    assert "compute capability" not in said  # there it works
     assert found(planned(model, tmp_path, *on_gpu, elsewhere=True), "number format") == ""
     remedy = ["policy.dtype=float16", "training.precision=fp32"]
-    assert found(planned(model, tmp_path, *on_gpu, *remedy), "number format") == ""
+    assert found(planned(model, tmp_path, *remedy), "number format") == ""
 
 
 def test_float16_is_refused_on_a_cpu_wherever_the_run_is_for(model: Path, tmp_path: Path) -> None:
+    on_cpu = ("policy.dtype=float16", "rollout.resources.num_gpus=0")
     for elsewhere in (False, True):
-        plan = planned(model, tmp_path, "policy.dtype=float16", elsewhere=elsewhere)
+        plan = planned(model, tmp_path, *on_cpu, elsewhere=elsewhere)
         assert "a CPU cannot be used with float16" in problems(plan)
 
 
@@ -247,6 +251,7 @@ def test_what_the_driver_says_about_gpus_is_read_even_from_one_that_knows_no_cap
     tool.write_text(f'#!/bin/sh\n{old}case "$1" in {row} esac\n')
     tool.chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("workers.gpus._torch_is_for_cpus", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     machine = this_machine()
     assert machine.gpu_bytes == (81559 << 20, 16384 << 20)

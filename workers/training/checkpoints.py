@@ -29,6 +29,7 @@ from policies.files import (
     sync_files,
     write_json,
 )
+from policies.folder_names import numbered_folders
 from policies.records import Record
 from policies.seals import read_sealed, with_seal
 from policies.shards import content_digest, file_sha256
@@ -37,6 +38,8 @@ from workers.training.tensor_files import check_whole, refusals_told
 
 logger = logging.getLogger(__name__)
 
+_DIGITS = 6
+"""Of a step, in the name of its checkpoint."""
 MARKER = "COMMIT.json"
 STATE = "state.json"
 _CADENCE = {"checkpoint_steps", "checkpoint_seconds", "group_timeout_seconds", "min_examples"}
@@ -140,7 +143,7 @@ class Checkpoints:
         if self.directory is None or not self.directory.is_dir():
             return
         for path in sorted(self.directory.iterdir()):
-            if kept is None or path != kept.path:
+            if path.is_dir() and (kept is None or path != kept.path):
                 remove_tree(path)
 
     def due(self, step: int, num_steps: int) -> bool:
@@ -183,15 +186,13 @@ class Checkpoints:
     def _folders(self) -> list[Path]:
         if self.directory is None or not self.directory.is_dir():
             return []
-        return sorted(p for p in self.directory.iterdir() if p.name.isdigit() and p.is_dir())
+        return [path for _, path in numbered_folders(self.directory, width=_DIGITS)]
 
 
 def newest_step(directory: Path) -> int:
     """Step of the newest marked checkpoint in `directory`, 0 without one; files are not read, so it is cheap to ask."""
-    if not directory.is_dir():
-        return 0
-    marked = [p.name for p in directory.iterdir() if p.name.isdigit() and (p / MARKER).is_file()]
-    return max(map(int, marked), default=0)
+    there = numbered_folders(directory, width=_DIGITS)
+    return max((step for step, path in there if (path / MARKER).is_file()), default=0)
 
 
 def _read(path: Path) -> tuple[CheckpointMarker | None, str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from policies.errors import StorageError, TrainingError, explain
 from policies.files import make_directory, move, put, sync_files
+from policies.folder_names import is_leftover_of_others
 from policies.records import PolicyVersion
 from policies.reference import ReferencePlan
 from policies.store import MANIFEST, weight_files
@@ -194,7 +195,9 @@ def copy_side_files(source: Path, target: Path) -> None:
     """Copy what lies beside the weights: configs, tokenizer, chat template, remote code; not weights, not folders."""
     (target / "generation_config.json").unlink(missing_ok=True)
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.name != MANIFEST and not path.name.endswith(_WEIGHT_SUFFIXES):
+        if is_leftover_of_others(path.name) or path.name == MANIFEST:
+            continue
+        if path.is_file() and not path.name.endswith(_WEIGHT_SUFFIXES):
             copy = Path(shutil.copyfile(path, target / path.name))
             if copy.stat().st_size != path.stat().st_size:
                 raise StorageError(

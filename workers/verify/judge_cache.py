@@ -81,7 +81,7 @@ class ReplyCache:
 
     def _read(self, folder: Path) -> None:
         torn = 0
-        for path in sorted(folder.glob("worker-*.jsonl")):
+        for path in sorted(p for p in folder.glob("worker-*.jsonl") if p.is_file()):
             with path.open("rb") as lines:
                 for line in lines:
                     entry = _entry(line)

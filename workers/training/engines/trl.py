@@ -22,6 +22,7 @@ from policies.component import Component
 from policies.errors import ConfigurationError, TrainingError, boundary
 from policies.examples import Example, TokenSequence
 from policies.loss import Loss, PairLoss, ReferencedLoss, UnpairedLoss
+from workers.gpus import require_one_gpu, visible_gpus
 from workers.training.arguments import lora_config, loss_arguments, training_arguments
 from workers.training.batching import completion_scored, require_some, select, sequences_of
 from workers.training.checkpoints import Checkpoint, Checkpoints, inputs_digest
@@ -97,6 +98,7 @@ class TRLEngine(TrainingEngine):
         )
         require_some(kept, dropped)
         quiet_transformers()
+        require_one_gpu(visible_gpus())
         device, place = _device(), job.process_group
         timeout = self.options.group_timeout_seconds
         with (
@@ -285,9 +287,11 @@ class _Update:
             use_cpu=self.device == "cpu",
         )
         trainer_class.pawl = parts
+        asked = config_class(**arguments, **loss_arguments(self.loss, feed.class_weights))
+        require_one_gpu(asked.n_gpu)  # what decides whether transformers wraps the model
         trainer = trainer_class(
             model=model,
-            args=config_class(**arguments, **loss_arguments(self.loss, feed.class_weights)),
+            args=asked,
             data_collator=feed.collate,
             train_dataset=Dataset.from_dict({"row": list(range(len(self.examples)))}),
             processing_class=tokenizer,
