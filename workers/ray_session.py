@@ -20,6 +20,7 @@ from typing import Any
 
 from policies.errors import ClusterLostError, ConfigurationError, PawlError, explain
 from workers import ray_processes
+from workers.private_folder import close_to_others, private_folder
 from workers.ray_token import ensure_token, remove_orphaned_tokens
 from workers.worker_environment import without_secrets
 
@@ -88,8 +89,12 @@ class RaySession:
         # Ray's own switch for machines where it must not listen on an outside address, whatever its name says;
         # `_node_ip_address` does not do it (127.0.0.1 is replaced by the outside address).
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        home = private_folder() / "ray"
         with without_secrets(keep=keep):
-            self._init(None, num_cpus=num_cpus, include_dashboard=False)
+            told = self._init(None, num_cpus=num_cpus, include_dashboard=False, _temp_dir=str(home))
+        # Ray opens both to everybody; the folder around them has kept everybody out meanwhile.
+        for folder in (home, Path(told["session_dir"])):
+            close_to_others(folder)
         import ray
 
         listens = ray.get_runtime_context().gcs_address.rpartition(":")[0]
@@ -127,10 +132,10 @@ class RaySession:
             raise _cannot_join(address, error, was_running=was_running) from error
 
     @staticmethod
-    def _init(address: str | None, **kwargs: Any) -> None:
+    def _init(address: str | None, **kwargs: Any) -> dict[str, Any]:
         import ray
 
-        ray.init(
+        context: Any = ray.init(
             address=address if address is not None else "local",
             namespace=NAMESPACE,
             log_to_driver=False,
@@ -138,6 +143,7 @@ class RaySession:
             configure_logging=False,
             **kwargs,
         )
+        return dict(context.address_info)
 
     def check(self) -> None:
         """Return when the control plane answered lately.

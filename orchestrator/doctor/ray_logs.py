@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.views.display import one_line
 from policies.redaction import redact_secrets
+from workers.private_folder import places_of_ray
 
 _TAIL_BYTES = 4000
 _NUM_LINES = 4
@@ -35,6 +34,6 @@ def _tail(pid: int) -> list[str]:
 
 
 def _logs(pid: int) -> list[Path]:
-    root = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"
-    found = root.glob(f"session_2*/logs/worker-*-{pid}.*")
+    pattern = f"session_2*/logs/worker-*-{pid}.*"
+    found = [path for place in places_of_ray() for path in place.glob(pattern)]
     return sorted((p for p in found if p.suffix in (".err", ".out")), key=lambda p: p.suffix)[:2]

@@ -6,15 +6,18 @@ The victims belong to the same user as the attacker, so that what holds is the s
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import os
+import re
 import secrets
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,14 +37,16 @@ SETTINGS = SandboxSettings(
     scratch_mb=16,
     output_kb=64,
     max_threads=24,
+    max_files=1000,
     num_warm=1,
 )
+PAUSE_SECONDS = 0.1
+"""Between the two cells of an attack, in seconds: long enough to see that one went on."""
 WATCHED_SIGNALS = (signal.SIGUSR1, signal.SIGIO)
 
+MODULES = "ctypes errno mmap os resource signal socket struct sys threading time".split()  # noqa: SIM905
 PRELUDE = """
-import ctypes, errno, mmap, os, resource, signal, socket, struct, sys, threading, time
-import json as _json
-aim = _json.loads(AIM)
+import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 x86 = os.uname().machine == "x86_64"
@@ -67,6 +72,13 @@ class Attack:
     code: str
     statuses: frozenset[SandboxStatus] = frozenset()
     """How it has to end; empty where only the aim counts."""
+    later: str = ""
+    """A second cell of the same session, after a pause: for what goes on when the first one has ended."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether only a limit on time ends it; such ones are run side by side."""
+        return SandboxStatus.WALL_LIMIT in self.statuses
 
 
 @dataclass
@@ -80,13 +92,38 @@ class Arena:
     victim: subprocess.Popen[bytes]
     folder: Path
     signals: list[int] = field(default_factory=list)
+    _waited: dict[str, SandboxResult] = field(default_factory=dict)
+
+    def wait_for(self, attacks: Sequence[Attack]) -> None:
+        """Run those that only a limit on time ends, all at once: `attack` then judges what became of each."""
+        waiting = [attack for attack in attacks if attack.waits]
+        with ThreadPoolExecutor(max(len(waiting), 1)) as pool:
+            results = pool.map(self._run, waiting)
+            self._waited = dict(zip((attack.name for attack in waiting), results, strict=True))
+
+    def _run(self, attack: Attack) -> SandboxResult:
+        wanted = [name for name in MODULES if re.search(rf"\b{name}\b", attack.code + attack.later)]
+        imports = (
+            f"import {', '.join(wanted)}" if wanted else ""
+        )  # each costs every attack its time
+        prelude = f"aim = {self.aim!r}\n{imports}\n{PRELUDE}\n"
+        if not attack.later:
+            return self.sandbox.run(f"{prelude}{attack.code}\n")
+        session = self.sandbox.open_session()
+        try:
+            first = session.run(f"{prelude}{attack.code}\n")
+            started = time.monotonic()
+            time.sleep(PAUSE_SECONDS)
+            pause = (started, time.monotonic())
+            second = session.run(f"pause = {pause}\n{attack.later}")
+        finally:
+            session.close()
+        return dataclasses.replace(second, stdout=first.stdout + second.stdout)
 
     def attack(self, attack: Attack) -> tuple[SandboxResult, list[str]]:
         """Run one attack; returns its outcome and what it achieved, empty when the sandbox held."""
         before = self._files()
-        aim = {k: v for k, v in self.aim.items() if not k.startswith("fd")}
-        code = f"AIM = {json.dumps(aim)!r}\n{PRELUDE}\n{attack.code}\n"
-        result = self.sandbox.run(code)
+        result = self._waited.pop(attack.name, None) or self._run(attack)
         found = []
         if "REACHED" in result.stdout:
             found.append(result.stdout[result.stdout.index("REACHED") :].splitlines()[0][:80])
@@ -137,7 +174,7 @@ class Arena:
         for path in self.folder.iterdir():
             if path.is_dir():
                 path.rmdir()
-            elif path.name not in ("secret", "socket"):
+            elif path.name not in ("secret", "socket", "datagrams"):
                 path.unlink()
         make_secret(self.folder, self.aim["uid"])
 
@@ -210,7 +247,9 @@ def open_arena(
             "folder": str(folder),
             "secret": str(folder / "secret"),
             "socket": str(folder / "socket"),
-            "abstract": listeners["an abstract Unix socket"].getsockname().decode("ascii")[1:],
+            "datagrams": str(folder / "datagrams"),
+            "abstract": abstract_name(listeners["an abstract Unix socket"]),
+            "abstract_datagrams": abstract_name(listeners["an abstract datagram socket"]),
             "tcp": listeners["a TCP port"].getsockname()[1],
             "udp": listeners["a UDP port"].getsockname()[1],
             "parent": os.getpid(),
@@ -221,6 +260,9 @@ def open_arena(
             "memory_mb": settings.memory_mb,
             "scratch_mb": settings.scratch_mb,
             "max_threads": settings.max_threads,
+            "many": 15 * settings.max_files
+            if backend == "bwrap"
+            else 3,  # else they are the machine's
         }
         sandbox = stack.enter_context(Sandbox(settings, plan=plan))
         sandbox.prepare()
@@ -237,12 +279,16 @@ def _listeners(stack: contextlib.ExitStack, folder: Path) -> dict[str, socket.so
         "a UDP port": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
         "an abstract Unix socket": socket.socket(socket.AF_UNIX),
         "a Unix socket": socket.socket(socket.AF_UNIX),
+        "an abstract datagram socket": socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
+        "a datagram socket": socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
     }
     addresses: Mapping[str, Any] = {
         "a TCP port": ("127.0.0.1", 0),
         "a UDP port": ("127.0.0.1", 0),
         "an abstract Unix socket": "\0pawl-" + secrets.token_hex(8),
         "a Unix socket": str(folder / "socket"),
+        "an abstract datagram socket": "\0pawl-" + secrets.token_hex(8),
+        "a datagram socket": str(folder / "datagrams"),
     }
     for name, listener in listeners.items():
         stack.enter_context(listener)
@@ -250,8 +296,14 @@ def _listeners(stack: contextlib.ExitStack, folder: Path) -> dict[str, socket.so
         listener.setblocking(False)
         if listener.type == socket.SOCK_STREAM:
             listener.listen()
-    (folder / "socket").chmod(0o777)
+    for name in ("socket", "datagrams"):
+        (folder / name).chmod(0o777)
     return listeners
+
+
+def abstract_name(listener: socket.socket) -> str:
+    name: bytes = listener.getsockname()
+    return name.decode("ascii")[1:]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.attacks.arena import Attack
+from tests.attacks.beyond_programs import KERNEL_MEMORY, LATER, LIMITS, LOCKS, PAIRS
 from tests.attacks.programs import MEMORY, OUTPUT, PROCESSES, TIME, attack
 from workers.sandbox.settings import SandboxStatus as Status
 
@@ -269,11 +270,12 @@ KERNEL = [
 
 ATTACKS: dict[str, list[Attack]] = {
     "processes": PROCESSES,
-    "memory": MEMORY,
-    "time": TIME,
+    "memory": [*MEMORY, *KERNEL_MEMORY],
+    "limits": LIMITS,
+    "time": [*TIME, *LATER],
     "output": OUTPUT,
-    "files": FILES,
-    "network": NETWORK,
+    "files": [*FILES, *LOCKS],
+    "network": [*NETWORK, *PAIRS],
     "other processes": OTHERS,
     "kernel": KERNEL,
 }

@@ -7,6 +7,7 @@ ever. Hence the keeper: one small process between us and them (`keeper_main.py`)
 
 from __future__ import annotations
 
+import atexit
 import marshal
 import os
 import signal
@@ -118,5 +119,13 @@ def keeper() -> Keeper:
     global _current
     with _lock:
         if _current is None or not _current.serves:
+            if _current is not None:
+                _current._lose()
             _current = Keeper()
         return _current
+
+
+@atexit.register
+def _hang_up() -> None:
+    if _current is not None:
+        _current._lose()

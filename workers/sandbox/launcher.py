@@ -28,6 +28,8 @@ FILE_RIGHTS = 0b110 | 1 << 14  # write, read, truncate: all that a rule on a sin
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 SIGKILL = 9
 MAX_ERROR_CHARACTERS = 4000
+MAX_CELLS = 256
+"""A session's processor time as a whole, in cells that use all of theirs: what the kernel keeps for good."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -47,6 +49,7 @@ def main(control: IO[bytes]) -> None:
         limit(name, value)
     die_with_parent(policy["parent"])
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    hand_over(control, policy["watched"])
     abi = restrict_files(policy["readable"], policy["writable"]) if policy["landlock"] else 0
     _offer(policy["packages"])
     # What `site` would have added; a program that ends with exit() is no error.
@@ -63,14 +66,31 @@ def main(control: IO[bytes]) -> None:
     {"run": run_program, "call": answer_calls, "session": serve_cells}[job["kind"]](job, control)
 
 
-def limit(name: str, value: int, hard: int | None = None) -> None:
-    """Set a resource limit, soft and hard alike unless `hard` is given; never above what is allowed here."""
+def hand_over(control: IO[bytes], folder: str | None) -> None:
+    """Give the parent what it watches and stops this process by: a descriptor of it, one of its private folder.
+
+    They come with an empty line before the report: once the filter is on, no descriptor can be sent any more.
+    """
+    import _socket  # without what `socket` adds, and the time that it takes
+
+    handed = [os.pidfd_open(os.getpid())]
+    if folder is not None:
+        handed.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+    channel = _socket.socket(fileno=os.dup(control.fileno()))
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(handed)}i", *handed))
+    channel.sendmsg([b" "], [rights])
+    channel.close()
+    for descriptor in handed:
+        os.close(descriptor)
+
+
+def limit(name: str, value: int) -> None:
+    """Set a resource limit, soft and hard alike: code may raise what is soft. Never above what is allowed here."""
     which = getattr(resource, name)
     ceiling = resource.getrlimit(which)[1]
-    wanted = value if hard is None else hard
     if ceiling != resource.RLIM_INFINITY:
-        value, wanted = min(value, ceiling), ceiling if wanted < 0 else min(wanted, ceiling)
-    resource.setrlimit(which, (value, wanted))
+        value = min(value, ceiling)
+    resource.setrlimit(which, (value, value))
 
 
 def die_with_parent(parent: int) -> None:
@@ -214,11 +234,11 @@ def new_module(name: str) -> types.ModuleType:
     return module
 
 
-def use_cpu_limit(job: Mapping[str, Any]) -> None:
+def use_cpu_limit(job: Mapping[str, Any], times: int = 1) -> None:
     """Count processor time from here: what the start used is ours, not the code's."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     spent = used.ru_utime + used.ru_stime
-    limit("RLIMIT_CPU", int(-(-(spent + job["cpu_seconds"]) // 1)))
+    limit("RLIMIT_CPU", int(-(-(spent + times * job["cpu_seconds"]) // 1)))
 
 
 def run_program(job: Mapping[str, Any], control: IO[bytes]) -> None:
@@ -280,11 +300,9 @@ def _find(module: types.ModuleType, path: str) -> Callable[..., Any]:
 def serve_cells(job: Mapping[str, Any], control: IO[bytes]) -> None:
     """Run cells that share one namespace; the value of a last bare expression is printed, as in a console."""
     module = new_module("__main__")
+    # The limit of each cell is kept from outside: one that moves in here is one that the code may move.
+    use_cpu_limit(job, MAX_CELLS)
     while True:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        spent = used.ru_utime + used.ru_stime
-        # A limit of the whole session would punish long ones: each cell gets its own, and the soft limit moves.
-        limit("RLIMIT_CPU", int(-(-(spent + job["cpu_seconds"]) // 1)), resource.RLIM_INFINITY)
         message = {"id": job["id"]}
         try:
             run_cell(job["code"], module.__dict__)

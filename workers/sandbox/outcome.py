@@ -48,6 +48,10 @@ def _status(
 ) -> tuple[SandboxStatus, str]:
     if raw.ending == "wall":
         return SandboxStatus.WALL_LIMIT, f"stopped after {settings.wall_seconds:g} s"
+    if raw.ending == "cpu":
+        return SandboxStatus.CPU_LIMIT, f"used {settings.cpu_seconds:g} s of processor time"
+    if raw.ending == "files":
+        return SandboxStatus.MEMORY_LIMIT, f"made more than {settings.max_files} files"
     if raw.ending == "flood":
         return SandboxStatus.OUTPUT_LIMIT, f"wrote more than {settings.output_kb} kB"
     if raw.ending == "threads":

@@ -27,7 +27,7 @@ from workers.sandbox.interpreter import (
     find_packages,
     first_uid,
 )
-from workers.sandbox.process import BOOT, frame
+from workers.sandbox.process import BOOT, Budget, frame
 from workers.sandbox.seccomp import seccomp_program
 from workers.sandbox.settings import SandboxBackend, SandboxSettings
 
@@ -42,6 +42,8 @@ class Layers:
     landlock: bool = True
     seccomp: bool = True
     limits: bool = True
+    watch: bool = True
+    """What the worker keeps from outside: processor time, number of files, the stop between two cells."""
 
 
 @cache
@@ -113,6 +115,19 @@ class Plan:
         """
         return self.backend == "bwrap" or os.getuid() == 0
 
+    def budget(self) -> Budget:
+        """What one job may take, as far as it is kept from outside."""
+        s = self.settings
+        watched = self.layers.watch
+        return Budget(
+            wall_seconds=s.wall_seconds,
+            output_bytes=s.output_kb * 1024,
+            max_threads=None if self.counts_threads else s.max_threads,
+            cpu_seconds=s.cpu_seconds if watched else None,
+            max_files=s.max_files if watched else None,
+            freezes=watched,
+        )
+
     def _policy(self) -> dict[str, Any]:
         s = self.settings
         inside = self.backend == "bwrap"
@@ -121,16 +136,20 @@ class Plan:
         limits = {
             "RLIMIT_AS": s.memory_mb * MEGABYTE,
             "RLIMIT_FSIZE": s.scratch_mb * MEGABYTE,
-            "RLIMIT_NOFILE": s.max_open_files,
+            "RLIMIT_NOFILE": num_descriptors(s),
             "RLIMIT_STACK": 8 * MEGABYTE,
             "RLIMIT_CORE": 0,
             "RLIMIT_MSGQUEUE": 0,
             "RLIMIT_MEMLOCK": 0,
+            "RLIMIT_SIGPENDING": 64,
+            "RLIMIT_NICE": 0,
+            "RLIMIT_RTPRIO": 0,
         }
         if self.counts_threads and contained:
             limits["RLIMIT_NPROC"] = s.max_threads + (1 if inside else 0)  # 1: bwrap's own
         return {
             "folder": "/tmp" if inside else "/",  # nosec B108 # a private mount
+            "watched": "/tmp" if inside else None,  # nosec B108 # a private mount
             "limits": limits if self.layers.limits else {},
             "landlock": self.layers.landlock and contained,
             "readable": [
@@ -163,6 +182,19 @@ class Plan:
         for device in devices():
             arguments += ["--dev-bind", device, device]
         return [*arguments, "--remount-ro", "/", "--chdir", "/tmp"]  # nosec B108 # a private mount
+
+
+def num_descriptors(settings: SandboxSettings) -> int:
+    """How many files may be open: what socket buffers hold lies in the kernel, outside the limit on memory.
+
+    A pipe holds 64 kB; both ends of a stream pair hold the machine's default each, and code cannot enlarge it.
+    """
+    try:
+        buffer = int(Path("/proc/sys/net/core/wmem_default").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # hidden in the network namespace of a container
+        buffer = 212992
+    room = settings.memory_mb * MEGABYTE // 4 // max(buffer, 65536)
+    return max(16, min(settings.max_open_files, room))
 
 
 def make_plan(

@@ -31,7 +31,7 @@ PROBE_SECONDS = 20.0
 MAX_PROBE_THREADS = 64
 
 ATTACKS = """
-import ctypes, mmap, os, socket, threading
+import ctypes, fcntl, mmap, os, socket, threading
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 
@@ -55,6 +55,10 @@ def connects(family, address):
         s.settimeout(2)
         return s.connect_ex(address) == 0
 
+def locks():
+    with open(os.__file__, "rb") as file:
+        return fcntl.flock(file, fcntl.LOCK_SH) is None
+
 def inherited():
     kept = []
     for number in range(3, 64):
@@ -74,6 +78,8 @@ def probe(aim):
         "writes a file": lambda: open(aim["folder"] + "/written", "w"),
         "connects to a port": lambda: connects(socket.AF_INET, ("127.0.0.1", aim["port"])),
         "makes a Unix socket": lambda: socket.socket(socket.AF_UNIX),
+        "makes a datagram pair": lambda: socket.socketpair(type=socket.SOCK_DGRAM),
+        "locks a library file": locks,
         "signals its parent": lambda: os.kill(aim["parent"], 0) is None,
         "reads its parent's environment": lambda: open(f"/proc/{aim['parent']}/environ", "rb").read(),
         "attaches to its parent": lambda: call(ptrace, 16, aim["parent"], 0, 0),

@@ -9,16 +9,17 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 from policies.errors import SandboxUnavailableError
 from workers.sandbox.interpreter import ENVIRONMENT
 from workers.sandbox.keeper import Keeper
+from workers.sandbox.streams import BLOCK, MAX_DESCRIPTORS, Streams
+from workers.sandbox.watch import Watch
 
 MARK = "# pawl sandbox"
 """Opens the program text of every contained process, so that they can be found in a process list."""
@@ -33,10 +34,8 @@ CONTROL, INFO = 3, 4
 """Descriptors of a contained process besides the standard ones, until the launcher has read them."""
 START_SECONDS = 30.0
 DEATH_SECONDS = 10.0
-WATCH_SECONDS = 0.05
-BLOCK = 65536
 
-Ending = Literal["exit", "done", "wall", "flood", "threads", "start"]
+Ending = Literal["exit", "done", "wall", "cpu", "flood", "threads", "files", "start"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,12 @@ class Budget:
     """Of standard output, of standard error and of the control socket, each."""
     max_threads: int | None = None
     """Counted from outside, where the kernel cannot be told to count."""
+    cpu_seconds: float | None = None
+    """Of all threads together, counted from outside: what the code may do to limits of its own does not matter."""
+    max_files: int | None = None
+    """In the private folder: each takes memory of the kernel, also an empty one."""
+    freezes: bool = True
+    """Whether a process that answered and lives on stands still until its next job."""
 
 
 @dataclass
@@ -110,6 +115,10 @@ class Process:
         self._stderr = os.fdopen(stderr, "rb", buffering=0)
         self._inner: int | None = None
         self._pidfd: int | None = None
+        self._handed: list[int] = []
+        self._watch: Watch | None = None
+        self._ready = False
+        self._dead: tuple[int | None, float] | None = None
         theirs = [their_stdin, their_stdout, their_stderr, their_control.fileno(), their_info]
         try:
             self.pid = keeper.start(command(CONTROL, INFO), ENVIRONMENT, theirs)
@@ -127,8 +136,6 @@ class Process:
         self._control.setblocking(False)
         self._unread = bytearray()
         self._outgoing = bytearray(hello(keeper.pid))
-        self._ready = False
-        self._dead: tuple[int | None, float] | None = None
         with contextlib.suppress(OSError):  # gone already: wait_ready says so
             self._send()
 
@@ -138,19 +145,33 @@ class Process:
         Raises:
             SandboxUnavailableError: it did not start; the process is dead.
         """
-        raw = self._pump(Budget(seconds, BLOCK), None, lambda line: True)
-        # Somebody may have killed it since it was ready, or the keeper, with whom it dies.
-        if raw.ending == "done" and self._keeper.serves and not self._has_died():
-            line, _, rest = raw.control.partition(b"\n")
-            self._unread = bytearray(rest)
-            report: dict[str, Any] = json.loads(line)
-            self._watch_inner()
-            self._ready = True
-            return report
-        self.kill()
+        with self._dead_on_error():
+            raw = self._pump(Budget(seconds, BLOCK), None, lambda line: True)
+            # Somebody may have killed it since it was ready, or the keeper, with whom it dies.
+            if raw.ending == "done" and self._keeper.serves and not self._has_died():
+                line, _, rest = raw.control.partition(b"\n")
+                self._unread = bytearray(rest)
+                report: dict[str, Any] = json.loads(line)
+                self._watch_inner()
+                if not self._handed:
+                    raise SandboxUnavailableError("the worker has no file descriptors left")
+                self._watch, self._handed = Watch(self._handed), []
+                self._ready = True
+                return report
+            self.kill()
         text = raw.stderr.decode("utf-8", "replace").strip()[-600:]
         how = f"took more than {seconds:g} s" if raw.ending == "wall" else f"exit {raw.exit_code}"
         raise SandboxUnavailableError(f"the sandbox does not start ({how}): {text}")
+
+    @contextlib.contextmanager
+    def _dead_on_error(self) -> Iterator[None]:
+        """Leave no process and no descriptor behind whatever goes wrong here."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(SandboxUnavailableError):
+                self.kill()
+            raise
 
     def _has_died(self) -> bool:
         assert self._pidfd is not None
@@ -187,15 +208,35 @@ class Process:
             is_done: whether a line from the control socket ends the job.
             stdin: what the code finds on its standard input, which is then closed.
         """
-        self._outgoing += frame(job)
-        raw = self._pump(budget, stdin, is_done)
-        if raw.ending != "done":
-            raw.exit_code, raw.cpu_seconds = self.kill()
-            if raw.exit_code is None:
-                raise SandboxUnavailableError(
-                    "the sandbox's keeper was lost, and with it this execution"
-                )
+        with self._dead_on_error():
+            if self._watch is not None:
+                self._watch.thaw()
+            self._outgoing += frame(job)
+            raw = self._pump(budget, stdin, is_done)
+            if raw.ending == "done" and self._watch is not None and budget.freezes:
+                self._watch.freeze()
+            elif raw.ending != "done":
+                raw.exit_code, raw.cpu_seconds = self.kill()
+                if raw.exit_code is None:
+                    raise SandboxUnavailableError(
+                        "the sandbox's keeper was lost, and with it this execution"
+                    )
         return raw
+
+    def stop(self) -> None:
+        """Kill what runs, from another thread than the one that reads from it and clears up then."""
+        with contextlib.suppress(SandboxUnavailableError):
+            self._keeper.kill(self.pid)
+
+    def _receive(self, descriptor: int) -> bytes:
+        """Bytes of one of its streams; and, before it has run foreign code, what the launcher hands over."""
+        if self._ready or descriptor != self._control.fileno():
+            return os.read(descriptor, BLOCK)
+        data, handed, _, _ = socket.recv_fds(
+            self._control, BLOCK, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
+        self._handed += handed
+        return data
 
     def _send(self) -> None:
         while self._outgoing:
@@ -210,11 +251,12 @@ class Process:
         self._unread = bytearray()
         started = time.monotonic()
         deadline = started + budget.wall_seconds
-        waiting = _Streams(self, raw, stdin)
+        used = 0.0 if self._watch is None else self._watch.cpu_seconds()
+        waiting = Streams(self, raw, stdin)
         checked = 0
         ended = False
         while True:
-            ended = waiting.turn(deadline, watch=budget.max_threads is not None)
+            ended = waiting.turn(deadline, watch=self._watch is not None)
             while (end := raw.control.find(b"\n", checked)) >= 0:
                 line, checked = bytes(raw.control[checked:end]), end + 1
                 if is_done(line):
@@ -224,21 +266,25 @@ class Process:
             if max(sizes) > budget.output_bytes:
                 raw.ending = "flood"
             elif raw.ending != "done" and not ended:
-                if time.monotonic() >= deadline:
-                    raw.ending = "wall"
-                elif budget.max_threads is not None and self._threads() > budget.max_threads:
-                    raw.ending = "threads"
-                else:
+                over = "wall" if time.monotonic() >= deadline else self._over(budget, used)
+                if over is None:
                     continue
+                raw.ending = over
             raw.wall_seconds = time.monotonic() - started
             return raw
 
-    def _threads(self) -> int:
-        try:
-            text = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
-        except OSError:
-            return 0
-        return int(text.rpartition(")")[2].split()[17])
+    def _over(self, budget: Budget, used: float) -> Ending | None:
+        """The limit that is kept from outside and was passed, if there is one; `used`: seconds before this job."""
+        watch = self._watch
+        if watch is None:
+            return None
+        if budget.cpu_seconds is not None and watch.cpu_seconds() - used > budget.cpu_seconds:
+            return "cpu"
+        if budget.max_threads is not None and watch.threads() > budget.max_threads:
+            return "threads"
+        if budget.max_files is not None and watch.num_files() > budget.max_files:
+            return "files"
+        return None
 
     def kill(self) -> tuple[int | None, float]:
         """Kill everything, reap it, make sure that nothing is left; calling it again does nothing.
@@ -274,10 +320,13 @@ class Process:
         return self._dead
 
     def _close_files(self) -> None:
-        for descriptor in (self._pidfd, self._info, self._inner):
+        for descriptor in (self._pidfd, self._info, self._inner, *self._handed):
             if descriptor is not None:
                 os.close(descriptor)
-        self._inner = None
+        self._inner, self._handed = None, []
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         for stream in (self._stdin, self._stdout, self._stderr):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
@@ -298,89 +347,3 @@ class Process:
             raise SandboxUnavailableError(
                 f"a sandbox that was starting outlived SIGKILL by {DEATH_SECONDS:g} s"
             )
-
-
-class _Streams:
-    """The open ends of a process during one job."""
-
-    def __init__(self, process: Process, raw: Raw, stdin: bytes | None) -> None:
-        self._process = process
-        self._raw = raw
-        self._feeds = stdin is not None  # else it stays open for a later job
-        self._stdin = memoryview(stdin or b"")
-        self._poll = select.poll()
-        self._inputs: dict[int, bytearray] = {}
-        for descriptor, target in (
-            (process._stdout.fileno(), raw.stdout),
-            (process._stderr.fileno(), raw.stderr),
-            (process._control.fileno(), raw.control),
-        ):
-            self._inputs[descriptor] = target
-            self._poll.register(descriptor, select.POLLIN)
-        assert process._pidfd is not None
-        self._poll.register(process._pidfd, select.POLLIN)
-
-    def turn(self, deadline: float, *, watch: bool) -> bool:
-        """Wait for something to happen and deal with it; True when the process has ended."""
-        self._write()
-        rest = max(0.0, deadline - time.monotonic())
-        rest = min(rest, WATCH_SECONDS) if watch else rest
-        events = self._poll.poll(rest * 1000 + 0.5)
-        ended = False
-        for descriptor, _ in events:
-            if descriptor == self._process._pidfd:
-                ended = True
-            elif descriptor in self._inputs:
-                self._read(descriptor)
-        if ended:
-            self.drain()
-        return ended
-
-    def drain(self) -> None:
-        """Read what is there already, but do not wait for a writer that goes on."""
-        for descriptor in list(self._inputs):
-            for _ in range(16):  # a pipe holds 16 blocks; a writer that goes on is not waited for
-                if descriptor not in self._inputs or not self._read(descriptor):
-                    break
-
-    def _read(self, descriptor: int) -> bool:
-        try:
-            block = os.read(descriptor, BLOCK)
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:  # it died with unread input
-            block = b""
-        if not block:
-            self._poll.unregister(descriptor)
-            del self._inputs[descriptor]
-            return False
-        self._inputs[descriptor] += block
-        return True
-
-    def _write(self) -> None:
-        process = self._process
-        try:
-            process._send()
-        except (BrokenPipeError, ConnectionResetError):
-            process._outgoing.clear()
-        control = process._control.fileno()
-        if control in self._inputs:
-            wanted = select.POLLIN | (select.POLLOUT if process._outgoing else 0)
-            self._poll.modify(control, wanted)
-        self._feed()
-
-    def _feed(self) -> None:
-        pipe = self._process._stdin
-        if not self._feeds or pipe.closed or self._process._outgoing:
-            return
-        try:
-            while self._stdin:
-                self._stdin = self._stdin[os.write(pipe.fileno(), self._stdin[:BLOCK]) :]
-        except BlockingIOError:
-            self._poll.register(pipe.fileno(), select.POLLOUT)
-            return
-        except BrokenPipeError:
-            self._stdin = self._stdin[:0]  # the code does not read: what is left is never asked for
-        with contextlib.suppress(KeyError):
-            self._poll.unregister(pipe.fileno())
-        pipe.close()

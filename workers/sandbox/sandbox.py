@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import secrets
@@ -20,7 +21,7 @@ from workers.sandbox.keeper import keeper
 from workers.sandbox.outcome import read_cell, read_replies, result_of
 from workers.sandbox.policy import Plan, next_uid
 from workers.sandbox.probe import choose_plan
-from workers.sandbox.process import Budget, Process, spawn
+from workers.sandbox.process import Process, spawn
 from workers.sandbox.settings import (
     CallResult,
     SandboxBackend,
@@ -90,7 +91,7 @@ class Sandbox:
         started = time.monotonic()
         try:
             process = pool.take()
-            raw = process.exchange(self._job("run", code), self._budget(), _never, stdin)
+            raw = process.exchange(self._job("run", code), plan.budget(), _never, stdin)
         except SandboxUnavailableError as error:
             return _not_started(plan.backend, error, time.monotonic() - started)
         return result_of(raw, plan.backend, self.settings)
@@ -116,7 +117,7 @@ class Sandbox:
         }
         try:
             process = pool.take()
-            raw = process.exchange(job, self._budget(), _never)
+            raw = process.exchange(job, plan.budget(), _never)
         except SandboxUnavailableError as error:
             return [CallResult(SandboxStatus.START_FAILED, error=str(error)) for _ in calls]
         result = result_of(raw, plan.backend, self.settings)
@@ -159,20 +160,13 @@ class Sandbox:
         code = code.encode("utf-8", "replace").decode()  # a lone surrogate is no source text
         return {"kind": kind, "code": code, "cpu_seconds": self.settings.cpu_seconds}
 
-    def _budget(self) -> Budget:
-        assert self._plan is not None
-        return Budget(
-            wall_seconds=self.settings.wall_seconds,
-            output_bytes=self.settings.output_kb * 1024,
-            max_threads=None if self._plan.counts_threads else self.settings.max_threads,
-        )
-
 
 class SandboxSession:
     """Cells that share one namespace, as in a notebook; the value of a last bare expression is printed.
 
     A limit ends the process. The next cell then starts afresh and says so first in `error`, whatever
-    became of it. For one thread at a time.
+    became of it. Between two cells everything in it stands still. One cell runs at a time; `close` may come from any
+    thread and ends one that runs.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -181,20 +175,22 @@ class SandboxSession:
         self._process: Process | None = None
         self._lost = ""
         self._closed = False
+        self._running = threading.Lock()
 
     def run(self, code: str) -> SandboxResult:
         """Run one cell; never raises for what it does."""
+        with self._running:
+            return self._run(code)
+
+    def _run(self, code: str) -> SandboxResult:
         sandbox = self._sandbox
         started = time.monotonic()
         name = secrets.token_hex(8)
         plan, pool = sandbox._prepared()
         try:
-            if self._closed:
-                raise SandboxUnavailableError("the session was closed")
-            if self._process is None:
-                self._process = pool.take()
+            process = self._take(pool)
             job = sandbox._job("session", code) | {"id": name}
-            raw = self._process.exchange(job, sandbox._budget(), lambda line: True)
+            raw = process.exchange(job, plan.budget(), lambda line: True)
         except SandboxUnavailableError as error:
             self._process = None
             return _not_started(plan.backend, error, time.monotonic() - started)
@@ -213,16 +209,37 @@ class SandboxSession:
             self._process = None
             self._lost = f"the cell before ended with {result.status.value}"
         elif result.status is SandboxStatus.BAD_REPLY:
-            self.close(final=False)
+            self._end()
             self._lost = "the cell before tampered with its answer"
         return result
 
-    def close(self, *, final: bool = True) -> None:
-        """Kill the process; calling it again does nothing."""
-        self._closed = self._closed or final
+    def _take(self, pool: _Pool) -> Process:
+        """The process of this session, a new one if there is none.
+
+        Raises:
+            SandboxUnavailableError: none starts, or the session was closed, perhaps meanwhile.
+        """
+        if self._process is None and not self._closed:
+            self._process = pool.take()
+        if self._closed:
+            self._end()
+            raise SandboxUnavailableError("the session was closed")
+        assert self._process is not None
+        return self._process
+
+    def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
+
+    def close(self) -> None:
+        """Kill the process, also under a cell that runs; calling it again does nothing."""
+        self._closed = True
+        process = self._process
+        if process is not None:
+            process.stop()  # whoever reads from it sees it end, and lets go
+        with self._running:
+            self._end()
 
 
 class _Pool:
@@ -274,9 +291,10 @@ class _Pool:
             self._closed = True
             warm = list(self._warm)
             self._warm.clear()
-        for future in warm:
-            if future.exception() is None:
-                future.result().kill()
+        with contextlib.ExitStack() as stack:  # all of them, also when one raises
+            for future in warm:
+                if future.exception() is None:
+                    stack.callback(future.result().kill)
 
 
 def _never(line: bytes) -> bool:

@@ -3,12 +3,20 @@
 An allow-list: a single process that computes, reads and writes what it has, and starts threads. Everything
 else (sockets, processes, exec, signals to others, namespaces, mounts, ptrace, keys, io_uring, bpf, shared
 memory, and whatever future kernels add) is refused with an error number, so that code fails like code.
+
+Of sockets there is one kind: both ends of a stream pair in one's own hands (asyncio wakes itself with one). It takes
+no address and no option: a datagram end could send to every socket of the machine that it can name, options make
+its buffers in the kernel larger, and descriptors sent over it would escape the limit on their number.
+
+Locks on files reach beyond the process, as a file may be the host's, and each takes memory of the kernel. The classic
+ones belong to the process and never stand in its own way; it has no second process and no file that others write, so
+they are reported as taken and nothing is done (sqlite3 asks for them). The other two kinds could tell: none is free.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 Operand = int | str
@@ -20,8 +28,8 @@ _X86_64 = """
     munmap=11 brk=12 rt_sigaction=13 rt_sigprocmask=14 rt_sigreturn=15 pread64=17 pwrite64=18
     readv=19 writev=20 access=21 pipe=22 select=23 sched_yield=24 mremap=25 msync=26 mincore=27
     madvise=28 dup=32 dup2=33 pause=34 nanosleep=35 getitimer=36 alarm=37 setitimer=38 getpid=39
-    sendfile=40 sendto=44 recvfrom=45 sendmsg=46 recvmsg=47 shutdown=48 getsockname=51
-    getpeername=52 setsockopt=54 getsockopt=55 exit=60 wait4=61 uname=63 flock=73 fsync=74
+    sendfile=40 recvfrom=45 recvmsg=47 shutdown=48 getsockname=51
+    getpeername=52 getsockopt=55 exit=60 wait4=61 uname=63 fsync=74
     fdatasync=75 truncate=76 ftruncate=77 getdents=78 getcwd=79 chdir=80 fchdir=81 rename=82
     mkdir=83 rmdir=84 creat=85 link=86 unlink=87 symlink=88 readlink=89 chmod=90 fchmod=91
     umask=95 gettimeofday=96 getrlimit=97 getrusage=98 sysinfo=99 times=100 getuid=102
@@ -43,7 +51,7 @@ _X86_64 = """
 """
 _AARCH64 = """
     getxattr=8 lgetxattr=9 fgetxattr=10 listxattr=11 llistxattr=12 flistxattr=13 getcwd=17
-    eventfd2=19 epoll_create1=20 epoll_ctl=21 epoll_pwait=22 dup=23 dup3=24 flock=32 mkdirat=34
+    eventfd2=19 epoll_create1=20 epoll_ctl=21 epoll_pwait=22 dup=23 dup3=24 mkdirat=34
     unlinkat=35 symlinkat=36 linkat=37 renameat=38 statfs=43 fstatfs=44 truncate=45 ftruncate=46
     fallocate=47 faccessat=48 chdir=49 fchdir=50 fchmod=52 fchmodat=53 openat=56 close=57
     pipe2=59 getdents64=61 lseek=62 read=63 write=64 readv=65 writev=66 pread64=67 pwrite64=68
@@ -57,8 +65,8 @@ _AARCH64 = """
     rt_sigtimedwait=137 rt_sigreturn=139 getpriority=141 getresuid=148 getresgid=150 times=153
     getpgid=155 getsid=156 getgroups=158 uname=160 getrlimit=163 getrusage=165 umask=166
     getcpu=168 gettimeofday=169 getpid=172 getppid=173 getuid=174 geteuid=175 getgid=176
-    getegid=177 gettid=178 sysinfo=179 getsockname=204 getpeername=205 sendto=206 recvfrom=207
-    setsockopt=208 getsockopt=209 shutdown=210 sendmsg=211 recvmsg=212 brk=214 munmap=215
+    getegid=177 gettid=178 sysinfo=179 getsockname=204 getpeername=205 recvfrom=207
+    getsockopt=209 shutdown=210 recvmsg=212 brk=214 munmap=215
     mremap=216 mmap=222 fadvise64=223 mprotect=226 msync=227 mincore=232 madvise=233 wait4=260
     renameat2=276 getrandom=278 membarrier=283 copy_file_range=285 statx=291 rseq=293
     close_range=436 faccessat2=439
@@ -87,6 +95,8 @@ MACHINES = {
             "fcntl": 72,
             "prlimit64": 302,
             "socketpair": 53,
+            "sendto": 44,
+            "flock": 73,
             "clone3": 435,
         },
     ),
@@ -102,39 +112,55 @@ MACHINES = {
             "fcntl": 25,
             "prlimit64": 261,
             "socketpair": 199,
+            "sendto": 206,
+            "flock": 32,
             "clone3": 435,
         },
     ),
 }
 
 
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENT = (
     0,
     4,
     16,
 )  # offsets in struct seccomp_data; arguments have 8 bytes
 _KILL, _ALLOW, _ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
-_EPERM, _ENOSYS = 1, 38
+_EPERM, _ENOLCK, _ENOSYS = 1, 37, 38
+_DONE = _ERRNO
+"""Error number 0: the call is reported as done, and is not done."""
 _X32_BIT = 0x40000000
 _O_WRONLY, _O_RDWR, _O_TRUNC = 1, 2, 0o1000
+_AF_UNIX, _SOCK_STREAM, _SOCK_FLAGS = 1, 1, 0o2004000  # flags: SOCK_CLOEXEC, SOCK_NONBLOCK
 _NEWEST_OLD_CALL = 424
 """From here on both machines count alike, and C libraries try a call and fall back when it is missing."""
 
 CLONE_THREAD = 0x00010000
 CLONE_NEW_NAMESPACE = 0x7E020080
 
+_F_SETLK, _F_SETLKW = 6, 7
+_F_OFD_GETLK, _F_OFD_SETLK, _F_OFD_SETLKW = 36, 37, 38
+_ANSWERS: dict[str, dict[int, int]] = {
+    "fcntl": {
+        _F_SETLK: _DONE,
+        _F_SETLKW: _DONE,
+        _F_OFD_SETLK: _ERRNO | _ENOLCK,
+        _F_OFD_SETLKW: _ERRNO | _ENOLCK,
+    }
+}
+"""What is answered to values of the same argument instead of EPERM."""
 _ARGUMENTS: dict[str, tuple[int, tuple[Operand, ...]]] = {
     "kill": (0, ("PID",)),
     "tgkill": (0, ("PID",)),
     "prlimit64": (0, (0, "PID")),
-    "socketpair": (0, (1,)),  # AF_UNIX, which asyncio needs; socket() itself is refused
     # PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_SET_VMA: above all not PR_SET_PDEATHSIG
     "prctl": (0, (3, 15, 16, 0x53564D41)),
     # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: above all not TIOCSTI
     "ioctl": (1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),
-    # Duplicates, flags, locks: above all not F_SETOWN, which sends signals, and F_SETPIPE_SZ, which takes memory
-    "fcntl": (1, (*range(8), 36, 37, 38, 1030, 1032)),
+    # Duplicates, flags, questions about locks: above all not F_SETOWN, F_SETSIG and F_NOTIFY, which send signals,
+    # F_SETLEASE, which makes others wait, and F_SETPIPE_SZ, which takes memory
+    "fcntl": (1, (*range(6), _F_OFD_GETLK, 1030, 1032)),
 }
 
 
@@ -171,8 +197,11 @@ def seccomp_program(
         elif own_files or name not in _METADATA:
             program += [(_EQUAL, 0, 1, int(number)), (_RETURN, 0, 0, _ALLOW)]
     for name, (argument, values) in _ARGUMENTS.items():
-        program += _guarded(found.guarded[name], _one_of(argument, values))
+        program += _guarded(found.guarded[name], _one_of(argument, values, _ANSWERS.get(name, {})))
     program += _guarded(found.guarded["clone"], _threads_only())
+    program += _guarded(found.guarded["socketpair"], _stream_pair())
+    program += _guarded(found.guarded["sendto"], _no_address(4))
+    program += _guarded(found.guarded["flock"], [(_RETURN, 0, 0, _ERRNO | _ENOLCK)])
     program += [(_AT_LEAST, 0, 1, _NEWEST_OLD_CALL), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
     program.append((_RETURN, 0, 0, _ERRNO | _EPERM))
     return program
@@ -182,11 +211,15 @@ def _guarded(number: int, body: Sequence[Instruction]) -> list[Instruction]:
     return [(_EQUAL, 0, len(body), number), *body]
 
 
-def _one_of(argument: int, values: Sequence[Operand]) -> list[Instruction]:
+def _one_of(
+    argument: int, values: Sequence[Operand], answers: Mapping[int, int]
+) -> list[Instruction]:
     """Allow the call when the low half of an argument is one of `values`; the kernel reads no more of these."""
     body: list[Instruction] = [(_LOAD, 0, 0, _ARGUMENT + 8 * argument)]
     for value in values:
         body += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW)]
+    for value, answer in answers.items():
+        body += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, answer)]
     return [*body, (_RETURN, 0, 0, _ERRNO | _EPERM)]
 
 
@@ -211,4 +244,37 @@ def _threads_only() -> list[Instruction]:
         (_ANY_BIT, 0, 1, CLONE_THREAD),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERRNO | _EPERM),
+    ]
+
+
+def _stream_pair() -> list[Instruction]:
+    """Allow socketpair() for two connected Unix stream sockets, with or without the flags of a new descriptor."""
+    refuse: Instruction = (_RETURN, 0, 0, _ERRNO | _EPERM)
+    return [
+        (_LOAD, 0, 0, _ARGUMENT),
+        (_EQUAL, 1, 0, _AF_UNIX),
+        refuse,
+        (_LOAD, 0, 0, _ARGUMENT + 8),
+        (_AND, 0, 0, 0xFFFFFFFF & ~_SOCK_FLAGS),
+        (_EQUAL, 1, 0, _SOCK_STREAM),
+        refuse,
+        (_LOAD, 0, 0, _ARGUMENT + 16),
+        (_EQUAL, 1, 0, 0),
+        refuse,
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+
+
+def _no_address(argument: int) -> list[Instruction]:
+    """Allow the call when an argument, a pointer, is null in both halves."""
+    place = _ARGUMENT + 8 * argument
+    refuse: Instruction = (_RETURN, 0, 0, _ERRNO | _EPERM)
+    return [
+        (_LOAD, 0, 0, place),
+        (_EQUAL, 1, 0, 0),
+        refuse,
+        (_LOAD, 0, 0, place + 4),
+        (_EQUAL, 1, 0, 0),
+        refuse,
+        (_RETURN, 0, 0, _ALLOW),
     ]

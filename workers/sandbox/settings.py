@@ -26,17 +26,20 @@ class SandboxSettings(Settings):
     wall_seconds: float = Field(default=10.0, gt=0, le=MAX_SECONDS)
     """Longest time of one execution."""
     cpu_seconds: float = Field(default=8.0, gt=0, le=MAX_SECONDS)
-    """Most processor time of one execution."""
+    """Most processor time of one execution, or of one cell of a session, all threads together; between two cells a
+    session stands still."""
     memory_mb: int = Field(default=512, ge=64, le=MAX_MEGABYTES)
     """Most address space."""
     scratch_mb: int = Field(default=64, ge=1, le=MAX_MEGABYTES)
     """Size of the private /tmp (bwrap only; the fallback has no writable folder)."""
+    max_files: int = Field(default=4096, ge=16, le=1_000_000)
+    """Files, folders and links in the private /tmp (bwrap only): each takes about 1 kB of the kernel's memory."""
     output_kb: int = Field(default=256, ge=1, le=MAX_CHARACTERS // 1024)
     """Most bytes of standard output; more ends the execution."""
     max_threads: int = Field(default=16, ge=1, le=MAX_WORKERS)
     """Threads of the one process; other processes are refused."""
     max_open_files: int = Field(default=64, ge=16, le=65_536)
-    """File descriptors."""
+    """File descriptors; fewer where as many full sockets would take more than a quarter of `memory_mb`."""
     packages: tuple[str, ...] = ()
     """Installed packages that the code may import besides the standard library, e.g. `numpy`, and what they need."""
     num_warm: int = Field(default=2, ge=0, le=MAX_WORKERS)

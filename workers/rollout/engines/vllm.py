@@ -20,6 +20,7 @@ from policies.seeds import derive_seed
 from policies.store import check_files
 from workers.alive import beat
 from workers.compute_threads import bind_cores, cores_in, follow_threads
+from workers.private_folder import private_folder
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.tokenizer_chat import TokenizerChat
 
@@ -255,6 +256,9 @@ def _prepare_environment(config: VllmEngine.Config, *, on_cpu: bool) -> None:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
+        # By default both lie in /tmp: compiled code that is loaded from a name that others can take, and sockets.
+        "TORCHINDUCTOR_CACHE_DIR": str(private_folder() / "torchinductor"),
+        "VLLM_RPC_BASE_PATH": str(private_folder()),
     }
     if on_cpu:
         cores = sorted(os.sched_getaffinity(0))
