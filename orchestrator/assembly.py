@@ -15,6 +15,8 @@ from orchestrator.journal import Journal
 from orchestrator.lease import Fence
 from orchestrator.leftovers import remove_leftovers
 from orchestrator.model_files import resolve_model
+from orchestrator.plugins.asked import acceptance_of
+from orchestrator.plugins.asked import load_prompts as prompts_from
 from orchestrator.prompts.overlap import check_overlap
 from orchestrator.quarantine import Quarantine
 from orchestrator.rounds.drawing import check_same_prompts
@@ -25,7 +27,6 @@ from orchestrator.stopping import StopRequest
 from orchestrator.storage.mirror import mirroring
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.worker_groups import start_groups
-from policies.component import create
 from policies.errors import ConfigurationError, explain
 from policies.records import Prompt
 from policies.store import PolicyStore
@@ -78,7 +79,7 @@ def assemble(
             groups=groups,
             tracker=tracker,
             stop=stop,
-            acceptance=create(config.acceptance),
+            acceptance=acceptance_of(config),
             train_prompts=train,
             held_out_prompts=held_out,
             test_prompts=test,
@@ -93,8 +94,8 @@ def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
         InputError: a file is wrong, or the sets overlap.
         ConfigurationError: a set is too small for the config.
     """
-    train: list[Prompt] = create(config.prompts.train).load()
-    held_out: list[Prompt] = create(config.prompts.held_out).load()
+    train, _ = prompts_from(config, config.prompts.train)
+    held_out, _ = prompts_from(config, config.prompts.held_out)
     if not config.prompts.allow_overlap:
         check_overlap(train, held_out)
     if config.prompts.per_round > len(train):
@@ -129,7 +130,7 @@ def load_test_prompts(
     """
     if config.prompts.test is None:
         return []
-    test: list[Prompt] = create(config.prompts.test).load()
+    test, _ = prompts_from(config, config.prompts.test)
     if not test:
         raise ConfigurationError(
             explain(

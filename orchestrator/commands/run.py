@@ -81,17 +81,19 @@ def run(
     from orchestrator.config.files import load_config, resolve_tracking
     from orchestrator.plan.lines import refuse_what_cannot_run
     from orchestrator.plan.preflight import make_plan
+    from orchestrator.plugins.host import hosting
     from orchestrator.run_naming import new_run_folder, same_run
 
-    loaded = load_config(config, overrides or ())
-    resolved = resolve_tracking(loaded.config, Path.cwd())
-    if or_resume and name is not None:
-        known = same_run(runs_dir, name, resolved)
-        if known is not None:
-            _resume(known)
-            return
-    folder = new_run_folder(runs_dir, name, resolved.tracking.experiment)
-    plan = make_plan(resolved, run_folder=folder.path)
+    with hosting():
+        loaded = load_config(config, overrides or ())
+        resolved = resolve_tracking(loaded.config, Path.cwd())
+        known = same_run(runs_dir, name, resolved) if or_resume and name is not None else None
+        if known is None:
+            folder = new_run_folder(runs_dir, name, resolved.tracking.experiment)
+            plan = make_plan(resolved, run_folder=folder.path)
+    if known is not None:
+        _resume(known)
+        return
     refuse_what_cannot_run(plan)
     for line in plan.of("warning"):
         complain(f"warning: {line.what}: {line.found}")
