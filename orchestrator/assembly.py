@@ -15,6 +15,7 @@ from orchestrator.journal import Journal
 from orchestrator.lease import Fence
 from orchestrator.leftovers import remove_leftovers
 from orchestrator.model_files import resolve_model
+from orchestrator.plug_in_changes import PlugIns
 from orchestrator.plugins.asked import acceptance_of
 from orchestrator.plugins.asked import load_prompts as prompts_from
 from orchestrator.prompts.overlap import check_overlap
@@ -44,6 +45,7 @@ def assemble(
     events: EventLog,
     tracker: Tracker,
     stop: StopRequest,
+    plug_ins: PlugIns,
 ) -> Iterator[Run]:
     """Open everything a run needs, in order of cost; close it whatever happens."""
     journal = Journal(folder.journal, guard=fence)
@@ -65,7 +67,15 @@ def assemble(
     ):
         started = time.monotonic()
         events.emit(EventKind.WORKERS_STARTING)
-        groups = start_groups(cluster, config, folder, store, journal.results(), epoch=fence.epoch)
+        groups = start_groups(
+            cluster,
+            config,
+            folder,
+            store,
+            journal.results(),
+            epoch=fence.epoch,
+            plug_ins=plug_ins.codes,
+        )
         events.emit(EventKind.WORKERS_READY, seconds=round(time.monotonic() - started, 2))
         yield Run(
             config=config,
@@ -84,6 +94,7 @@ def assemble(
             held_out_prompts=held_out,
             test_prompts=test,
             mirror=mirror,
+            plug_ins=plug_ins,
         )
 
 

@@ -25,6 +25,8 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind, EventLog, Observer
 from orchestrator.lease import Lease, claim
 from orchestrator.plan.floors import check_floors
+from orchestrator.plug_in_changes import PlugIns, check_plug_ins, plug_ins_of
+from orchestrator.plugins.host import hosting
 from orchestrator.private import check_confined, private_files
 from orchestrator.rounds.loop import run_rounds
 from orchestrator.rounds.recording import record_what_was_missed
@@ -37,6 +39,7 @@ from orchestrator.tracking.tags import tracked_run, versions
 from orchestrator.tracking.tracker import Tracker
 from policies import files
 from policies.errors import ConfigurationError, CorruptStateError, PawlError, ResumeError, explain
+from policies.plugin_code import PlugInCode
 from policies.records import Record, RoundResult
 
 logger = logging.getLogger(__name__)
@@ -57,6 +60,8 @@ class RunIdentity(Record):
     versions: dict[str, str]
     remote_code: dict[str, str] = Field(default_factory=dict)
     """Python files of the model that `trust_remote_code` lets run, with their sha256."""
+    plug_ins: dict[str, PlugInCode] = Field(default_factory=dict)
+    """What each component and function of the user's own is made of, by what the config calls it."""
     template_date: str = ""
     """The day that the run's chat templates are told (`rollout.template_date`, else the day of `created_at`)."""
 
@@ -91,9 +96,10 @@ def run_experiment(
             )
         )
     files.make_directory(folder.path)
-    with claim(folder) as lease:
+    with claim(folder) as lease, hosting():
         _describe(config, folder, source)
-        return _drive(config, folder, observers, lease, resumed=False)
+        held = PlugIns(read_identity(folder).plug_ins)
+        return _drive(config, folder, observers, lease, held, resumed=False)
 
 
 def _describe(config: RunConfig, folder: RunFolder, source: str) -> None:
@@ -110,16 +116,22 @@ def _describe(config: RunConfig, folder: RunFolder, source: str) -> None:
         config_digest=config_digest(config),
         versions=versions(),
         remote_code=trusted_code(config),
+        plug_ins=plug_ins_of(config),
         template_date=config.rollout.template_date or created_at.date().isoformat(),
     )
     files.write_json(folder.identity, identity.model_dump(mode="json"))
 
 
 @private_files()
-def resume_experiment(folder: RunFolder, observers: Sequence[Observer] = ()) -> RunSummary:
+def resume_experiment(
+    folder: RunFolder, observers: Sequence[Observer] = (), *, accept_changes: bool = False
+) -> RunSummary:
     """Go on with the run in `folder` from its last finished phase or shard.
 
+    With `accept_changes`, plug-ins that were edited meanwhile hold from here on, which is recorded.
+
     Raises:
+        PlugInChangedError: a plug-in is not what it was, and `accept_changes` is not given.
         ResumeError: it is not a run, is driven by another process now, or its config was edited.
     """
     check_floors()
@@ -142,8 +154,11 @@ def resume_experiment(folder: RunFolder, observers: Sequence[Observer] = ()) -> 
             f"the run was begun by an older version (pawl-lm {identity.versions.get('pawl-lm', '?')}) without "
             f"{len(since)} of today's settings; their defaults hold from here on: {', '.join(since)}"
         )
-    with claim(folder, on_takeover=warnings.append) as lease:
-        return _drive(config, folder, observers, lease, warnings, resumed=True)
+    with claim(folder, on_takeover=warnings.append) as lease, hosting():
+        held = check_plug_ins(
+            folder, config, identity.plug_ins, accept=accept_changes, warn=warnings.append
+        )
+        return _drive(config, folder, observers, lease, held, warnings, resumed=True)
 
 
 def read_identity(folder: RunFolder) -> RunIdentity:
@@ -171,6 +186,7 @@ def _drive(
     folder: RunFolder,
     observers: Sequence[Observer],
     lease: Lease,
+    held: PlugIns,
     warnings: Sequence[str] = (),
     *,
     resumed: bool,
@@ -191,7 +207,13 @@ def _drive(
         with (
             listening(stop),
             assemble(
-                config, folder, fence=lease.fence, events=events, tracker=tracker, stop=stop
+                config,
+                folder,
+                fence=lease.fence,
+                events=events,
+                tracker=tracker,
+                stop=stop,
+                plug_ins=held,
             ) as run,
             listening(stop),  # again: starting Ray puts its own handler on SIGTERM
         ):

@@ -19,6 +19,7 @@ from orchestrator.config.resolved import read_config
 from orchestrator.config.run_config import RunConfig
 from orchestrator.journal import JournalEntry
 from orchestrator.launch import SCHEMA_VERSION
+from orchestrator.plug_in_changes import accepted_changes, began_with, differences
 from orchestrator.removal_notes import left_in_bucket, removed
 from orchestrator.rounds.phases import (
     Collected,
@@ -73,6 +74,7 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     """
     report = Report()
     config = _check_identity(folder, report["identity"])
+    _check_plug_ins(folder, report["plug-ins"])
     entries = _check_journal(folder, report["journal"])
     left = left_in_bucket(folder)
     absent = frozenset(left.names if left else ())
@@ -134,6 +136,22 @@ def _check_identity(folder: RunFolder, check: Check) -> RunConfig | None:
     except PawlError as error:
         check.notes.append(f"not compared with what the config asks for: {error}")
         return None
+
+
+def _check_plug_ins(folder: RunFolder, check: Check) -> None:
+    """The accepted changes follow on what the run began with; each is told, and so is what differs on disk now."""
+    try:
+        first = began_with(folder)
+        changes = accepted_changes(folder, first)
+    except PawlError as error:
+        check.expect(False, str(error))
+        return
+    if not first:
+        return
+    held = changes[-1].plug_ins if changes else first
+    check.expect(True, "")
+    check.notes += [f"accepted {change.sentence()}" for change in changes]
+    check.notes += [f"on disk now, and in no round: {what}" for what in differences(held)[:5]]
 
 
 def _json(path: Path, check: Check) -> dict[str, Any] | None:

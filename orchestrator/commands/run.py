@@ -116,6 +116,13 @@ def _starter(
 def resume(
     run_dir: RunArgument,
     runs_dir: RunsDirOption = Path("runs"),
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="Take plug-ins that were edited since, from the round in progress on; this is recorded.",
+        ),
+    ] = False,
     supervise: SuperviseOption = False,
     max_restarts: MaxRestartsOption = 5,
     restart_wait: RestartWaitOption = 5.0,
@@ -129,12 +136,13 @@ def resume(
 
     if supervise:
         open_run(run_dir)
-        _supervise(["resume", str(run_dir)], max_restarts, restart_wait)
+        accepting = ["--accept-changes"] if accept_changes else []
+        _supervise(["resume", str(run_dir), *accepting], max_restarts, restart_wait)
         return
-    _resume(open_run(run_dir))
+    _resume(open_run(run_dir), accept_changes=accept_changes)
 
 
-def _resume(folder: RunFolder) -> None:
+def _resume(folder: RunFolder, *, accept_changes: bool = False) -> None:
     from orchestrator.views.run_state import read_config, results_of, run_status
 
     planned = read_config(folder).get("rounds")
@@ -147,7 +155,7 @@ def _resume(folder: RunFolder) -> None:
     def start(observers: list[Any]) -> RunSummary:
         from orchestrator.launch import resume_experiment
 
-        return resume_experiment(folder, observers)
+        return resume_experiment(folder, observers, accept_changes=accept_changes)
 
     _drive(folder, start)
 

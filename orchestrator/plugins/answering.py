@@ -10,9 +10,7 @@ from pydantic import TypeAdapter
 
 from orchestrator.acceptance.measurement import Evidence
 from orchestrator.acceptance.rule import ACCEPTANCE, AcceptanceRule
-from orchestrator.commands.component_list import foreign_member
 from orchestrator.config.checked import checked
-from orchestrator.config.json_schema import foreign_schema
 from orchestrator.plugins.asked import described, judging
 from orchestrator.plugins.messages import Question
 from orchestrator.plugins.watching import Importing
@@ -20,7 +18,6 @@ from orchestrator.prompts.source import PROMPT_SOURCES
 from policies.component import create
 from policies.errors import ConfigurationError, InputError, JudgeError, VerificationError, boundary
 from policies.loss import LOSSES
-from policies.loss_trial import refused_because
 from policies.plugin_code import check_number, codes_of
 from policies.records import PolicyVersion, Prompt
 from policies.reference import REFERENCES, ReferenceSchedule
@@ -144,16 +141,22 @@ def _backend(body: Body, importing: Importing, memory: Memory) -> Body:
 
 
 def _loss(body: Body, importing: Importing, memory: Memory) -> Body:
+    from policies.loss_trial import refused_because
+
     with boundary(ConfigurationError, "the loss cannot be made"):
         loss = create(LOSSES.parse(body["config"]))
     return {"refused": refused_because(loss)}
 
 
 def _member(body: Body, importing: Importing, memory: Memory) -> Body:
+    from orchestrator.commands.component_list import foreign_member
+
     return {"member": foreign_member(str(body["family"]), str(body["name"]))}
 
 
 def _schema(body: Body, importing: Importing, memory: Memory) -> Body:
+    from orchestrator.config.json_schema import foreign_schema
+
     return {"schema": foreign_schema(str(body["family"]), str(body["name"]))}
 
 

@@ -29,6 +29,8 @@ from workers.worker_environment import is_secret
 T = TypeVar("T")
 
 IMPORT_SECONDS = 60.0
+START_SECONDS = 180.0
+"""Longest time for the process to start, before it imports any plug-in: our own imports, on a machine that is busy."""
 ANSWER_SECONDS = 120.0
 """Longest wait for an answer once everything is imported, where a question has no limit of its own."""
 MAX_OUTPUT_BYTES = 2**20
@@ -75,13 +77,14 @@ class PlugInHost:
             PlugInLostError: a plug-in ended or hung the process, or flooded its output.
             PawlError: what a plug-in raised, as the class of ours that it was told as.
         """
+        fresh = self._child is None
         if self._child is None:
             environment = environment_of_plug_ins(os.environ, settings.keep)
             self._child = ChildProcess("orchestrator.plugins.child", environment=environment)
         self._number += 1
         line = line_of(Asked(id=self._number, what=what, body=dict(body)))
         try:
-            answer = self._answer(self._child, line, settings, seconds)
+            answer = self._answer(self._child, line, settings, seconds, fresh=fresh)
         except BaseException:
             self.close()
             raise
@@ -90,11 +93,17 @@ class PlugInHost:
         return dict(answer.body)
 
     def _answer(
-        self, child: ChildProcess, line: bytes, settings: HostSettings, seconds: float
+        self,
+        child: ChildProcess,
+        line: bytes,
+        settings: HostSettings,
+        seconds: float,
+        *,
+        fresh: bool,
     ) -> Answered:
         reference, last, limit, printed = "", "", seconds, child.num_output_bytes
         try:
-            answer = child.exchange(line, Answered, limit)
+            answer = child.exchange(line, Answered, limit + (START_SECONDS if fresh else 0.0))
             while answer.loading or answer.loaded:
                 if answer.loaded and child.num_output_bytes - printed > MAX_OUTPUT_BYTES:
                     raise _lost(reference, f"prints more than {MAX_OUTPUT_BYTES} bytes", settings)
