@@ -16,6 +16,9 @@ from orchestrator.judge_models import check_same_models, local_judge_models
 from orchestrator.lease import Fence
 from orchestrator.leftovers import remove_leftovers
 from orchestrator.model_files import resolve_model
+from orchestrator.plug_in_changes import PlugIns
+from orchestrator.plugins.asked import acceptance_of
+from orchestrator.plugins.asked import load_prompts as prompts_from
 from orchestrator.prompts.overlap import check_overlap
 from orchestrator.quarantine import Quarantine
 from orchestrator.rounds.drawing import check_same_prompts
@@ -27,7 +30,6 @@ from orchestrator.stopping import StopRequest
 from orchestrator.storage.mirror import mirroring
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.worker_groups import start_groups
-from policies.component import create
 from policies.errors import ConfigurationError, explain
 from policies.records import Prompt
 from policies.store import PolicyStore
@@ -46,6 +48,7 @@ def assemble(
     events: EventLog,
     tracker: Tracker,
     stop: StopRequest,
+    plug_ins: PlugIns,
 ) -> Iterator[Run]:
     """Open everything a run needs, in order of cost; close it whatever happens."""
     journal = Journal(folder.journal, guard=fence)
@@ -81,6 +84,7 @@ def assemble(
             journal.results(),
             epoch=fence.epoch,
             judge_models=judge_models,
+            plug_ins=plug_ins.codes,
         )
         events.emit(EventKind.WORKERS_READY, seconds=round(time.monotonic() - started, 2))
         yield Run(
@@ -95,12 +99,13 @@ def assemble(
             groups=groups,
             tracker=tracker,
             stop=stop,
-            acceptance=create(config.acceptance),
+            acceptance=acceptance_of(config),
             train_prompts=train,
             held_out_prompts=held_out,
             test_prompts=test,
             judge_models=judge_models,
             mirror=mirror,
+            plug_ins=plug_ins,
         )
 
 
@@ -111,8 +116,8 @@ def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
         InputError: a file is wrong, or the sets overlap.
         ConfigurationError: a set is too small for the config.
     """
-    train: list[Prompt] = create(config.prompts.train).load()
-    held_out: list[Prompt] = create(config.prompts.held_out).load()
+    train, _ = prompts_from(config, config.prompts.train)
+    held_out, _ = prompts_from(config, config.prompts.held_out)
     if not config.prompts.allow_overlap:
         check_overlap(train, held_out)
     if not train:
@@ -156,7 +161,7 @@ def load_test_prompts(
     """
     if config.prompts.test is None:
         return []
-    test: list[Prompt] = create(config.prompts.test).load()
+    test, _ = prompts_from(config, config.prompts.test)
     if not test:
         raise ConfigurationError(
             explain(

@@ -74,10 +74,12 @@ def validate(
     from orchestrator.plan.functions import LINE
     from orchestrator.plan.inputs import check_prompts
     from orchestrator.plan.lines import refuse_what_cannot_run
+    from orchestrator.plugins.host import hosting
 
     try:
-        loaded = load_config(config, overrides or ())
-        looked_at = check_prompts(loaded.config)
+        with hosting():
+            loaded = load_config(config, overrides or ())
+            looked_at = check_prompts(loaded.config)
         refuse_what_cannot_run(looked_at)
     except ConfigurationError as error:
         if not as_json:
@@ -127,14 +129,16 @@ def plan(
 
     from orchestrator.config.files import load_config, resolve_tracking
     from orchestrator.plan.preflight import make_plan
+    from orchestrator.plugins.host import hosting
     from orchestrator.run_naming import new_run_folder
     from orchestrator.storage.owner import taken_names
     from orchestrator.views.display import plain_text
 
-    resolved = resolve_tracking(load_config(config, overrides or ()).config, Path.cwd())
-    taken = [] if elsewhere or name is not None else taken_names(resolved.storage)
-    folder = new_run_folder(runs_dir, name, resolved.tracking.experiment, taken=taken)
-    made = make_plan(resolved, run_folder=folder.path, elsewhere=elsewhere)
+    with hosting():
+        resolved = resolve_tracking(load_config(config, overrides or ()).config, Path.cwd())
+        taken = [] if elsewhere or name is not None else taken_names(resolved.storage)
+        folder = new_run_folder(runs_dir, name, resolved.tracking.experiment, taken=taken)
+        made = make_plan(resolved, run_folder=folder.path, elsewhere=elsewhere)
     if as_json:
         say_json(made.to_json())
     else:

@@ -11,17 +11,24 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from orchestrator.plug_in_changes import PlugIns
 from policies.records import PolicyVersion
 from policies.redaction import seal
 from policies.shards import file_sha256
 
+PLUG_INS = "plug_ins"
+"""Name of the digest of plug-ins among what a file was made from."""
 _OWN_FILE = re.compile(r"(?P<path>.+\.py)(:\w+)?")
 
 
 def made_from(
-    settings: Sequence[BaseModel | Mapping[str, Any] | str | int], *policies: PolicyVersion
+    settings: Sequence[BaseModel | Mapping[str, Any] | str | int],
+    *policies: PolicyVersion,
+    plug_ins: PlugIns | None = None,
 ) -> dict[str, str]:
-    """Digests by name: `settings`, `policy` where policies take part, `code` where settings name files.
+    """Digests by name: `settings`, `policy` where policies take part, `plug_ins` where settings name any.
+
+    A run that an older Pawl began has not recorded its plug-ins: `code` is of the files that settings name then.
 
     Example:
         >>> sorted(made_from(["r1", 0]))
@@ -33,6 +40,9 @@ def made_from(
     }  # another value of the same secret is the same setting
     if policies:
         found["policy"] = _digest([p.digest for p in policies])
+    if plug_ins is not None and plug_ins.codes:
+        named = plug_ins.digests(plain)
+        return found | ({PLUG_INS: _digest(named)} if named else {})
     code = {path: file_sha256(Path(path)) for path in sorted(set(_own_files(plain)))}
     if code:
         found["code"] = _digest(code)

@@ -23,6 +23,8 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind, EventLog, Observer
 from orchestrator.lease import Lease, claim
 from orchestrator.plan.floors import check_floors
+from orchestrator.plug_in_changes import PlugIns, check_plug_ins, plug_ins_of
+from orchestrator.plugins.host import hosting
 from orchestrator.private import check_confined, private_files
 from orchestrator.refused_start import leaving_nothing
 from orchestrator.rounds.loop import run_rounds
@@ -85,12 +87,13 @@ def run_experiment(
     check_place(config.storage, folder)
     with leaving_nothing(folder) as start:
         files.make_directory(folder.path)
-        with _first_claim(folder, or_resume=or_resume) as lease:
+        with _first_claim(folder, or_resume=or_resume) as lease, hosting():
             start.fence = lease.fence
             with lease.fence.holding():
                 _check_new(folder)  # another process may have begun and ended it since
                 _describe(config, folder, source)
-            return _drive(config, folder, observers, lease, resumed=False)
+            held = PlugIns(read_identity(folder).plug_ins)
+            return _drive(config, folder, observers, lease, held, resumed=False)
 
 
 def _check_new(folder: RunFolder) -> None:
@@ -143,16 +146,22 @@ def _describe(config: RunConfig, folder: RunFolder, source: str) -> None:
         config_digest=config_digest(config),
         versions=versions(),
         remote_code=trusted_code(config),
+        plug_ins=plug_ins_of(config),
         template_date=config.rollout.template_date or created_at.date().isoformat(),
     )
     write_identity(folder, identity)
 
 
 @private_files()
-def resume_experiment(folder: RunFolder, observers: Sequence[Observer] = ()) -> RunSummary:
+def resume_experiment(
+    folder: RunFolder, observers: Sequence[Observer] = (), *, accept_changes: bool = False
+) -> RunSummary:
     """Go on with the run in `folder` from its last finished phase or shard.
 
+    With `accept_changes`, plug-ins that were edited meanwhile hold from here on, which is recorded.
+
     Raises:
+        PlugInChangedError: a plug-in is not what it was, and `accept_changes` is not given.
         ResumeError: it is not a run, is driven by another process now, or its config was edited.
     """
     check_floors()
@@ -175,8 +184,11 @@ def resume_experiment(folder: RunFolder, observers: Sequence[Observer] = ()) -> 
             f"the run was begun by an older version (pawl-lm {identity.versions.get('pawl-lm', '?')}) without "
             f"{len(since)} of today's settings; their defaults hold from here on: {', '.join(since)}"
         )
-    with claim(folder, on_takeover=warnings.append) as lease:
-        return _drive(config, folder, observers, lease, warnings, resumed=True)
+    with claim(folder, on_takeover=warnings.append) as lease, hosting():
+        held = check_plug_ins(
+            folder, config, identity.plug_ins, accept=accept_changes, warn=warnings.append
+        )
+        return _drive(config, folder, observers, lease, held, warnings, resumed=True)
 
 
 def _drive(
@@ -184,6 +196,7 @@ def _drive(
     folder: RunFolder,
     observers: Sequence[Observer],
     lease: Lease,
+    held: PlugIns,
     warnings: Sequence[str] = (),
     *,
     resumed: bool,
@@ -204,7 +217,13 @@ def _drive(
         with (
             listening(stop),
             assemble(
-                config, folder, fence=lease.fence, events=events, tracker=tracker, stop=stop
+                config,
+                folder,
+                fence=lease.fence,
+                events=events,
+                tracker=tracker,
+                stop=stop,
+                plug_ins=held,
             ) as run,
             listening(stop),  # again: starting Ray puts its own handler on SIGTERM
         ):

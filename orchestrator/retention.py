@@ -14,15 +14,14 @@ from pathlib import Path
 from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind
 from orchestrator.judge_versions import judges_of_coming_rounds
+from orchestrator.plugins.asked import reference_plan
 from orchestrator.removal_notes import Kind, Removed, note_path, write_note
 from orchestrator.rounds.reuse import rounds_to_reuse
 from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder, ShardKind
 from policies import files
-from policies.component import create
 from policies.folder_names import numbered_folders
 from policies.records import RoundResult
-from policies.reference import ReferenceSchedule
 from policies.shards import marker_path
 from policies.store import MANIFEST, PolicyStore
 
@@ -69,14 +68,14 @@ def needed_policies(config: RunConfig, results: Sequence[RoundResult]) -> set[in
     wanted = {0, served[-1], best.after}
     if results[-1].best is not None:
         wanted.add(results[-1].best)
-    schedules: dict[int, ReferenceSchedule] = {}
     for index in range(len(served), min(config.rounds, len(served) + _LOOK_AHEAD) + 1):
         num_new = index - len(served)
         for new in ([-1 - i for i in range(num_new)], [served[-1]] * num_new):
             history = [*served, *new]
             stage = config.stage_of(index)
-            schedule = schedules.setdefault(stage.index, create(stage.training.reference))
-            plan = schedule.plan(history[stage.first_round - 1 :])
+            plan = reference_plan(
+                config, stage.training.reference, history[stage.first_round - 1 :]
+            )
             wanted |= {part.version for part in plan.parts}
             for share in config.rollout.mixture:
                 wanted.add(history[max(0, len(history) - 1 - share.rounds_ago)])

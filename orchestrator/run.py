@@ -12,6 +12,7 @@ from orchestrator.config.stages import Stage
 from orchestrator.events import EventLog
 from orchestrator.journal import Journal
 from orchestrator.lease import Fence
+from orchestrator.plug_in_changes import PlugIns
 from orchestrator.quarantine import Quarantine
 from orchestrator.run_folder import RoundFolder, RunFolder
 from orchestrator.stopping import StopRequest
@@ -62,6 +63,9 @@ class Run:
     """Models of judges that lie on this machine, by their names in the config."""
     mirror: Mirror | None = None
     """Copies what is committed to object storage, when that is configured."""
+
+    plug_ins: PlugIns = field(default_factory=PlugIns)
+    """What the user's own components and functions are made of."""
 
     def served(self) -> list[int]:
         """The version accepted at the end of each finished round, round 0 first."""

@@ -12,6 +12,7 @@
 <run>/rounds/0003/           prompts.parquet, trajectories/, verdicts/, ..., examples/, train/, evaluate/
 <run>/rounds/0003/again-0002/, test/, final/   further measurements, laid out like evaluate/
 <run>/rounds/0003/attempts/  what workers wrote and the driver has not committed; gone when the round is finished
+<run>/accepted/0001.json     a change of plug-ins that was accepted, and from which round on it holds
 <run>/removed/               notes on what retention removed
 <run>/quarantine/            damaged files and prompts that kill workers, each with its reason beside it
 """
@@ -179,6 +180,11 @@ class RunFolder:
     def activity_reports(self) -> Path:
         """Signs of life of calls that take long."""
         return self.path / "activity"
+
+    @property
+    def accepted(self) -> Path:
+        """Changes of plug-ins that were taken with `pawl resume --accept-changes`."""
+        return self.path / "accepted"
 
     @property
     def removed(self) -> Path:

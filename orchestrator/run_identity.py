@@ -11,6 +11,7 @@ from orchestrator.journal_reading import identity_digest, read_heads
 from orchestrator.run_folder import RunFolder
 from policies import files
 from policies.errors import CorruptStateError, ResumeError, explain
+from policies.plugin_code import PlugInCode
 from policies.records import Record
 from policies.seals import with_seal
 
@@ -30,6 +31,8 @@ class RunIdentity(Record):
     versions: dict[str, str]
     remote_code: dict[str, str] = Field(default_factory=dict)
     """Python files of the model that `trust_remote_code` lets run, with their sha256."""
+    plug_ins: dict[str, PlugInCode] = Field(default_factory=dict)
+    """What each component and function of the user's own is made of, by what the config calls it."""
     template_date: str = ""
     """The day that the run's chat templates are told (`rollout.template_date`, else the day of `created_at`)."""
     config_files: dict[str, str] = Field(default_factory=dict)

@@ -15,9 +15,11 @@ from orchestrator.judge_versions import judging_policies
 from orchestrator.run import Groups
 from orchestrator.run_folder import RunFolder, template_date
 from policies.component import Component
+from policies.plugin_code import PlugInCode
 from policies.records import PolicyVersion, RoundResult
 from policies.store import PolicyStore
 from workers.cluster import NO_FILES, Cluster, Files, Group, Resources, WorkerSeed
+from workers.pinned import PinnedWorker
 from workers.rollout.chat_settings import ChatSettings
 from workers.rollout.worker import RolloutWorker
 from workers.training.worker import TrainWorker
@@ -25,11 +27,16 @@ from workers.verify.judge import BackendContext
 from workers.verify.judge_worker import JudgeWorker
 from workers.verify.worker import VerifyWorker
 
+NO_PLUG_INS: Mapping[str, PlugInCode] = {}
+
 
 class _Starter:
     """Starts groups and remembers them, so that all can be waited for together."""
 
-    def __init__(self, cluster: Cluster, timeout_seconds: float) -> None:
+    def __init__(
+        self, cluster: Cluster, timeout_seconds: float, plug_ins: Mapping[str, PlugInCode], run: str
+    ) -> None:
+        self._plug_ins, self._run = plug_ins, run
         self.cluster = cluster
         self.timeout_seconds = timeout_seconds
         self.started: list[Group] = []
@@ -44,6 +51,10 @@ class _Starter:
         asked: ResourceSettings,
         files: Files = NO_FILES,
     ) -> Group:
+        if self._plug_ins:
+            pins = {"pinned_code": dict(self._plug_ins), "pinned_run": self._run}
+            kwargs = {**kwargs, "pinned_factory": factory, **pins}
+            factory = PinnedWorker
         group = self.cluster.start_group(
             name,
             factory,
@@ -72,6 +83,7 @@ def start_groups(
     *,
     epoch: int = 0,
     judge_models: Mapping[str, PolicyVersion] | None = None,
+    plug_ins: Mapping[str, PlugInCode] = NO_PLUG_INS,
 ) -> Groups:
     """Start every worker group at once, and wait until all are ready and every judge server answers.
 
@@ -82,7 +94,7 @@ def start_groups(
         check_gpus(config, cluster.gpus())
     config = with_gpu_counts(config, cluster.gpus())
     policy = store.get(results[-1].after if results else 0)
-    starter = _Starter(cluster, config.cluster.start_timeout_seconds)
+    starter = _Starter(cluster, config.cluster.start_timeout_seconds, plug_ins, str(folder.path))
     chat = config.rollout.chat(template_date(folder))
     rollout = _start_rollout(starter, config, policy, chat, epoch)
     size, asked = config.verify.workers, config.verify.resources

@@ -8,19 +8,17 @@ entry point of the family's group. Importing a component's module must import no
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
-from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -33,6 +31,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from policies.errors import ConfigurationError
+from policies.module_loading import USER_MODULE, load_module
+from policies.module_loading import import_from_folder_of as import_from_folder_of
 from policies.redaction import names_a_secret, remember
 
 C = TypeVar("C", bound="Component")
@@ -44,8 +44,17 @@ def _installed() -> EntryPoints:
     return cast(EntryPoints, entry_points())  # before 3.12 another type with the same `select`
 
 
-_USER_MODULE = "pawl_user_"
-"""Prefix of the names that modules loaded from a path get."""
+@cache
+def installed_points() -> dict[str, str]:
+    """Names of all installed components that are not ours, each with the reference that loads it."""
+    groups = [group for group in _installed().groups if group.startswith("pawl.")]
+    return {p.name: p.value for group in groups for p in _installed().select(group=group)}
+
+
+MAX_SAID = 1000
+"""Characters of a foreign error that are shown."""
+OURS = ("policies", "workers", "orchestrator")
+"""Top-level packages whose classes are not plug-ins."""
 
 
 class Settings(BaseModel):
@@ -65,6 +74,9 @@ class Settings(BaseModel):
 
 class Component:
     """Base of everything that a config names by `type`."""
+
+    stands_for: ClassVar[str] = ""
+    """In a process that never imports plug-ins: the reference of the class that this one describes."""
 
     class Config(Settings):
         """Settings of one component."""
@@ -88,6 +100,22 @@ class Component:
         cls.Config.component = cls
 
 
+class PlugInWatch(Protocol):
+    """What a process that keeps plug-ins out, or describes them for such a one, does about each."""
+
+    def known(self, family: str, value: dict[str, Any]) -> Component.Config | None:
+        """The settings that stand for `value` here; None to load the component."""
+
+    def parsed(self, family: str, value: dict[str, Any], config: Component.Config) -> None:
+        """Take note that `value` became `config`."""
+
+    def loading(self, reference: str) -> AbstractContextManager[None]:
+        """Surround the import of the module of `reference`; may refuse it by raising."""
+
+
+WATCH: ContextVar[PlugInWatch | None] = ContextVar("plug_in_watch", default=None)
+
+
 class ComponentConfigError(ValueError):
     """A component's own settings are wrong; carries pydantic's errors so that the full path can be shown."""
 
@@ -97,77 +125,29 @@ class ComponentConfigError(ValueError):
         self.error = error
 
 
-def import_from_folder_of(reference: str) -> None:
-    """Let modules beside the file of `./file.py:name` be imported for as long as this process lives, first of all.
-
-    For a process of one component: it may import what lies beside it at any time, as in a script.
-    """
-    path, _, _ = reference.rpartition(":")
-    if path.endswith(".py"):
-        folder = str(Path(path).resolve().parent)
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-
-
-@contextmanager
-def _folder_importable(folder: str) -> Iterator[None]:
-    """Let modules of `folder` be imported meanwhile, and forget them afterwards.
-
-    For another component's file may lie beside modules of the same names.
-    """
-    if folder in sys.path:
-        yield
-        return
-    before = set(sys.modules)
-    sys.path.insert(0, folder)
+def _load_watched(module_name: str, reference: str) -> ModuleType:
+    watch = WATCH.get()
     try:
-        yield
-    finally:
-        with suppress(ValueError):  # the file itself may have changed the path
-            sys.path.remove(folder)
-        new = set(sys.modules) - before
-        beside = {name for name in new if _lies_in(folder, name)}
-        for name in new:
-            if name.partition(".")[0] in beside:
-                del sys.modules[name]
-
-
-def _lies_in(folder: str, name: str) -> bool:
-    """Whether the top-level module `name` is a file or a package directly in `folder`."""
-    module = sys.modules[name]
-    file = getattr(module, "__file__", None)
-    homes = [file] if file else list(getattr(module, "__path__", ()))
-    if "." in name or name.startswith(_USER_MODULE) or not homes:
-        return False
-    home = Path(homes[0])
-    return str(home.parent.parent if home.name == "__init__.py" else home.parent) == folder
-
-
-def load_module(reference: str) -> ModuleType:
-    """Import `package.module`, or a Python file given by path, under a name derived from the path.
-
-    A file may import the modules that lie beside it.
-    """
-    if not reference.endswith(".py"):
-        return importlib.import_module(reference)
-    path = Path(reference).resolve()
-    if not path.is_file():
-        raise ConfigurationError(f"no such file: {path}. Fix: correct the path")
-    name = f"{_USER_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        with _folder_importable(str(path.parent)):
-            spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
+        with nullcontext() if watch is None else watch.loading(reference):
+            return load_module(module_name)
+    except ConfigurationError:
         raise
-    return module
+    except (Exception, SystemExit) as error:
+        # Whatever a user's module does at import is reported, not propagated; `sys.exit()` too.
+        raise ConfigurationError(
+            f"cannot import {module_name!r} of {reference!r}: {_said(error)}. "
+            "Fix: correct the module, or install what it needs"
+        ) from error
+
+
+def _said(error: BaseException) -> str:
+    """Name and text of what foreign code raised: bounded, and such that any file can carry it."""
+    try:
+        text = str(error)
+    except Exception as unreadable:  # its own __str__ is foreign code, too
+        text = f"(its text cannot be had: {type(unreadable).__name__})"
+    text = text if len(text) <= MAX_SAID else f"{text[:MAX_SAID]} [...]"
+    return f"{type(error).__name__}: {text}".encode("utf-8", "replace").decode("utf-8")
 
 
 def load_object(reference: str) -> Any:
@@ -177,16 +157,7 @@ def load_object(reference: str) -> Any:
         ConfigurationError: the module or file cannot be imported, or has no such name.
     """
     module_name, _, attribute = reference.rpartition(":")
-    try:
-        module = load_module(module_name)
-    except ConfigurationError:
-        raise
-    except (Exception, SystemExit) as error:
-        # Whatever a user's module does at import is reported, not propagated; `sys.exit()` too.
-        raise ConfigurationError(
-            f"cannot import {module_name!r} of {reference!r}: {type(error).__name__}: {error}. "
-            "Fix: correct the module, or install what it needs"
-        ) from error
+    module = _load_watched(module_name, reference)
     if not hasattr(module, attribute):
         here = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise ConfigurationError(
@@ -198,10 +169,12 @@ def load_object(reference: str) -> Any:
 
 def reference_to(component: type[Component]) -> str:
     """A reference that `load_object` resolves to `component` in any process that sees the same files."""
+    if component.stands_for:
+        return component.stands_for
     module = sys.modules[component.__module__]
     home = (
         str(module.__file__)
-        if component.__module__.startswith(_USER_MODULE)
+        if component.__module__.startswith(USER_MODULE)
         else component.__module__
     )
     return f"{home}:{component.__qualname__}"
@@ -247,6 +220,10 @@ class Family(Generic[C]):
         names.update({point.name: point.value for point in _installed().select(group=self.group)})
         return dict(sorted(names.items()))
 
+    def is_foreign(self, name: str) -> bool:
+        """Whether the member `name` was installed by another package."""
+        return not self.members()[name].startswith(f"{self.package}.")
+
     def resolve(self, name: str) -> type[C]:
         """Return the component class called `name`.
 
@@ -267,7 +244,10 @@ class Family(Generic[C]):
         reference = members[name]
         if ":" in reference:
             return self._checked(load_object(reference), name)
-        module = importlib.import_module(reference)
+        if reference.startswith(f"{self.package}."):
+            module = importlib.import_module(reference)
+        else:
+            module = _load_watched(reference, f"{reference}:{name}")
         for candidate in vars(module).values():
             if (
                 inspect.isclass(candidate)
@@ -296,7 +276,10 @@ class Family(Generic[C]):
             raise ValueError(
                 f"a {self.name} is written {{type: NAME, ...}}; known: {', '.join(self.members())}"
             )
-        name = value["type"]
+        watch = WATCH.get()
+        if watch is not None and (known := watch.known(self.name, value)) is not None:
+            return known
+        given, name = value, value["type"]
         if ":" in name and self._wrap_function is not None:
             found = load_object(name)
             if not inspect.isclass(found):
@@ -304,9 +287,12 @@ class Family(Generic[C]):
                 name = value["type"]
         owner = self.resolve(name)
         try:
-            return owner.Config.model_validate(value)
+            config = owner.Config.model_validate(value)
         except ValidationError as error:
             raise ComponentConfigError(owner, error) from error
+        if watch is not None:
+            watch.parsed(self.name, given, config)
+        return config
 
     def field(self) -> FamilyField:
         """Annotation for a config field: `engine: Annotated[Engine.Config, ENGINES.field()]`."""
@@ -329,7 +315,7 @@ class FamilyField:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         options: list[JsonSchemaValue] = []
-        for name in self.family.members():
+        for name in (n for n in self.family.members() if not self.family.is_foreign(n)):
             described = self.family.resolve(name).Config.model_json_schema()
             described.setdefault("properties", {})["type"] = {"const": name}
             described["title"] = f"{self.family.name} {name}"
@@ -342,6 +328,11 @@ def _dump(config: Component.Config) -> dict[str, Any]:
 
 
 def create(config: Component.Config, **runtime: Any) -> Any:
-    """Build the component that `config` describes, handing it run-time objects by keyword."""
+    """Build the component that `config` describes, handing it run-time objects by keyword.
+
+    Where only a stand-in is known, the class that it stands for is imported: for worker code alone.
+    """
+    if type(config).component.stands_for:
+        config = _rebuild(reference_to(type(config).component), config.model_dump(mode="json"))
     owner = cast(Any, type(config).component)
     return owner(config, **runtime)

@@ -22,6 +22,7 @@
     |-- LimitExceededError                too many failures in one round
     |-- ResumeError                       a run folder cannot be continued
     |   |-- RunNotFoundError              there is no run in the folder (exit 2)
+    |   |-- PlugInChangedError            a plug-in is not what it was when the run began (exit 3)
     |   `-- LeaseError                    another driver has the run, or took it over (exit 75)
     `-- TrackingError                     the tracking server refused or did not answer
 
@@ -145,6 +146,12 @@ class RunNotFoundError(ResumeError):
     """The folder holds no run."""
 
     exit_code = REFUSED
+
+
+class PlugInChangedError(ResumeError):
+    """What a plug-in is made of is not what the run has had; nothing was decided with it."""
+
+    exit_code = CORRUPT
 
 
 class LeaseError(ResumeError):

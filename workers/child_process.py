@@ -11,6 +11,7 @@ import ctypes
 import os
 import re
 import resource
+import secrets
 import signal
 import socket
 import subprocess
@@ -37,6 +38,8 @@ _ALLOWED = re.compile(
     r"PATH|HOME|USER|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|LD_LIBRARY_PATH|PYTHONHASHSEED"
     r"|\w+_NUM_THREADS|CUDA_VISIBLE_DEVICES|HF_HOME|HF_HUB_OFFLINE|HF_DATASETS_OFFLINE|TRANSFORMERS_OFFLINE"
 )
+_MARK = "PAWL_CHILD"
+"""Variable by which a child's descendants are known; a fork keeps it, whatever session it is in."""
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
 _CONTROL = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -56,26 +59,40 @@ class ChildProcess:
     started it, which is what makes the child die when this process is killed.
     """
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, *, environment: Mapping[str, str] | None = None) -> None:
+        """Start the process.
+
+        Args:
+            module: what it runs; begins with `begin_as_child`.
+            environment: its variables, in the place of the allow-list. What it prints is kept like its errors then,
+                and processes that it leaves behind in sessions of their own are found and killed with it.
+        """
         self._socket, theirs = socket.socketpair()
         self._buffer = bytearray()
         self._killed = False
         self._killing = threading.Lock()
-        with theirs:
+        self._mark = "" if environment is None else secrets.token_hex(16)
+        given = child_environment(os.environ) if environment is None else dict(environment)
+        reading, writing = os.pipe()
+        with theirs, open(writing, "wb", buffering=0) as output:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", module),
                     *(str(theirs.fileno()), str(os.getpid())),
                 ],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL if environment is None else output,
+                stderr=output,
                 pass_fds=[theirs.fileno()],
-                env=child_environment(os.environ),
+                env={**given, _MARK: self._mark} if self._mark else given,
                 start_new_session=True,
             )
-        assert self._process.stderr is not None
-        self._stderr = _Tail(self._process.stderr)
+        self._stderr = _Tail(open(reading, "rb", buffering=0))  # noqa: SIM115 # its thread closes it
+
+    @property
+    def num_output_bytes(self) -> int:
+        """How much it has written to its standard streams, as far as they are kept."""
+        return self._stderr.num_bytes
 
     def exchange(self, line: bytes, kind: type[M], timeout_seconds: float) -> M:
         """Send one line and return the line that comes back, as a record of `kind`.
@@ -84,10 +101,23 @@ class ChildProcess:
             ChildTimedOutError: no whole line came in time.
             ChildLostError: the process hung up, or sent something else.
         """
+        return self._received(kind, timeout_seconds, line)
+
+    def next_line(self, kind: type[M], timeout_seconds: float) -> M:
+        """One more line of an answer that comes in several.
+
+        Raises:
+            ChildTimedOutError: no whole line came in time.
+            ChildLostError: the process hung up, or sent something else.
+        """
+        return self._received(kind, timeout_seconds, b"")
+
+    def _received(self, kind: type[M], timeout_seconds: float, line: bytes) -> M:
         deadline = time.monotonic() + timeout_seconds
         try:
             self._socket.settimeout(timeout_seconds)
-            self._socket.sendall(line)
+            if line:
+                self._socket.sendall(line)
             reply = self._read_line(deadline)
         except TimeoutError as error:
             raise ChildTimedOutError from error
@@ -138,6 +168,8 @@ class ChildProcess:
                 self._killed = True
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
+                if self._mark:
+                    _kill_marked(f"{_MARK}={self._mark}".encode())
             # One that sits in the kernel (a dead network file system) outlives SIGKILL; nobody waits for that.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_DEATH_SECONDS)
@@ -152,18 +184,28 @@ class _Tail:
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._kept = b""
+        self.num_bytes = 0
         self._thread = threading.Thread(target=self._drain, name="child-stderr", daemon=True)
         self._thread.start()
 
     def _drain(self) -> None:
         with self._stream:
             while block := os.read(self._stream.fileno(), 65536):
+                self.num_bytes += len(block)
                 self._kept = (self._kept + block)[-STDERR_TAIL_BYTES:]
 
     def text(self) -> str:
         """The end of what was written, once the writer is gone."""
         self._thread.join(1.0)
         return self._kept.decode("utf-8", "replace").strip()
+
+
+def _kill_marked(mark: bytes) -> None:
+    """Kill every process that was started with `mark` in its environment: daemons that left the group."""
+    for status in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in status.read_bytes().split(b"\0"):
+                os.kill(int(status.parent.name), signal.SIGKILL)
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:

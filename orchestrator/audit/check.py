@@ -17,6 +17,7 @@ CLAIMS = {
     "complete": "a finished phase has every file of every shard",
     "digests": "the journal's digests equal the files'",
     "inputs": "every file was made from the files that lie beside it",
+    "plug-ins": "all shards of a round were made with the same code of plug-ins, and every change was accepted",
     "ids": "ids are unique per round and kind",
     "sources": "verdicts, feedback and examples are about trajectories of their shard, those about its prompts",
     "samplers": "trajectories and examples come from the round's policies",

@@ -11,11 +11,11 @@ from typing import Any
 from orchestrator.audit.check import Check, Report
 from orchestrator.config.run_config import RunConfig
 from orchestrator.journal import JournalEntry
+from orchestrator.plugins.asked import reference_plan
 from orchestrator.removal_notes import Removed, note_path, removed
 from orchestrator.rounds.phases import Collected, Drawn, Phase, Published, Trained
 from orchestrator.rounds.update_files import read_update_files
 from orchestrator.run_folder import RunFolder
-from policies.component import create
 from policies.errors import CorruptPolicyError, CorruptStateError
 from policies.folder_names import numbered_folders
 from policies.records import RoundResult, RoundStatus
@@ -225,7 +225,7 @@ def check_references(
         if config is None:
             continue
         stage = config.stage_of(entry.round)
-        plan = create(stage.training.reference).plan(served[stage.first_round - 1 :])
+        plan = reference_plan(config, stage.training.reference, served[stage.first_round - 1 :])
         want = {part.version: part.weight for part in plan.parts}
         same = set(have) == set(want) and all(abs(have[v] - want[v]) < CLOSE for v in have)
         check.expect(

@@ -123,6 +123,11 @@ class RoundAudit:
             self.report["digests"].expect(
                 have == digest, f"{folder.path / kind} is not what the journal recorded"
             )
+        for kind, states in sorted(totals.plug_ins.items()) if digests else ():
+            self.report["plug-ins"].expect(
+                len(states) == 1,
+                f"{folder.path / kind}: its shards were made with {len(states)} different states of the plug-ins",
+            )
         for kind, keys in sorted(totals.keys.items()):
             repeated = keys.num_repeated()
             self.report["ids"].expect(

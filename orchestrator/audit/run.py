@@ -21,6 +21,7 @@ from orchestrator.audit.logs import check_logs
 from orchestrator.audit.policies import check_lineage, check_references, check_reuse, check_training
 from orchestrator.audit.rounds import RoundAudit
 from orchestrator.journal_reading import JournalEntry, read_journal
+from orchestrator.plug_in_changes import accepted_changes, began_with, differences
 from orchestrator.quarantine import MARKER
 from orchestrator.removal_notes import Removed, left_in_bucket, removed
 from orchestrator.rounds.phases import (
@@ -34,7 +35,7 @@ from orchestrator.rounds.phases import (
     Trained,
 )
 from orchestrator.run_folder import RunFolder
-from policies.errors import CorruptStateError
+from policies.errors import CorruptStateError, PawlError
 from policies.files import TEMPORARY_SUFFIX
 from policies.folder_names import is_leftover_of_others
 from policies.records import Record, RoundResult
@@ -81,6 +82,7 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     """
     report = Report()
     config = check_identity(folder, report["identity"])
+    _check_plug_ins(folder, report["plug-ins"])
     entries = _check_journal(folder, report["journal"])
     left = _noted(lambda: left_in_bucket(folder), None, report["complete"])
     absent = frozenset(left.names if left else ())
@@ -129,6 +131,22 @@ def _rounds(folder: RunFolder) -> list[int]:
     """Rounds that have a folder; a foreign name among them is no round."""
     found = [p for p in (folder.path / "rounds").glob("[0-9]*") if p.is_dir()]
     return sorted(int(p.name) for p in found if len(p.name) == 4 and p.name.isdecimal())
+
+
+def _check_plug_ins(folder: RunFolder, check: Check) -> None:
+    """The accepted changes follow on what the run began with; each is told, and so is what differs on disk now."""
+    try:
+        first = began_with(folder)
+        changes = accepted_changes(folder, first)
+    except PawlError as error:
+        check.expect(False, str(error))
+        return
+    if not first:
+        return
+    held = changes[-1].plug_ins if changes else first
+    check.expect(True, "")
+    check.notes += [f"accepted {change.sentence()}" for change in changes]
+    check.notes += [f"on disk now, and in no round: {what}" for what in differences(held)[:5]]
 
 
 def _noted(read: Callable[[], V], otherwise: V, check: Check) -> V:

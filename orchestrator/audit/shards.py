@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.audit.check import Report
+from orchestrator.inputs import PLUG_INS
 from orchestrator.run_folder import ShardKind, ShardPaths
 from policies.errors import ArtifactError
 from policies.examples import PreferencePair, SupervisedExample, UnpairedExample
@@ -103,6 +104,8 @@ class Totals:
     keys: dict[str, Keys] = field(default_factory=dict)
     digests: dict[str, list[str]] = field(default_factory=dict)
     """Content digests by kind, in shard order."""
+    plug_ins: dict[str, set[str]] = field(default_factory=dict)
+    """Digests of the plug-ins that files of a kind say they were made with."""
 
 
 def read_checked_marker(path: Path, report: Report, *, deep: bool) -> Marker | None:
@@ -220,6 +223,9 @@ class ShardAudit:
 
     def _made_from(self, path: Path, marker: Marker, digests: Mapping[str, str]) -> None:
         """What the marker names as its inputs, as far as it lies in this shard."""
+        if PLUG_INS in marker.inputs:
+            kind_of = path.parent.name
+            self.totals.plug_ins.setdefault(kind_of, set()).add(marker.inputs[PLUG_INS])
         for kind, digest in marker.inputs.items():
             if kind in digests:
                 self.report["inputs"].expect(

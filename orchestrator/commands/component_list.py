@@ -8,6 +8,8 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from orchestrator.families import FAMILIES
+from orchestrator.plugins.host import ask, hosting
+from orchestrator.plugins.messages import Question
 from orchestrator.views.display import one_line
 from policies.component import Component, Family
 from policies.errors import ConfigurationError
@@ -39,14 +41,40 @@ def list_components(wanted: str | None) -> list[dict[str, Any]]:
         ConfigurationError: there is no such family.
     """
     chosen = FAMILIES if wanted is None else (_family(wanted),)
-    return [
-        {
-            "family": family.name,
-            "set_by": _PLACES.get(family.name, ""),
-            "members": [_member(family, name, ref) for name, ref in family.members().items()],
-        }
-        for family in chosen
-    ]
+    with hosting():
+        return [
+            {
+                "family": family.name,
+                "set_by": _PLACES.get(family.name, ""),
+                "members": _members(family),
+            }
+            for family in chosen
+        ]
+
+
+def _members(family: Family[Any]) -> list[dict[str, Any]]:
+    """Ours, and those that others installed: these are imported in a process of their own."""
+    names = family.members()
+    foreign = {name: ref for name, ref in names.items() if family.is_foreign(name)}
+    found = {n: _member(family, n, ref) for n, ref in names.items() if n not in foreign}
+    for name, ref in foreign.items():
+        try:
+            told = ask(Question.MEMBER, {"family": family.name, "name": name})
+            found[name] = dict(told["member"])
+        except ConfigurationError as error:  # one that is broken must not hide the others
+            found[name] = _broken(name, ref, error)
+    return [found[name] for name in names]
+
+
+def foreign_member(family_name: str, name: str) -> dict[str, Any]:
+    """The same of one installed member, in the process that may import it."""
+    family = _family(family_name)
+    return _member(family, name, family.members()[name])
+
+
+def _broken(name: str, reference: str, error: Exception) -> dict[str, Any]:
+    about = f"cannot be loaded: {error}"
+    return {"type": name, "from": reference, "about": about, "settings": []}
 
 
 def _family(wanted: str) -> Family[Any]:
@@ -66,16 +94,8 @@ def _family(wanted: str) -> Family[Any]:
 def _member(family: Family[Any], name: str, reference: str) -> dict[str, Any]:
     try:
         found: type[Component] = family.resolve(name)
-    except (
-        ConfigurationError,
-        ImportError,
-    ) as error:  # an installed plug-in that is broken must not hide the others
-        return {
-            "type": name,
-            "from": reference,
-            "about": f"cannot be loaded: {error}",
-            "settings": [],
-        }
+    except (ConfigurationError, ImportError) as error:
+        return _broken(name, reference, error)
     member: dict[str, Any] = {
         "type": name,
         "from": reference,

@@ -42,6 +42,8 @@ def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
         say(f"  damaged: {one_line(line, 400)}")
     if facts["message"]:
         say(f"  {one_line(facts['message'], 400)}")
+    for change in facts["accepted_changes"]:
+        say(f"  other plug-ins were accepted {one_line(change, 400)}")
     for warning in facts["warnings"][-5:]:
         say(f"  warning: {one_line(warning, 400)}")
     show_rounds(folder)

@@ -81,20 +81,24 @@ def run(
     from orchestrator.config.files import load_config, resolve_tracking
     from orchestrator.plan.lines import refuse_what_cannot_run
     from orchestrator.plan.preflight import make_plan
+    from orchestrator.plugins.host import hosting
     from orchestrator.run_naming import give_back, new_run_folder, same_run, take
     from orchestrator.storage.owner import taken_names
 
-    loaded = load_config(config, overrides or ())
-    resolved = resolve_tracking(loaded.config, Path.cwd())
-    if or_resume and name is not None:
-        known = same_run(runs_dir, name, resolved) or _fetched(resolved, runs_dir, name)
-        if known is not None:
-            _resume(known)
-            return
-    experiment = resolved.tracking.experiment
-    taken = taken_names(resolved.storage) if name is None else []
-    folder = new_run_folder(runs_dir, name, experiment, taken=taken)
-    plan = make_plan(resolved, run_folder=folder.path)
+    with hosting():
+        loaded = load_config(config, overrides or ())
+        resolved = resolve_tracking(loaded.config, Path.cwd())
+        known = None
+        if or_resume and name is not None:
+            known = same_run(runs_dir, name, resolved) or _fetched(resolved, runs_dir, name)
+        if known is None:
+            taken = taken_names(resolved.storage) if name is None else []
+            experiment = resolved.tracking.experiment
+            folder = new_run_folder(runs_dir, name, experiment, taken=taken)
+            plan = make_plan(resolved, run_folder=folder.path)
+    if known is not None:
+        _resume(known)
+        return
     refuse_what_cannot_run(plan)
     for line in plan.of("warning"):
         complain(f"warning: {line.what}: {line.found}")
@@ -137,6 +141,13 @@ def _starter(
 def resume(
     run_dir: RunArgument,
     runs_dir: RunsDirOption = Path("runs"),
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="Take plug-ins that were edited since, from the round in progress on; this is recorded.",
+        ),
+    ] = False,
     supervise: SuperviseOption = False,
     max_restarts: MaxRestartsOption = 5,
     restart_wait: RestartWaitOption = 5.0,
@@ -150,14 +161,15 @@ def resume(
 
     if supervise:
         open_run(run_dir)
-        _supervise(["resume", str(run_dir)], max_restarts, restart_wait)
+        accepting = ["--accept-changes"] if accept_changes else []
+        _supervise(["resume", str(run_dir), *accepting], max_restarts, restart_wait)
         return
-    unsent = _resume(open_run(run_dir))
+    unsent = _resume(open_run(run_dir), accept_changes=accept_changes)
     if unsent:
         raise typer.Exit(TEMPORARY)
 
 
-def _resume(folder: RunFolder) -> bool:
+def _resume(folder: RunFolder, *, accept_changes: bool = False) -> bool:
     """Go on with a run, or send what a finished one left unsent; says whether something of that is still left."""
     from orchestrator.views.run_state import read_config, results_of, run_status
 
@@ -176,7 +188,7 @@ def _resume(folder: RunFolder) -> bool:
     def start(observers: list[Any]) -> RunSummary:
         from orchestrator.launch import resume_experiment
 
-        return resume_experiment(folder, observers)
+        return resume_experiment(folder, observers, accept_changes=accept_changes)
 
     _drive(folder, start)
     return False

@@ -10,12 +10,12 @@ from __future__ import annotations
 import difflib
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from orchestrator.config.strict_yaml import KeyPath
 from policies.component import ComponentConfigError, FamilyField
@@ -63,6 +63,19 @@ class Problem:
     what: str
     value: Any = _NOT_GIVEN
     fix: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for another process."""
+        told: dict[str, Any] = {"path": list(self.path), "what": self.what, "fix": self.fix}
+        if self.value is not _NOT_GIVEN:
+            told["value"] = to_jsonable_python(self.value, fallback=str, inf_nan_mode="strings")
+        return told
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Problem:
+        """What `to_json` wrote."""
+        value = told.get("value", _NOT_GIVEN)
+        return cls(tuple(told["path"]), str(told["what"]), value, str(told["fix"]))
 
 
 def configuration_error(problems: list[Problem], origins: Origins) -> ConfigurationError:

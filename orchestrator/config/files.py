@@ -14,14 +14,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from orchestrator.config.errors import Origins, Problem, configuration_error, problems_of
+from orchestrator.config.errors import Origins, Problem, configuration_error
 from orchestrator.config.overrides import apply_override
+from orchestrator.config.plug_ins import checked_outside
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.strict_yaml import KeyPath, parse_yaml, read_config_text
-from orchestrator.config.values import PATH_KEYS, unusable_numbers, unusable_texts
-from orchestrator.tracking.uri import absolute_uri, check_uri
+from orchestrator.config.values import PATH_KEYS, unusable_texts
+from orchestrator.tracking.uri import absolute_uri
 from policies.errors import ConfigurationError
 from policies.redaction import (
     looks_like_a_secret,
@@ -33,7 +32,6 @@ from policies.redaction import (
 
 _FILE_COMPONENT = re.compile(r"^\.{1,2}/.+\.py(:\w+)?$")
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_PASSWORD_IN_URI = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 
 
 _SOURCE_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -97,15 +95,8 @@ def validate_tree(tree: dict[str, Any], origins: Origins) -> RunConfig:
         raise configuration_error(found, origins)
     found = list(_literal_secrets(tree))
     expanded = expand_variables(tree, found)
-    config: RunConfig | None = None
-    try:
-        config = RunConfig.model_validate(expanded)
-    except ValidationError as error:
-        found += problems_of(error, RunConfig, expanded)
-    else:
-        found += problems_of(None, RunConfig, expanded)
-        found += unusable_numbers(expanded)
-        found += _tracking_problems(config.tracking.uri)
+    config, problems = checked_outside(expanded)
+    found += problems
     if found or config is None:
         raise configuration_error(found, origins)
     return config
@@ -227,24 +218,6 @@ def _literal_secrets(value: Any, path: KeyPath = ()) -> list[Problem]:
             fix="put it in the environment and write ${NAME} here",
         )
     ]
-
-
-def _tracking_problems(uri: str) -> list[Problem]:
-    path = ("tracking", "uri")
-    try:
-        check_uri(uri)
-    except ConfigurationError as error:
-        what, _, fix = str(error).partition(" Set by: tracking.uri. Fix: ")
-        return [Problem(path, what, fix=fix)]
-    if _PASSWORD_IN_URI.search(uri):
-        fix = (
-            "put MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment "
-            "(a database: its own password file)"
-        )
-        return [
-            Problem(path, "holds a password, which would be written into the run folder", fix=fix)
-        ]
-    return []
 
 
 def resolve_tracking(config: RunConfig, cwd: Path) -> RunConfig:

@@ -5,16 +5,20 @@ Each family of components is one definition at the root, so a judge's engine and
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.families import FAMILIES
+from orchestrator.plugins.host import ask, hosting
+from orchestrator.plugins.messages import Question
 from policies.component import Family
+from policies.errors import ConfigurationError
 
 _REF = "#/$defs/"
+_MAX_DEPTH = 8
 
 
 class _Generator(GenerateJsonSchema):
@@ -39,8 +43,9 @@ def config_schema() -> dict[str, Any]:
     """The schema of `RunConfig`, users' own components allowed."""
     definitions: dict[str, Any] = {}
     body = _described(RunConfig, definitions)
-    for family in FAMILIES:
-        definitions[family.name.replace(" ", "-")] = _family_schema(family, definitions)
+    with hosting():
+        for family in FAMILIES:
+            definitions[family.name.replace(" ", "-")] = _family_schema(family, definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **body,
@@ -53,7 +58,10 @@ def _family_schema(family: Family[Any], definitions: dict[str, Any]) -> dict[str
     """A bare name, a shipped or installed member with its settings, or a component of the user's."""
     options: list[dict[str, Any]] = [{"type": "string"}]
     for name in family.members():
-        described = _described(family.resolve(name).Config, definitions)
+        if family.is_foreign(name):
+            described = _foreign(family, name)
+        else:
+            described = _described(family.resolve(name).Config, definitions)
         described.setdefault("properties", {})["type"] = {"const": name}
         described["title"] = f"{family.name} {name}"
         options.append(described)
@@ -67,6 +75,37 @@ def _family_schema(family: Family[Any], definitions: dict[str, Any]) -> dict[str
         }
     )
     return {"anyOf": options}
+
+
+def _foreign(family: Family[Any], name: str) -> dict[str, Any]:
+    """What an installed member takes, told by a process of its own; anything, when it cannot be imported."""
+    try:
+        told = ask(Question.SCHEMA, {"family": family.name, "name": name})
+    except ConfigurationError:
+        return {"type": "object"}
+    return dict(told["schema"])
+
+
+def foreign_schema(family_name: str, name: str) -> dict[str, Any]:
+    """The schema of an installed member, in the process that may import it: complete in itself, families left open."""
+    family = next(f for f in FAMILIES if f.name == family_name)
+    schema = family.resolve(name).Config.model_json_schema(schema_generator=_Generator)
+    own: dict[str, Any] = schema.pop("$defs", {})
+    return cast("dict[str, Any]", _inlined(schema, own, depth=0))
+
+
+def _inlined(node: Any, own: dict[str, Any], depth: int) -> Any:
+    """`node` with the definitions that it points to in the place of the references."""
+    if isinstance(node, list):
+        return [_inlined(item, own, depth) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "x-family" in node:
+        return {"$ref": _REF + node["x-family"].replace(" ", "-")}
+    name = str(node.get("$ref", "")).removeprefix(_REF)
+    if name in own:
+        return _inlined(own[name], own, depth + 1) if depth < _MAX_DEPTH else {"type": "object"}
+    return {key: _inlined(value, own, depth) for key, value in node.items()}
 
 
 def _described(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any
 
 from orchestrator.config.errors import Problem, configuration_error
 from orchestrator.config.files import expand_variables
+from orchestrator.config.plug_ins import checked_outside, names_code
 from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder import RunFolder
-from policies.errors import CorruptStateError, explain
+from policies.errors import CorruptStateError, ResumeError, explain
 from policies.redaction import seal
 from policies.seals import read_sealed
 
@@ -95,6 +96,7 @@ def read_config(folder: RunFolder) -> RunConfig:
 
     Raises:
         CorruptStateError: it is missing or damaged, or was written by a Pawl with other settings.
+        ResumeError: a plug-in that it names cannot be imported any more, or takes other settings.
         ConfigurationError: it needs an environment variable that is not set.
     """
     tree = _written(folder)
@@ -102,6 +104,8 @@ def read_config(folder: RunFolder) -> RunConfig:
     expanded = expand_variables(tree, problems)
     if problems:
         raise configuration_error(problems, {p.path: f"Set in {folder.config}" for p in problems})
+    if names_code(expanded):
+        return _with_plug_ins(folder, expanded)
     try:
         return RunConfig.model_validate(expanded)
     except ValueError as error:
@@ -110,3 +114,15 @@ def read_config(folder: RunFolder) -> RunConfig:
             f"{folder.config} does not fit this version of Pawl: {first.strip()[:300]}. Fix: resume the run with "
             f"the version that began it: {_began_with(folder)}"
         ) from error
+
+
+def _with_plug_ins(folder: RunFolder, tree: dict[str, Any]) -> RunConfig:
+    config, found = checked_outside(tree)
+    if config is None:
+        text = str(configuration_error(found, {(): f"Set in {folder.config}"}))
+        raise ResumeError(
+            f"{folder.config} cannot be read with the plug-ins that it names as they are now: {text[:1500]}\n"
+            f"Set by: {folder.config}. Fix: restore the plug-ins, or resume the run with the version that began it: "
+            f"{_began_with(folder)}"
+        )
+    return config

@@ -6,10 +6,11 @@ run folder. Importing this module, and loading a config, imports none of ray, vl
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from orchestrator.acceptance.rule import ACCEPTANCE
 from orchestrator.config.checks import problems
@@ -30,10 +31,11 @@ from orchestrator.config.sections import (
 )
 from orchestrator.config.stages import Stage, StageField, resolve
 from policies.bounds import MAX_WHOLE
-from policies.component import Component, Settings
+from policies.component import WATCH, Component, Settings
 from policies.examples import ExampleKind
 from policies.preference import PREFERENCES, PreferenceBuilder
 from policies.records import Sampling
+from policies.stand_ins import StandIns
 from workers.verify.aggregate import FeedbackSettings
 from workers.verify.judge import JUDGES, Judge
 from workers.verify.verifier import VERIFIERS, Verifier
@@ -102,13 +104,14 @@ class RunConfig(Settings):
     @cached_property
     def resolved_stages(self) -> tuple[Stage, ...]:
         """The stages with everything resolved, in order; one without `stages`."""
-        return resolve(
-            self.stages,
-            rounds=self.rounds,
-            preferences=self.preferences,
-            strategy=self.rollout.strategy,
-            training=self.training,
-        )
+        with nullcontext() if self._plug_ins is None else self._plug_ins.watching():
+            return resolve(
+                self.stages,
+                rounds=self.rounds,
+                preferences=self.preferences,
+                strategy=self.rollout.strategy,
+                training=self.training,
+            )
 
     def stage_of(self, round_index: int) -> Stage:
         """The stage that a round belongs to; round 0, which only measures, counts to the first."""
@@ -134,8 +137,21 @@ class RunConfig(Settings):
         assert issubclass(builder, PreferenceBuilder)
         return builder.kind
 
+    _plug_ins: StandIns | None = PrivateAttr(default=None)
+
+    @property
+    def plug_ins(self) -> StandIns | None:
+        """What another process told of the plug-ins; None where there are none, or they were imported here."""
+        return self._plug_ins
+
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
+        watch = WATCH.get()
+        if isinstance(
+            watch, StandIns
+        ):  # the process that imported the plug-ins has checked the sections
+            self._plug_ins = watch
+            return self
         found = list(problems(self))
         if found:
             raise ValueError(" | ".join(found))

@@ -337,6 +337,9 @@ class ClusterSettings(Settings):
     """Tries at one shard when workers die, before the round stops."""
     start_timeout_seconds: float = Field(default=600.0, gt=0, le=MAX_SECONDS)
     """Longest wait for a worker to be placed and to load its model."""
+    import_timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """Longest time to import one plug-in (a component or function of your own) in the process that looks at it for the
+    driver."""
     silence_timeout_seconds: float = Field(default=600.0, gt=0, le=MAX_SECONDS)
     """Longest time that a worker which samples, verifies, judges or trains may pass without a sign of life (a token,
     a verdict, a step); then it is ended, and its work handed out again."""

@@ -39,10 +39,12 @@ def examine_machine(target: str, overrides: Sequence[str]) -> Diagnosis:
     """
     from orchestrator.config.files import load_config, resolve_tracking
     from orchestrator.plan.preflight import make_plan
+    from orchestrator.plugins.host import hosting
 
-    config = resolve_tracking(load_config(target, overrides).config, Path.cwd())
     runs = Path("runs").absolute()
-    plan = make_plan(config, run_folder=runs / "doctor")
+    with hosting():
+        config = resolve_tracking(load_config(target, overrides).config, Path.cwd())
+        plan = make_plan(config, run_folder=runs / "doctor")
     findings = [
         Finding(
             "problem" if line.verdict == "problem" else "warning", line.what, *_split(line.found)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
-from policies.component import create
-from policies.errors import PawlError, VerificationError, boundary, explain
+from orchestrator.plugins.asked import judging_of
+from policies.errors import PawlError, explain
 from policies.records import Prompt
 from workers.verify.verifier import Verifier
 
@@ -37,7 +37,7 @@ def plan_answers(
         (name, config.evaluation_verifiers, held_out),
     ):
         for verifier in verifiers:
-            reasons = _refused(verifier, prompts)
+            reasons = _refused(config, verifier, prompts)
             if reasons:
                 told = list(dict.fromkeys(reasons))  # the same of every prompt is said once
                 examples = "\n  ".join(told[:NUM_SHOWN])
@@ -68,18 +68,10 @@ def _own_judges(config: RunConfig, plan: Plan) -> None:
             )
 
 
-def _refused(config: Verifier.Config, prompts: Sequence[Prompt]) -> list[str]:
+def _refused(config: RunConfig, verifier: Verifier.Config, prompts: Sequence[Prompt]) -> list[str]:
     """Why prompts cannot be judged, one reason each."""
-    found: list[str] = []
     try:
-        with boundary(VerificationError, f"verifier {config.source!r} cannot be made"):
-            verifier: Verifier = create(config)
+        found, _ = judging_of(config, verifier, prompts)
     except PawlError as error:
         return [str(error)] * len(prompts)
-    for prompt in prompts:
-        try:
-            with boundary(VerificationError, f"verifier {config.source!r}, prompt {prompt.id!r}"):
-                verifier.check_prompt(prompt)
-        except PawlError as error:
-            found.append(str(error))
-    return found
+    return [each.refused for each in found if each.refused]

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.sizes import completion_tokens
-from policies.component import create
-from policies.errors import PawlError, VerificationError, boundary, explain
+from orchestrator.plugins.asked import judging_of
+from policies.errors import PawlError, explain
 from policies.records import Prompt
 from workers.verify.isolation import IsolatedVerifier
 from workers.verify.probe import Probe, probe_attempts
@@ -26,10 +26,10 @@ def show_functions(
 ) -> None:
     """Add a line for every function that scores: which parameter gets what. Nothing is called."""
     for verifier, prompts in _users_own(config, train, held_out):
-        described = _described(verifier, prompts[0])
+        described = _described(config, verifier, prompts)
         if described:
             plan.add(f"{LINE}{verifier.source}", described)
-            _answers(verifier, prompts, plan)
+            _answers(config, verifier, prompts, plan)
 
 
 def try_functions(
@@ -57,8 +57,8 @@ def try_functions(
     longest = completion_tokens(config, config.rollout.max_tokens)
     for verifier, prompts in _users_own(config, train, held_out):
         name = f"{LINE}{verifier.source}"
-        if _described(verifier, prompts[0]):
-            _answers(verifier, prompts, plan)
+        if _described(config, verifier, prompts):
+            _answers(config, verifier, prompts, plan)
         elif verifier.type == "callable":
             continue  # it cannot be called: `plan_answers` said so
         found, tried = _tried(verifier, prompts, longest)
@@ -105,27 +105,26 @@ def _users_own(
     return found
 
 
-def _described(config: Verifier.Config, prompt: Prompt) -> str:
+def _described(config: RunConfig, verifier: Verifier.Config, prompts: Sequence[Prompt]) -> str:
     """The assignment; empty where there is no function, or none that can be called."""
     try:
-        with boundary(VerificationError, f"verifier {config.source!r}"):
-            verifier: Verifier = create(config)
-            return verifier.described(prompt)
+        return judging_of(config, verifier, prompts)[1]
     except PawlError:
         return ""
 
 
-def _answers(config: Verifier.Config, prompts: Sequence[Prompt], plan: Plan) -> None:
+def _answers(
+    config: RunConfig, verifier: Verifier.Config, prompts: Sequence[Prompt], plan: Plan
+) -> None:
     """Say so when a function is to compare with an answer that the prompts have not."""
-    verifier: Verifier = create(config)
-    try:
-        lacking = [p for p in prompts if verifier.lacks_answer(p)]
-    except PawlError:  # some prompt has not what the function asks for: `plan_answers` says so
+    found, _ = judging_of(config, verifier, prompts)
+    if any(each.refused for each in found):  # `plan_answers` says so
         return
+    lacking = [p for p, each in zip(prompts, found, strict=True) if each.lacks_answer]
     if not lacking:
         return
     plan.add(
-        f"{LINE}{config.source}",
+        f"{LINE}{verifier.source}",
         explain(
             f"a parameter gets the answer, and {len(lacking)} of {len(prompts)} prompts have none: it would be None",
             value=lacking[0].id,

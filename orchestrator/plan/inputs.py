@@ -14,8 +14,9 @@ from orchestrator.plan.functions import show_functions
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.model import ModelFacts, adapter_base, read_model
 from orchestrator.plan.sizes import TokenCounts, completion_tokens, memory_text
+from orchestrator.plugins.asked import load_prompts
 from orchestrator.prompts.overlap import overlapping
-from policies.component import Component, create
+from policies.component import Component
 from policies.errors import InputError, PawlError
 from policies.fake_model import read_skill
 from policies.records import Prompt
@@ -142,8 +143,8 @@ def plan_prompts(
     config: RunConfig, plan: Plan, *, elsewhere: bool
 ) -> tuple[list[Prompt], list[Prompt]]:
     """Load both sets, and look for prompts that stand in both."""
-    train = _load("prompts.train", config.prompts.train, plan, elsewhere=elsewhere)
-    held_out = _load("prompts.held_out", config.prompts.held_out, plan, elsewhere=elsewhere)
+    train = _load(config, "prompts.train", config.prompts.train, plan, elsewhere=elsewhere)
+    held_out = _load(config, "prompts.held_out", config.prompts.held_out, plan, elsewhere=elsewhere)
     return _compared(config, plan, train, held_out)
 
 
@@ -190,7 +191,7 @@ def plan_test_prompts(
     """Load the prompts of `prompts.test`, and look for those that training or a decision sees too."""
     if config.prompts.test is None:
         return
-    test = _load("prompts.test", config.prompts.test, plan, elsewhere=elsewhere)
+    test = _load(config, "prompts.test", config.prompts.test, plan, elsewhere=elsewhere)
     shared = overlapping([*train, *held_out], test)
     if shared:
         allowed = config.prompts.allow_overlap
@@ -220,7 +221,7 @@ def check_prompts(config: RunConfig) -> Plan:
             plan.add(f"prompts.{name}", f"{source.type} is not read here: `pawl plan` reads it")
             loaded.append([])
         else:
-            loaded.append(_load(f"prompts.{name}", source, plan, elsewhere=True))
+            loaded.append(_load(config, f"prompts.{name}", source, plan, elsewhere=True))
     train, held_out = _compared(config, plan, *loaded)
     plan_answers(config, plan, train, held_out)
     show_functions(config, plan, train, held_out)
@@ -230,7 +231,9 @@ def check_prompts(config: RunConfig) -> Plan:
     return plan
 
 
-def _load(name: str, source: Component.Config, plan: Plan, *, elsewhere: bool) -> list[Prompt]:
+def _load(
+    config: RunConfig, name: str, source: Component.Config, plan: Plan, *, elsewhere: bool
+) -> list[Prompt]:
     path = str(getattr(source, "path", ""))
     if elsewhere and source.type == "huggingface" and not Path(path).exists():
         plan.add(
@@ -238,12 +241,11 @@ def _load(name: str, source: Component.Config, plan: Plan, *, elsewhere: bool) -
         )
         return []
     try:
-        reader = create(source)
-        prompts: list[Prompt] = reader.load()
+        prompts, notes = load_prompts(config, source)
     except PawlError as error:
         plan.add(name, str(error).replace("prompts.*", name), "problem")
         return []
-    for note in reader.notes():
+    for note in notes:
         plan.add(name, note)
     plan.add(
         name,

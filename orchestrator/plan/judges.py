@@ -10,6 +10,7 @@ from orchestrator.config.sections import PolicySettings
 from orchestrator.model_files import resolve_model
 from orchestrator.plan.inputs import is_hub_id
 from orchestrator.plan.lines import Plan
+from orchestrator.plugins.asked import backend_probe
 from orchestrator.tracking.uri import redact
 from policies.component import Component, create
 from policies.errors import (
@@ -42,7 +43,7 @@ def plan_judges(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:
         if address and elsewhere:
             plan.add("judge", f"{names} asks {redact(str(address))}; not tried: another machine")
             continue
-        found = _probe(backend)
+        found = _probe(config, backend)
         if found is None:
             asked = f"{redact(str(address))}, which answers" if address else backend.type
             plan.add("judge", f"{names} asks {asked}")
@@ -108,11 +109,14 @@ def _backends(config: RunConfig) -> Iterator[tuple[int, list[str], Component.Con
     yield from found.values()
 
 
-def _probe(backend: Component.Config) -> Unavailable | None:
+def _probe(config: RunConfig, backend: Component.Config) -> Unavailable | None:
+    def here() -> Unavailable | None:
+        found: Unavailable | None = create(backend, context=_CONTEXT).probe()
+        return found
+
     try:
         with boundary(JudgeError, f"judge backend {backend.type!r} could not be tried"):
-            found: Unavailable | None = create(backend, context=_CONTEXT).probe()
-            return found
+            return backend_probe(config, backend, here)
     except PawlError as error:
         return Unavailable(str(error))
 

@@ -13,8 +13,10 @@ import sys
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.model import ModelFacts
+from orchestrator.plugins.asked import loss_refused
 from policies.component import Component, reference_to
-from policies.errors import explain
+from policies.errors import ConfigurationError, explain
+from policies.stand_ins import is_stand_in
 
 TRIAL_SECONDS = 120.0
 """Longest wait for the trial: an import of torch and a few calls of the formula."""
@@ -29,7 +31,7 @@ def plan_losses(config: RunConfig, plan: Plan) -> None:
         if shipped or loss in tried:
             continue
         tried.append(loss)
-        refused = _refused(loss)
+        refused = _refused_there(config, loss) if is_stand_in(loss) else _refused(loss)
         text = f"{loss.type}: one microbatch tried, every row has a finite loss and a gradient"
         plan.add("loss", refused or text, "ok" if refused is None else "problem")
 
@@ -53,6 +55,13 @@ def plan_routers(config: RunConfig, plan: Plan, model: ModelFacts) -> None:
             ),
             "problem",
         )
+
+
+def _refused_there(config: RunConfig, loss: Component.Config) -> str | None:
+    try:
+        return loss_refused(config, loss, TRIAL_SECONDS)
+    except ConfigurationError as error:
+        return _unanswered(loss, str(error))
 
 
 def _refused(loss: Component.Config) -> str | None:

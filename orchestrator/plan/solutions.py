@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
-from policies.component import create
+from orchestrator.plugins.asked import judging_of
 from policies.errors import PawlError
 from policies.records import (
     Prompt,
@@ -54,7 +54,7 @@ def plan_solutions(
         ("prompts.held_out", config.evaluation_verifiers, held_out),
     ):
         for verifier in verifiers:
-            known = _solutions(verifier, prompts)
+            known = _solutions(config, verifier, prompts)
             if not known:
                 continue
             if elsewhere or not config.limits.solution_seconds:
@@ -65,23 +65,21 @@ def plan_solutions(
             _report(config, plan, name, verifier, known, verdicts)
 
 
-def _solutions(config: Verifier.Config, prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
+def _solutions(
+    config: RunConfig, verifier: Verifier.Config, prompts: Sequence[Prompt]
+) -> list[tuple[Prompt, str]]:
     """Prompts that bring a solution, with the completion that must be scored 1."""
-    if config.level == "step":
+    if verifier.level == "step":
         return []
     try:
-        verifier: Verifier = create(config)
+        found, _ = judging_of(config, verifier, prompts)
     except PawlError:  # `plan_answers` reports a verifier that cannot be made
         return []
-    found: list[tuple[Prompt, str]] = []
-    for prompt in prompts:
-        try:
-            completion = verifier.reference_completion(prompt)
-        except PawlError:  # and a prompt that it cannot read
-            continue
-        if completion is not None:
-            found.append((prompt, completion))
-    return found
+    return [
+        (prompt, each.solution)
+        for prompt, each in zip(prompts, found, strict=True)
+        if each.solution is not None
+    ]
 
 
 def _judge(

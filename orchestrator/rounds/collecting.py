@@ -18,6 +18,7 @@ from orchestrator.events import EventKind
 from orchestrator.file_sharing import judge_files, policy_files
 from orchestrator.inputs import made_from
 from orchestrator.judge_versions import judging_policies
+from orchestrator.plug_in_changes import PlugIns
 from orchestrator.rounds.drawing import mend_prompts
 from orchestrator.rounds.limits import check_collection
 from orchestrator.rounds.phases import Collected, Drawn
@@ -107,6 +108,7 @@ def pipeline(scope: RoundScope, stages: Sequence[Stage], *, phase: str) -> Pipel
         epoch=run.fence.epoch,
         guard=run.fence,
         on_stage=report,
+        plug_ins_changed=run.plug_ins.changed_in == scope.index,
         on_warning=lambda message: run.events.warn(message, round_index=scope.index),
     )
 
@@ -126,7 +128,8 @@ def _stages(scope: RoundScope) -> list[Stage]:
     ]
     before_prefer: list[str] = ["rollout"]
     if config.verifiers:
-        stages.append(verify_stage(run.groups.verify, [*config.verifiers, config.feedback]))
+        settings = [*config.verifiers, config.feedback]
+        stages.append(verify_stage(run.groups.verify, settings, run.plug_ins))
         before_prefer.append("verify")
     if run.groups.judge is not None:
         stages.append(
@@ -191,6 +194,7 @@ def rollout_stage(
             [rollout, strategies(run.config)[strategy], samples, sampling, prefix, run.config.seed],
             policy,
             *(e.policy for e in earlier),
+            plug_ins=run.plug_ins,
         ),
         starts_shard=True,
         folders=policy_files(policy, *(e.policy for e in earlier)).reads,
@@ -202,7 +206,7 @@ def _trajectory_ids(shard: ShardPaths) -> list[str]:
     return [t.id for t in read_records(shard.of("trajectories"), Trajectory)]
 
 
-def verify_stage(group: Group, settings: Sequence[BaseModel]) -> Stage:
+def verify_stage(group: Group, settings: Sequence[BaseModel], plug_ins: PlugIns) -> Stage:
     """Run every verifier on a shard's trajectories; `settings` are the verifiers' and the feedback's."""
     return Stage(
         name="verify",
@@ -216,7 +220,7 @@ def verify_stage(group: Group, settings: Sequence[BaseModel]) -> Stage:
         ),
         writes=("verdicts",),
         reads=("trajectories",),
-        made_from=made_from(settings),
+        made_from=made_from(settings, plug_ins=plug_ins),
         after=("rollout",),
         items=_trajectory_ids,
     )
@@ -243,7 +247,9 @@ def _judge_stage(run: Run, group: Group, seed: int) -> Stage:
         reads=("trajectories",),
         # The starting policy is left out: it is the same for all rounds, as are the files that were made before.
         made_from=made_from(
-            [*run.config.judges, seed], *(p for p in policies.values() if p.number > 0)
+            [*run.config.judges, seed],
+            *(p for p in policies.values() if p.number > 0),
+            plug_ins=run.plug_ins,
         ),
         folders=policy_files(*policies.values()).reads,
         after=("rollout",),
@@ -285,7 +291,8 @@ def _prefer_stage(scope: RoundScope, after: tuple[str, ...]) -> Stage:
         writes=("examples", "feedback"),
         reads=tuple(reads),
         made_from=made_from(
-            [scope.stage.preferences, config.feedback, weights, config.seed, f"r{scope.index}"]
+            [scope.stage.preferences, config.feedback, weights, config.seed, f"r{scope.index}"],
+            plug_ins=run.plug_ins,
         ),
         after=after,
     )

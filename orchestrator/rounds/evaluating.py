@@ -73,7 +73,11 @@ def _measure(
             sampling=run.config.evaluation_sampling,
             prefix=prefix,
         ),
-        verify_stage(run.groups.grade, [*run.config.evaluation_verifiers, run.config.feedback]),
+        verify_stage(
+            run.groups.grade,
+            [*run.config.evaluation_verifiers, run.config.feedback],
+            run.plug_ins,
+        ),
         _grade_stage(scope),
     ]
     shards = [folder.shard(i) for i in range(len(folder.prompt_shards()))]

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orchestrator.plugins.asked import reference_plan
 from orchestrator.rounds.collecting import collect, digests
 from orchestrator.rounds.phases import Collected, Drawn, Phase, Published, Trained
 from orchestrator.rounds.publishing import publish
 from orchestrator.rounds.update_files import damage_of_candidate
 from orchestrator.rounds.updating import carried_state, update
 from orchestrator.run import RoundScope
-from policies.component import create
 from policies.errors import CorruptStateError, PolicyStoreError, explain
 from policies.records import PolicyVersion
-from policies.reference import ReferenceSchedule
 from policies.shards import file_sha256, find_damage
 from policies.store import MANIFEST, check_files
 from policies.version_files import files_digest
@@ -31,8 +30,8 @@ def ready_to_train(scope: RoundScope, drawn: Drawn, collected: Collected) -> Col
         CorruptStateError: damaged examples were made again and differ from what the round had.
     """
     run = scope.run
-    schedule: ReferenceSchedule = create(scope.stage.training.reference)
-    plan = schedule.plan(run.served()[scope.stage.first_round - 1 :])
+    served = run.served()[scope.stage.first_round - 1 :]
+    plan = reference_plan(run.config, scope.stage.training.reference, served)
     for number in sorted({scope.policy.number, *(part.version for part in plan.parts)}):
         check_files(run.store.get(number))
     _check_carried(scope)

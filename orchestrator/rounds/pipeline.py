@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.inputs import PLUG_INS
 from orchestrator.quarantine import Quarantine
 from orchestrator.rounds.trial import Trial
 from orchestrator.run_folder import ShardKind, ShardPaths
@@ -132,6 +133,8 @@ class Pipeline:
     """Raises when this driver may not commit any more."""
     on_stage: Callable[[ShardPaths, str, Summary], None] = lambda shard, stage, summary: None
     on_warning: Callable[[str], None] = logger.warning
+    plug_ins_changed: bool = False
+    """A change of plug-ins was accepted in this round: what was made with the old ones is made again."""
     work: dict[str, StageWork] = field(default_factory=dict)
     """What each stage did while this object ran it, with its clock."""
 
@@ -199,6 +202,10 @@ class Pipeline:
                 for name in marker.inputs.keys() | expected.keys()
                 if marker.inputs.get(name) != expected.get(name)
             )
+            if differing == [PLUG_INS] and self.plug_ins_changed:
+                return (
+                    None  # the user took the change: all of the shard is made with what holds now
+                )
             if differing:
                 raise ResumeError(
                     f"{progress.shard.of(kind)} was made from other {', '.join(differing)} than the run has now. "

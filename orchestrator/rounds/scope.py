@@ -11,6 +11,7 @@ from orchestrator.events import EventKind
 from orchestrator.rounds.phases import Phase, headline
 from orchestrator.run import RoundScope
 from policies.records import Record
+from workers.pinned import check_unchanged
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +35,16 @@ def phase(
     if known is not None:
         return known
     run.stop.check()
+    check_unchanged(run.plug_ins.codes, str(run.folder.path))
     planned: dict[str, Any] = {"shards": shards} if shards else {}
     index, label = scope.index, name.value
     run.events.emit(EventKind.PHASE_STARTED, round_index=index, phase=label, **planned)
     started = time.monotonic()
     result = work(scope)
     seconds = time.monotonic() - started
+    check_unchanged(
+        run.plug_ins.codes, str(run.folder.path)
+    )  # nothing counts that two of them made
     run.journal.append(index, name, result)
     if run.mirror is not None:
         run.mirror.phase_finished(name)

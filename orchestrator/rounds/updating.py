@@ -13,16 +13,15 @@ import time
 from collections.abc import Mapping
 
 from orchestrator.events import EventKind
+from orchestrator.plugins.asked import objective_of, reference_plan
 from orchestrator.rounds.logprob_gap import must_recompute, was_forced
 from orchestrator.rounds.phases import Collected, Trained
 from orchestrator.rounds.reuse import Reused, learning_rate_factor, reused_examples
 from orchestrator.rounds.training import train
 from orchestrator.run import RoundScope
-from policies.component import create
 from policies.errors import DivergenceError
-from policies.loss import Loss, UnpairedLoss
+from policies.loss import UnpairedLoss
 from policies.records import RoundStatus
-from policies.reference import ReferenceSchedule
 from policies.seeds import derive_seed
 from workers.training.engine import UpdateJob, UpdateOutcome
 
@@ -30,9 +29,9 @@ from workers.training.engine import UpdateJob, UpdateOutcome
 def update(scope: RoundScope, collected: Collected) -> Trained:
     """Train on the round's examples, or say why not."""
     run, options = scope.run, scope.stage.training
-    schedule: ReferenceSchedule = create(options.reference)
-    plan = schedule.plan(run.served()[scope.stage.first_round - 1 :])
-    loss: Loss = create(options.loss)
+    served = run.served()[scope.stage.first_round - 1 :]
+    plan = reference_plan(run.config, options.reference, served)
+    loss = objective_of(options.loss)
     # KTO's reference point needs log-probs of completions that nobody sampled, so its trainer scores everything.
     borrows = isinstance(loss, UnpairedLoss) and loss.kl_share > 0
     recorded = options.reference.logprobs == "rollout" and not borrows

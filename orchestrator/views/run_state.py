@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 
 from orchestrator.events import Event, EventKind, Throughput, read_events
 from orchestrator.lease import is_alive
+from orchestrator.plug_in_changes import accepted_changes, began_with
 from orchestrator.removal_notes import why_gone
 from orchestrator.rounds.phases import Collected, Drawn, Phase, Trained
 from orchestrator.run_folder import RoundFolder, RunFolder, ShardKind
 from orchestrator.run_reader import read_config_tree, read_entries, read_sound
 from orchestrator.views.activity import read_activity
-from policies.errors import ArtifactError, InputError
+from policies.errors import ArtifactError, InputError, PawlError
 from policies.examples import Example, PreferencePair, SupervisedExample, UnpairedExample
 from policies.records import Record, RoundResult
 from policies.shards import read_marker, read_records
@@ -78,11 +79,20 @@ def run_status(folder: RunFolder) -> dict[str, Any]:
         "current": _current(events) if state == "running" else None,
         "activity": read_activity(folder) if state == "running" else None,
         "damage": list(sound.damage),
+        "accepted_changes": _accepted(folder),
         "message": _last_message(events) if state == "failed" else "",
         "warnings": [
             str(e.detail.get("message", "")) for e in events if e.kind is EventKind.WARNING
         ],
     }
+
+
+def _accepted(folder: RunFolder) -> list[str]:
+    """Changes of plug-ins that were taken, in words; a damaged record is what `pawl verify` tells about."""
+    try:
+        return [change.sentence() for change in accepted_changes(folder, began_with(folder))]
+    except PawlError as error:
+        return [str(error)]
 
 
 def phase_seconds(folder: RunFolder) -> dict[int, dict[str, float]]:
