@@ -20,10 +20,10 @@ from tests.e2e.demo_model import demo_model
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 SMALL = [
-    "prompts.per_round=8",
+    "prompts.per_round=4",
     "rollout.samples_per_prompt=8",
     "rollout.max_tokens=24",
-    "rollout.prompts_per_shard=4",
+    "rollout.prompts_per_shard=2",
     "prompts.train.low=2",
     "prompts.train.high=6",
     "prompts.train.held_out=4",
