@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.journal_reading import EPOCHS, Head, Reading, read_head, read_heads, read_journal
+from orchestrator.journal_reading import EPOCHS, Head, Reading, read_heads, read_journal
 from orchestrator.journal_reading import JournalEntry as JournalEntry
 from orchestrator.lease import Fence
 from orchestrator.rounds.phases import Phase
@@ -97,7 +97,8 @@ class Journal:
         with fence.holding() as locked:
             reading = read_journal(self.path)
             again = fence.head_path.exists()  # opened before in this epoch
-            self._began = read_head(fence.head_path).began if again else len(reading.entries)
+            own = read_heads(fence.path)[fence.epoch] if again else None
+            self._began = len(reading.entries) if own is None else own.began
             fence()  # nobody has claimed since: whoever does will read at least what was read here
             size, whole = _size(self.path), len(reading.content)
             if locked and reading.in_place and size > whole:

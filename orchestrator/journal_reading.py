@@ -294,7 +294,7 @@ def read_heads(epochs: Path) -> dict[int, Head]:
     found: dict[int, Head] = {}
     for name in names:
         if re.fullmatch(rf"\d+\{HEAD_SUFFIX}", name):
-            head = read_head(epochs / name)
+            head = _read_head(epochs / name)
             found[head.epoch] = head
     worked = [int(n.partition(".")[0]) for n in names if re.fullmatch(rf"\d+\{BEAT_SUFFIX}", n)]
     if worked and max(worked) not in found and max(worked) > max(found, default=0):
@@ -304,12 +304,7 @@ def read_heads(epochs: Path) -> dict[int, Head]:
     return found
 
 
-def read_head(path: Path) -> Head:
-    """One head.
-
-    Raises:
-        CorruptStateError: it was changed.
-    """
+def _read_head(path: Path) -> Head:
     try:
         head = Head.model_validate_json(path.read_bytes())
         if head.sealed() != head or path.name != f"{head.epoch:06d}{HEAD_SUFFIX}":
