@@ -104,7 +104,8 @@ class Journal:
     def _take_over(self, fence: Fence) -> Reading:
         with fence.holding() as locked:
             reading = read_journal(self.path)
-            own = read_heads(fence.path).get(fence.epoch)
+            again = fence.head_path.exists()  # opened before in this epoch
+            own = read_heads(fence.path)[fence.epoch] if again else None
             self._began = len(reading.entries) if own is None else own.began
             fence()  # nobody has claimed since: whoever does will read at least what was read here
             size, whole = _size(self.path), len(reading.content)

@@ -186,7 +186,7 @@ def claim(
         LeaseError: another process drives the run and is alive, or was faster.
     """
     seen = _last_epoch(folder.epochs)
-    before = latest_claim(folder)
+    before = _told(folder, seen)
     is_replaced = before is not None and not before.released and not _is_mine(before)
     if before is not None and is_replaced:
         _check_dead(folder, before, beat_seconds)
@@ -284,7 +284,10 @@ def seconds_silent(found: Claim, now: float | None = None) -> float:
 
 def latest_claim(folder: RunFolder) -> Claim | None:
     """The last claim on a run, with its last heartbeat; None when there is none that can be read."""
-    epoch = _last_epoch(folder.epochs)
+    return _told(folder, _last_epoch(folder.epochs))
+
+
+def _told(folder: RunFolder, epoch: int) -> Claim | None:
     path = _claim_path(folder.epochs, epoch)
     seen = _read(folder.driver)
     of_epoch = [_read(path.with_suffix(BEAT_SUFFIX)), _read(path)] if epoch else []

@@ -5,7 +5,9 @@
 <run>/config.source.yaml     the config as it was given
 <run>/driver.json            the process that drives it now (or drove it last), with its heartbeat
 <run>/epochs/000003.json     every claim of a driver; the highest number holds the run
-<run>/journal.jsonl          finished phases; resume reads this and nothing else
+<run>/epochs/000003.head     how far the journal goes, by that driver; the newest decides (`journal_reading`)
+<run>/epochs/000003.beat, lock   that driver's heartbeat; held by whoever commits or claims
+<run>/journal.jsonl          finished phases; resume reads this, as far as the newest head goes, and nothing else
 <run>/events.jsonl           what happened when, for people and `pawl status`; never read for decisions
 <run>/activity.json, activity/  what each worker does now; gone when the driver ends
 <run>/policies/0003/         published weights with their manifest

@@ -108,20 +108,25 @@ def lost_its_lease(scene: Scene, phase: str) -> None:
     scene.hit()
 
 
+def claim_differently(scene: Scene, **changes: object) -> None:
+    """Change what the last driver said of itself, wherever it said it."""
+    claim = max(scene.folder.epochs.glob("*.json"))
+    for path in (scene.folder.driver, claim, claim.with_suffix(".beat")):
+        if path.exists():
+            held = json.loads(path.read_text(encoding="utf-8"))
+            path.write_text(json.dumps(held | changes), encoding="utf-8")
+
+
 def pid_used_again(scene: Scene, phase: str) -> None:
     """The dead driver's process number belongs to somebody else by now."""
     scene.kill_at(scene.moment_in(phase))
-    for path in (scene.folder.driver, max(scene.folder.epochs.glob("*.json"))):
-        held = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps(held | {"pid": os.getpid()}), encoding="utf-8")
+    claim_differently(scene, pid=os.getpid())
 
 
 def died_elsewhere(scene: Scene, phase: str) -> None:
     """The driver died on another host, whose processes nobody here can see: its heartbeat stands still."""
     scene.kill_at(scene.moment_in(phase))
-    for path in (scene.folder.driver, max(scene.folder.epochs.glob("*.json"))):
-        held = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps(held | {"host": "node-of-old"}), encoding="utf-8")
+    claim_differently(scene, host="node-of-old", boot_id="of-the-node-of-old")
     assert "node-of-old" in scene.finish().text
 
 
