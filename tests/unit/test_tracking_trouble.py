@@ -50,7 +50,7 @@ def tracker_of(
         table_rows=4,
         register_policy=False,
         on_warning=warnings.append,
-        finish_timeout=5.0,
+        finish_timeout=60.0,
         max_backlog_bytes=backlog,
     )
 
