@@ -84,7 +84,9 @@ def _let_go_of_what_nobody_takes() -> None:
             continue
         except OSError:
             with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
 
 
 def exit_code_of(error: BaseException) -> int:

@@ -36,7 +36,6 @@ ELSEWHERE = {
     "workers/ray_token.py": "a folder among the temporary files, never of a run",
     "orchestrator/activity.py": "signs of life for people: lost without harm",
     "workers/alive.py": "signs of life for people: lost without harm",
-    "orchestrator/storage/bucket.py": "fills the temporary file that policies.files moves into place",
     "orchestrator/tracking/mlflow_client.py": "copies a report into a folder that is sent, not into the run",
     "orchestrator/tracking/sqlite_store.py": "MLflow's own store, never of a run",
 }

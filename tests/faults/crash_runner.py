@@ -119,7 +119,7 @@ def drive(
             if folder.identity.exists():
                 resume_experiment(folder)
             else:
-                run_experiment(settings, folder, source="")
+                run_experiment(settings, folder, source="rounds: 2\n")
     except BaseException as error:  # the parent sees only the code
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.stderr.flush()

@@ -38,13 +38,14 @@ def faults_of(operation: str) -> tuple[str, ...]:
 
 
 def kind_of(operation: str) -> str:
-    """The operation and the kind of file, whatever its round, shard or process."""
+    """The operation and the kind of file, e.g. `sync .parquet`; folders by name where there are few of them."""
     name, _, path = operation.partition(" ")
-    return f"{name} {re.sub('[0-9a-f-]*[0-9][0-9a-f-]*', '#', path.rpartition('/run/')[2])}"
+    file = path.rpartition("/")[2].removesuffix(".tmp")
+    return f"{name} {re.sub('[.]?[0-9]+-[0-9a-f]+$', '', file).rpartition('.')[2] if '.' in file else ''}"
 
 
 def sampled(operations: Sequence[str]) -> list[str]:
-    """One case of each kind of operation on each kind of file, each with another fault in turn."""
+    """Two cases of each kind of operation on each kind of file, each with another fault in turn."""
     chosen = random.Random(SEED)
     numbers = defaultdict(list)
     for number, operation in enumerate(operations, start=1):
@@ -52,7 +53,8 @@ def sampled(operations: Sequence[str]) -> list[str]:
     cases = []
     for turn, kind in enumerate(sorted(numbers)):
         faults = faults_of(kind)
-        cases.append(f"{faults[turn % len(faults)]}:{chosen.choice(numbers[kind])}")
+        for again, number in enumerate(chosen.sample(numbers[kind], min(2, len(numbers[kind])))):
+            cases.append(f"{faults[(turn + 3 * again) % len(faults)]}:{number}")
     return cases
 
 
@@ -70,13 +72,13 @@ def wrong(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_a_disk_that_fails_at_any_kind_of_operation_loses_and_changes_nothing() -> None:
     def choose(first: dict[str, Any]) -> list[str]:
-        reads = random.Random(SEED).sample(range(1, first["reads"] + 1), 12)
+        reads = random.Random(SEED).sample(range(1, first["reads"] + 1), 8)
         return sampled(first["operations"]) + [f"{READS[n % 2]}:{n}" for n in reads]
 
     _, found = run_cases(1, choose, timeout=280)
     assert wrong(found) == []
     assert {75, 0} == {case["ended"][0] for case in found}, "some are noticed, some are gone over"
-    assert len(found) > 50
+    assert len(found) > 40
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -12,7 +13,9 @@ import pytest
 
 from orchestrator.config.files import load_config
 from orchestrator.file_sharing import WRITABLE, models_of
-from policies.errors import ArtifactError, ConfigurationError, LeaseError
+from policies.errors import ArtifactError, ConfigurationError, LeaseError, StorageError
+from policies.faulty_files import FailingDisk
+from policies.files import FileLayer, using
 from policies.store import PolicyStore
 from workers.ferry_server import FileServer
 from workers.run_files import RunFiles
@@ -249,3 +252,41 @@ def everything(folder: Path) -> dict[str, bytes | str | None]:
             else:
                 found[str(path)] = path.read_bytes() if path.is_file() else None
     return found
+
+
+class FailingSync(FileLayer):
+    """The first fsync gives an error; later ones say yes, as a system does that has forgotten what it lost."""
+
+    def __init__(self) -> None:
+        self.syncs = 0
+
+    def sync(self, path: Path) -> None:
+        self.syncs += 1
+        if self.syncs == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        super().sync(path)
+
+
+def test_an_upload_that_did_not_become_durable_is_sent_again_and_not_synced_again(
+    files: RunFiles,
+) -> None:
+    server, path, data = FileServer(files), f"{files.root}/{DRAFT}", b"rows"
+    digest = hashlib.sha256(data).hexdigest()
+    with using(FailingSync()):
+        with pytest.raises(StorageError, match="disk reports an error"):
+            sent(server, path, data)
+        with pytest.raises(ArtifactError, match="did not arrive"):
+            server.settle(path, "u1", len(data), digest)
+        sent(server, path, data)
+    assert Path(path).read_bytes() == data
+
+
+def test_a_piece_of_which_the_disk_took_a_part_is_put_again_whole(files: RunFiles) -> None:
+    server, path = FileServer(files), f"{files.root}/{DRAFT}"
+    server.put(path, "u1", 0, b"first ")
+    with using(FailingDisk(1, "half")), pytest.raises(StorageError, match="the disk is full"):
+        server.put(path, "u1", 6, b"second")
+    server.put(path, "u1", 6, b"second")
+    data = b"first second"
+    server.settle(path, "u1", len(data), hashlib.sha256(data).hexdigest())
+    assert Path(path).read_bytes() == data

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 from ray import exceptions
 
@@ -65,6 +68,16 @@ def test_a_lost_worker_is_named_with_its_process_and_node() -> None:
     told = str(translate(exceptions.ActorDiedError(), LABEL, place=PLACE))
     assert "process 812 on node 4f2a91c07d (10.0.0.7)" in told
     assert "\n" not in told
+
+
+def test_a_disk_that_refuses_a_worker_is_worth_another_try() -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/rounds/0001/x")
+    told = translate(exceptions.RayTaskError("call", "traceback", full), "train 0: update")
+    assert isinstance(told, StorageError)
+    assert "the disk is full" in str(told)
+    assert "/run/rounds/0001/x" in str(told)
+    other = exceptions.RayTaskError("call", "traceback", IsADirectoryError(errno.EISDIR, "x"))
+    assert not isinstance(translate(other, "train 0: update"), StorageError)
 
 
 def test_an_error_of_ours_from_a_worker_stays_what_it_is_and_is_not_retried() -> None:

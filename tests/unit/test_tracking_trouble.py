@@ -8,9 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from orchestrator.events import EventKind, EventLog
+from orchestrator.journal import Journal
+from orchestrator.rounds.recording import record_what_was_missed
+from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.memory import MemorySink
 from orchestrator.tracking.push import SendingThread
@@ -44,7 +50,7 @@ def tracker_of(
         table_rows=4,
         register_policy=False,
         on_warning=warnings.append,
-        finish_timeout=5.0,
+        finish_timeout=60.0,
         max_backlog_bytes=backlog,
     )
 
@@ -88,6 +94,35 @@ def test_a_full_disk_under_the_spool_is_told_once_and_the_run_goes_on(folder: Ru
     assert {"q-1/0", "q-1/1", "q-1/2"} <= set(sink.runs), (
         "what did not fit is told when there is room"
     )
+
+
+def test_a_round_that_never_fitted_into_the_spool_is_told_by_the_driver_that_resumes(
+    folder: RunFolder,
+) -> None:
+    sink, warnings = MemorySink(), list[str]()
+    tracker, events = tracker_of(folder, sink, warnings), EventLog(folder.events)
+    tracker.start(RUN)
+    with largest_file(Spool(folder.tracking, writes=False).size()):
+        for result in results_of(folder):
+            tracker.round_finished(result, {}, folder.round(result.round))
+        tracker.finish("FAILED")
+    for result in results_of(folder):  # the events had room, so they say that all was told
+        events.emit(EventKind.ROUND_FINISHED, round_index=result.round)
+    assert set(sink.runs) == {"q-1"}
+    again = tracker_of(folder, sink, warnings)
+    again.start(RUN)
+    told = SimpleNamespace(
+        journal=Journal(folder.journal),
+        events=EventLog(folder.events),
+        tracker=again,
+        folder=folder,
+    )
+    record_what_was_missed(cast(Run, told))
+    again.finish("FINISHED")
+    assert {"q-1/0", "q-1/1", "q-1/2"} <= set(sink.runs)
+    assert sink.runs["q-1"] == "FINISHED"
+    rounds = [line for line, _ in Spool(folder.tracking).read() if isinstance(line, RoundLine)]
+    assert [line.result.round for line in rounds] == [0, 1, 2], "once each"
 
 
 def test_what_waits_for_a_server_that_stays_away_is_bounded_and_rounds_are_kept(
