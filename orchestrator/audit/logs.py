@@ -18,6 +18,7 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import is_line
 from policies.errors import CorruptStateError
 from policies.seals import SEAL, is_text_whole, read_sealed
+from workers.training.checkpoints import damage_of
 from workers.verify.judge_cache import is_reply
 
 
@@ -28,6 +29,11 @@ def check_logs(folder: RunFolder, entries: Sequence[JournalEntry], check: Check)
         bad = [number for number, line in _lines(path, check) if not is_reply(line)]
         check.notes += [f"{path}:{n} cannot be read; it is asked for again" for n in bad]
     _check_tracking(folder, check)
+    for path in sorted(folder.path.glob("rounds/*/train/checkpoints/*")):
+        if path.name.isdecimal() and path.is_dir():
+            check.num_examined += 1
+            if why := damage_of(path):
+                check.notes.append(f"{path} is not gone on from: {why}")
     has_results = any(entry.phase is Phase.ACCEPT for entry in entries)
     for path in (folder.path / "report.html", folder.path / "report.md"):
         if has_results and _is_sealed(folder):

@@ -182,8 +182,8 @@ def inflict(ground: Ground, damage: Damage, folder: RunFolder) -> bool:
         after = other.read_bytes()
         other.write_bytes(before)
     elif damage.kind == "namesake":
-        others = [s.folder.path / damage.name for s in ground.subjects.values()]
-        twins = [p for p in others if p.is_file() and p.read_bytes() != before]
+        places = [s.folder.path / damage.name for s in ground.subjects.values()]
+        twins = [p for p in places if p.is_file() and p.read_bytes() != before]
         after = chosen.choice(twins).read_bytes() if twins else before
     elif damage.kind == "flip" and before:
         data = bytearray(before)
@@ -329,9 +329,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"WRONG {damage}: {sentence}")
     shutil.rmtree(home, ignore_errors=True)
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(done.items()))
+    minutes = (time.monotonic() - started) / 60
     say(
         f"seed {given.seed}: {done.total()} damages ({counts}) of {len(ground.subjects)} runs, {without_effect} "
-        f"without effect, {num_resumed} resumed, {(time.monotonic() - started) / 60:.1f} minutes; wrong: {dict(wrong) or 'none'}"
+        f"without effect, {num_resumed} resumed, {minutes:.1f} minutes; "
+        f"wrong: {dict(wrong) or 'none'}"
     )
     return 1 if wrong else 0
 

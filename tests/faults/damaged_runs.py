@@ -17,7 +17,6 @@ from orchestrator.quarantine import Quarantine
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import ArtifactLine, FinishLine, RoundLine, Spool
 from orchestrator.views.run_state import results_of
-from policies.fake_model import write_fake_model
 from tests.cut_updates import CutOffError, cut_at
 from tests.fake_runs import fake_config
 
@@ -30,7 +29,7 @@ KTO: dict[str, Any] = {
         "prompts_per_shard": 2,
     },
     "preferences": {"type": "thresholded"},
-    "training": {"engine": {"type": "fake"}, "loss": {"type": "kto", "kl_share": 0.0}},
+    "training": {"engine": {"type": "fake"}, "loss": {"type": "kto"}},
 }
 """Two turns for each attempt, and unpaired examples."""
 
@@ -79,12 +78,10 @@ def _run(
 
 def judged(home: Path, seed: int) -> RunFolder:
     """Finished: pairs, a judge with its cache, optimizer state that is carried, tracking that was never sent."""
-    write_fake_model(home / "judge", skill=0.9)
-    backend = {"type": "engine", "engine": {"type": "fake"}, "model": str(home / "judge")}
     folder = _run(
         home,
         seed,
-        judges=[{"type": "rubric", "backend": backend}],
+        judges=[{"type": "rubric", "backend": {"type": "fake"}}],
         training=_training(optimizer="carry"),
     )
     _with_tracking(folder)
