@@ -17,7 +17,8 @@ from orchestrator.quarantine import Quarantine
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import ArtifactLine, FinishLine, RoundLine, Spool
 from orchestrator.views.run_state import results_of
-from tests.cut_updates import CutOffError, cut_at
+from policies.errors import PawlError
+from tests.cut_updates import cut_at
 from tests.fake_runs import fake_config
 
 SMALL: dict[str, Any] = {"high": 5, "held_out": 3, "per_round": 4, "samples": 3, "per_shard": 2}
@@ -119,7 +120,7 @@ def training(home: Path, seed: int) -> RunFolder:
     folder = RunFolder(home / "run")
     config = fake_config(home, **SMALL, seed=seed, training=_training(checkpoint_steps=1))
     with ExitStack() as stack:
-        stack.enter_context(pytest.raises(CutOffError))
+        stack.enter_context(pytest.raises(PawlError, match="CutOffError"))
         stack.enter_context(cut_at(3))
         run_experiment(config, folder, source="# as it was given\n")
     return folder
