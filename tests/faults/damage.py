@@ -262,7 +262,7 @@ def _told_well(command: str, code: int, text: str) -> Iterator[str]:
 def _made_up(command: str, said: Any, whole: Any) -> Iterator[str]:
     """Values that the whole run does not have: something damaged was shown as sound."""
     known = dict(_leaves(whole))
-    is_told = isinstance(said, dict) and len(said.get("damage", ())) > len(whole["damage"])
+    is_told = isinstance(said, dict) and len(said.get("damage", ())) > len(whole.get("damage", ()))
     for place, value in _leaves(said):
         if is_told and "on_disk" in place:
             continue

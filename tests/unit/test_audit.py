@@ -99,7 +99,7 @@ BREAKS: list[tuple[str, str, Break]] = [
     ("journal", "a phase twice", lambda r: edit_journal(r, lambda x: x.insert(5, x[4]))),
     ("journal", "phases out of order", lambda r: edit_journal(r, lambda x: x.insert(5, x.pop(6)))),
     ("journal", "a phase left out", lambda r: edit_journal(r, lambda x: x.pop(4))),
-    ("journal", "an unreadable line", lambda r: r.journal.write_bytes(b"\n" + r.journal.read_bytes())),
+    ("journal", "an unreadable line", lambda r: r.journal.write_bytes(r.journal.read_bytes().replace(b"{", b"x", 1))),
     ("files", "a flipped byte", lambda r: flip(shard(r, "trajectories"))),
     ("files", "a cut file", lambda r: shard(r, "examples").write_bytes(b"PAR1")),
     ("files", "a file that is gone", lambda r: shard(r, "verdicts").unlink()),
@@ -305,6 +305,14 @@ def test_a_torn_last_line_is_a_note_and_no_fault(run: RunFolder) -> None:
     report = audit(run)
     assert wrong(report) == set()
     assert "cut off" in report["journal"].notes[0]
+
+
+@pytest.mark.parametrize("more", [b"\n", b"half of a line\n"])
+def test_what_lies_in_a_journal_and_does_not_count_is_a_note(run: RunFolder, more: bytes) -> None:
+    run.journal.write_bytes(more + run.journal.read_bytes())
+    report = audit(run)
+    assert wrong(report) == set()
+    assert len(report["journal"].notes) == 1
 
 
 def test_leftovers_of_a_killed_worker_are_notes(run: RunFolder) -> None:
