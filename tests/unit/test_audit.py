@@ -121,8 +121,7 @@ BREAKS: list[tuple[str, str, Break]] = [
     ("identity", "an edited run.json", lambda r: edit_json(r.identity, experiment="another")),
     ("identity", "run.json of another run", lambda r: edit_json(r.identity, run_id="f" * 32, seal="")),
     ("identity", "the given config", lambda r: r.config_source.write_text("rounds: 3")),
-    ("identity", "a line end lost", lambda r: r.config.write_bytes(r.config.read_bytes()[:-1])),
-    ("training", "an edited step log", lambda r: (flip(r.round(1).train_log))),
+    ("training", "an edited step log", lambda r: flip(r.round(1).train_log)),
     ("training", "an edited record", lambda r: edit_json(r.round(1).update_files, files=[])),
     ("epochs", "an edited claim", lambda r: edit_json(r.epochs / "000001.json", pid=1)),
     ("journal", "a line flipped", lambda r: flip(r.journal)),
@@ -307,12 +306,10 @@ def test_a_torn_last_line_is_a_note_and_no_fault(run: RunFolder) -> None:
     assert "cut off" in report["journal"].notes[0]
 
 
-@pytest.mark.parametrize("more", [b"\n", b"half of a line\n"])
-def test_what_lies_in_a_journal_and_does_not_count_is_a_note(run: RunFolder, more: bytes) -> None:
-    run.journal.write_bytes(more + run.journal.read_bytes())
+def test_what_lies_in_a_journal_and_does_not_count_is_a_note(run: RunFolder) -> None:
+    run.journal.write_bytes(b"\n" + run.journal.read_bytes())
     report = audit(run)
-    assert wrong(report) == set()
-    assert len(report["journal"].notes) == 1
+    assert (wrong(report), len(report["journal"].notes)) == (set(), 1)
 
 
 def test_leftovers_of_a_killed_worker_are_notes(run: RunFolder) -> None:
