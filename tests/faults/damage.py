@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -281,7 +282,8 @@ def _leaves(value: Any, place: tuple[object, ...] = ()) -> Iterator[tuple[tuple[
             yield from _leaves(inner, (*place, key))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _leaves(inner, (*place, index))
+            name = inner.get("id", index) if isinstance(inner, dict) else index
+            yield from _leaves(inner, (*place, name))
     else:
         yield place, value
 
@@ -320,16 +322,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ground = Ground(home)
     ground.prepare(given.subjects.split(","))
     done, without_effect, num_resumed, wrong = Counter[str](), 0, 0, Counter[str]()
-    for damage in choose(ground, given.count, given.seed, given.only):
-        found = play(ground, damage, home)
-        if found is None:
-            without_effect += 1
-            continue
-        done[damage.kind] += 1
-        num_resumed += damage.seed % (8 if ground.subjects[damage.subject].finished else 3) == 0
-        for sentence in found:
-            wrong[sentence.split(" ")[0]] += 1
-            say(f"WRONG {damage}: {sentence}")
+    with suppress(KeyboardInterrupt):  # what was played until then is told
+        for damage in choose(ground, given.count, given.seed, given.only):
+            found = play(ground, damage, home)
+            if found is None:
+                without_effect += 1
+                continue
+            done[damage.kind] += 1
+            finished = ground.subjects[damage.subject].finished
+            num_resumed += damage.seed % (8 if finished else 3) == 0
+            for sentence in found:
+                wrong[sentence.split(" ")[0]] += 1
+                say(f"WRONG {damage}: {sentence}")
+            if done.total() % 50 == 0:
+                say(f"{done.total()} played")
     shutil.rmtree(home, ignore_errors=True)
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(done.items()))
     minutes = (time.monotonic() - started) / 60
