@@ -12,10 +12,9 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind, EventLog
 from orchestrator.file_sharing import models_of, run_files
 from orchestrator.journal import Journal
-from orchestrator.judge_models import check_same_models, local_judge_models
+from orchestrator.judge_models import models_as_begun
 from orchestrator.lease import Fence
 from orchestrator.leftovers import remove_leftovers
-from orchestrator.model_files import resolve_model
 from orchestrator.plug_in_changes import PlugIns
 from orchestrator.plugins.asked import acceptance_of
 from orchestrator.plugins.asked import load_prompts as prompts_from
@@ -62,10 +61,7 @@ def assemble(
     if recorded is not None:
         check_same_prompts(recorded, train, held_out, test)
     store = PolicyStore(folder.policies, guard=fence)
-    store.adopt_initial(resolve_model(config.policy), begun=recorded is not None)
-    judge_models = local_judge_models(config)
-    if recorded is not None:
-        check_same_models(recorded, store.get(0), judge_models)
+    judge_models = models_as_begun(config, store, recorded)
     watch = Watch(folder, config.cluster.silence_timeout_seconds, events.warn)
     shared = run_files(config.cluster, folder, models_of(config, store), fence)
     cluster = WatchedCluster(_cluster(config, folder, journal, fence.epoch, events, shared), watch)

@@ -14,6 +14,7 @@ from orchestrator.model_files import model_as_version, resolve_model
 from orchestrator.rounds.phases import Drawn
 from policies.errors import CorruptStateError, InputError, explain
 from policies.records import PolicyVersion
+from policies.store import PolicyStore
 from policies.version_files import files_digest
 from workers.verify.backends.engine import EngineBackend
 
@@ -44,6 +45,22 @@ def model_as_recorded(models: Mapping[str, PolicyVersion], name: str) -> PolicyV
         return model_as_version(name)
     path = resolve_model(PolicySettings(model=name))
     return models[name].model_copy(update={"path": str(path)})
+
+
+def models_as_begun(
+    config: RunConfig, store: PolicyStore, recorded: Drawn | None
+) -> dict[str, PolicyVersion]:
+    """Record the starting model, or hold it and judges' models to what round 0 `recorded`; returns those of judges.
+
+    Raises:
+        PolicyStoreError: the starting model changed.
+        CorruptStateError: the model of a judge changed.
+    """
+    initial = store.adopt_initial(resolve_model(config.policy), begun=recorded is not None)
+    judges = local_judge_models(config)
+    if recorded is not None:
+        check_same_models(recorded, initial, judges)
+    return judges
 
 
 def check_same_models(

@@ -209,6 +209,7 @@ def _drive(
         rounds=config.rounds,
         name=folder.path.name,
         epoch=lease.claim.epoch,
+        run=read_identity(folder).run_id,
     )
     for message in warnings:
         events.warn(message)

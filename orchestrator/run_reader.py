@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.resolved import read_object
-from orchestrator.journal_reading import JournalEntry, read_journal
+from orchestrator.journal_reading import JournalEntry, read_heads, read_journal
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_identity import check_witness
@@ -101,11 +101,15 @@ def _sound_entries(folder: RunFolder) -> tuple[tuple[JournalEntry, ...], list[st
 
 
 def _until_damage(folder: RunFolder) -> list[JournalEntry]:
-    """The lines before the first that does not follow on the one before it."""
+    """The lines before the first that does not follow on the one before it.
+
+    None where no driver's head names any line: it may be the journal of another run, and is in itself in order.
+    """
     found: list[JournalEntry] = []
-    if not folder.journal.exists():
+    content = folder.journal.read_bytes() if folder.journal.exists() else b""
+    if not _is_of_the_run(folder, content):
         return found
-    for line in folder.journal.read_bytes().split(b"\n")[:-1]:
+    for line in content.split(b"\n")[:-1]:
         try:
             entry = JournalEntry.model_validate(json.loads(line))
         except (ValueError, RecursionError):
@@ -115,3 +119,11 @@ def _until_damage(folder: RunFolder) -> list[JournalEntry]:
             break
         found.append(entry)
     return found
+
+
+def _is_of_the_run(folder: RunFolder, content: bytes) -> bool:
+    try:
+        heads = read_heads(folder.epochs)
+    except CorruptStateError:
+        return False
+    return not heads or any(h.last and h.last.encode() in content for h in heads.values())

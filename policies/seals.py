@@ -56,13 +56,13 @@ def is_as_written(data: bytes) -> bool:
     return data == text.encode(errors="surrogatepass")
 
 
-def with_last_line(text: str) -> str:
-    """A page or Markdown text with a comment at its end that holds the sha256 of what is before it."""
+def with_last_line(text: str, owner: str) -> str:
+    """A page or Markdown text with a comment at its end: the sha256 of what is before it, and of whose it is."""
     text = text if text.endswith("\n") else text + "\n"
-    return f"{text}{_COMMENT}{hashlib.sha256(text.encode()).hexdigest()} -->\n"
+    return f"{text}{_COMMENT}{hashlib.sha256((owner + text).encode()).hexdigest()} -->\n"
 
 
-def is_text_whole(data: bytes) -> bool:
+def is_text_whole(data: bytes, owner: str) -> bool:
     """Whether a text is as `with_last_line` made it."""
     text, _, rest = data.rpartition(_COMMENT.encode())
-    return rest == f"{hashlib.sha256(text).hexdigest()} -->\n".encode()
+    return rest == f"{hashlib.sha256(owner.encode() + text).hexdigest()} -->\n".encode()

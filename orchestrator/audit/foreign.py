@@ -17,7 +17,7 @@ _KNOWN = re.compile(
     r"(run|config|driver|activity|fetched)\.json|config\.source\.yaml|journal\.jsonl|events\.jsonl|lock"
     r"|report\.(html|md)|supervise\.log"
     r"|epochs/(\d+\.(json|head|beat)|lock)"
-    r"|activity/.*|quarantine/.*|removed/\w+-\d+\.json|tracking/(spool\.jsonl|(offset|runs)\.json|lock)"
+    r"|accepted/\d+\.json|activity/.*|quarantine/.*|removed/\w+-\d+\.json|tracking/(spool\.jsonl|(offset|runs)\.json|lock)"
     r"|judge_cache/worker-[\w-]+\.jsonl"
     r"|policies/\d+/.*"
     rf"|rounds/\d+/({_MEASURED}({_SHARDS}|attempts/.*)|train/(steps\.jsonl|files\.json|outcome\.json"

@@ -6,8 +6,10 @@ written anew after the next round. So the run is whole without them, and whoever
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from orchestrator.audit.check import Check
 from orchestrator.config.resolved import read_object
@@ -18,7 +20,10 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import is_line
 from policies.errors import CorruptStateError
 from policies.seals import SEAL, is_text_whole, read_sealed
+from workers.training.checkpoints import damage_of
 from workers.verify.judge_cache import is_reply
+
+ENDINGS = (EventKind.RUN_FINISHED, EventKind.RUN_FAILED, EventKind.RUN_INTERRUPTED)
 
 
 def check_logs(folder: RunFolder, entries: Sequence[JournalEntry], check: Check) -> None:
@@ -28,25 +33,30 @@ def check_logs(folder: RunFolder, entries: Sequence[JournalEntry], check: Check)
         bad = [number for number, line in _lines(path, check) if not is_reply(line)]
         check.notes += [f"{path}:{n} cannot be read; it is asked for again" for n in bad]
     _check_tracking(folder, check)
+    for path in sorted(folder.path.glob("rounds/*/train/checkpoints/*")):
+        if path.name.isdecimal() and path.is_dir():
+            check.num_examined += 1
+            if why := damage_of(path):
+                check.notes.append(f"{path} is not gone on from: {why}")
     has_results = any(entry.phase is Phase.ACCEPT for entry in entries)
     for path in (folder.path / "report.html", folder.path / "report.md"):
-        if has_results and _is_sealed(folder):
+        if has_results and _identity(folder).get(SEAL):  # an older Pawl put no sum into them
             check.num_examined += 1
             if not path.is_file():
                 check.notes.append(f"{path} is missing; the next round writes it")
-            elif not is_text_whole(path.read_bytes()):
+            elif not is_text_whole(path.read_bytes(), str(_identity(folder).get("run_id"))):
                 check.notes.append(f"{path} is not as it was written")
 
 
-def _is_sealed(folder: RunFolder) -> bool:
-    """Whether the run is of a Pawl that writes checksums into its reports."""
+def _identity(folder: RunFolder) -> dict[str, Any]:
     try:
-        return bool(read_object(folder.identity).get(SEAL))
+        return read_object(folder.identity)
     except CorruptStateError:  # told elsewhere
-        return True
+        return {}
 
 
 def _check_events(folder: RunFolder, entries: Sequence[JournalEntry], check: Check) -> None:
+    own, last = _identity(folder).get("run_id"), None
     told: set[tuple[int | None, str | None]] = set()
     for number, line in _lines(folder.events, check):
         event = parse_event(line.decode(errors="replace"))
@@ -54,6 +64,11 @@ def _check_events(folder: RunFolder, entries: Sequence[JournalEntry], check: Che
             check.notes.append(f"{folder.events}:{number} cannot be read; it is not shown")
         elif event.kind is EventKind.PHASE_FINISHED:
             told.add((event.round, event.phase))
+        elif event.kind is EventKind.RUN_STARTED and event.detail.get("run", own) != own:
+            check.notes.append(f"{folder.events}:{number} is of another run")
+        last = event
+    if last is not None and last.kind not in ENDINGS and _has_ended(folder):
+        check.notes.append(f"{folder.events} lacks its end: the driver had told how it ended")
     untold = [e for e in entries if (e.round, e.phase.value) not in told]
     # The driver may have died between the journal and the event: one phase for each start is no news.
     for entry in untold:
@@ -61,6 +76,14 @@ def _check_events(folder: RunFolder, entries: Sequence[JournalEntry], check: Che
             f"{folder.events} does not tell of round {entry.round}, {entry.phase.value}: the driver died before, or "
             "it was lost"
         )
+
+
+def _has_ended(folder: RunFolder) -> bool:
+    """Whether the last driver gave the run back, which it does after its last event."""
+    try:
+        return json.loads(folder.driver.read_bytes()).get("released") is True
+    except (OSError, ValueError, AttributeError, RecursionError):  # told elsewhere
+        return False
 
 
 def _check_tracking(folder: RunFolder, check: Check) -> None:
@@ -83,7 +106,7 @@ def _check_tracking(folder: RunFolder, check: Check) -> None:
 
 
 def _lines(path: Path, check: Check) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, counted; a last one that was cut off counts as damaged."""
+    """Whole lines with their numbers, counted; one that was cut off is noted."""
     try:
         *whole, rest = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -92,4 +115,6 @@ def _lines(path: Path, check: Check) -> Iterator[tuple[int, bytes]]:
         check.notes.append(f"{path} cannot be read: {error}")
         return
     check.num_examined += len(whole)
-    yield from enumerate([*whole, rest] if rest else whole, start=1)
+    yield from enumerate(whole, start=1)
+    if rest:
+        check.notes.append(f"{path}: its last line was cut off")

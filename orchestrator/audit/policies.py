@@ -288,7 +288,7 @@ def check_training(
         return
     try:
         steps = [_step(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         check.expect(False, f"{log} cannot be read: {error}")
         return
     check.expect(

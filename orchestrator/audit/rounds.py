@@ -21,6 +21,9 @@ from policies.store import Manifest
 
 R = TypeVar("R", bound=Record)
 
+_DATA = re.compile(r"(prompts|shard-\d+)\.parquet(\.json)?")
+"""Names of data and markers; others are nobody's."""
+
 
 class RoundAudit:
     """The samples of one round and its held-out measurement."""
@@ -215,11 +218,13 @@ class RoundAudit:
             inside = path.relative_to(self.folder.path).parts
             if "attempts" in inside or path.name.endswith(".tmp"):
                 check.notes.append(f"{shown(path)} was left behind; a resume removes it")
+            elif not _DATA.fullmatch(path.name):
+                continue
             elif _is_foreign(path):
                 check.notes.append(f"{shown(path)} is not of this run: nothing reads it")
             elif path.suffix == ".parquet":
                 check.expect(marker_path(path).is_file(), f"{path} has no marker")
-            elif path.name.endswith(".parquet.json"):
+            else:
                 check.expect(path.with_suffix("").is_file(), f"{path} has no file")
         check.expect(
             not self.folder.candidate.exists(),

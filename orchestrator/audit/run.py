@@ -170,6 +170,8 @@ def _check_journal(folder: RunFolder, check: Check) -> list[JournalEntry]:
         entries = list(_readable(folder))
     else:
         check.notes += reading.notes
+        if not (reading.notes or reading.damage) and reading.content != folder.journal.read_bytes():
+            check.notes.append(f"{folder.journal} holds empty lines: they do not count")
         for sentence in reading.damage:
             check.expect(False, sentence)
         entries = [e for e in reading.entries if _is_whole(e, folder, check)]

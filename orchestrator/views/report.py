@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from orchestrator.config.resolved import read_object
 from orchestrator.run_folder import RoundFolder, RunFolder
 from orchestrator.tracking.metric_names import clean_text
 from orchestrator.tracking.tables import (
@@ -90,11 +91,11 @@ def write_report(folder: RunFolder) -> tuple[Path, Path]:
     results, seconds = results_of(folder), phase_seconds(folder)
     table = _rounds_table(results, {r: sum(s.values()) for r, s in seconds.items()})
     texts = _texts(folder, results)
-    title = clean_text(folder.path.name)
+    title, owner = clean_text(folder.path.name), str(read_object(folder.identity).get("run_id"))
     experiment = clean_text(str((read_config(folder).get("tracking") or {}).get("experiment", "")))
-    page = with_last_line(_page(title, experiment, results, table, texts))
+    page = with_last_line(_page(title, experiment, results, table, texts), owner)
     html, markdown = folder.path / "report.html", folder.path / "report.md"
-    text = with_last_line(_markdown(title, experiment, table, texts, final_line(results)))
+    text = with_last_line(_markdown(title, experiment, table, texts, final_line(results)), owner)
     with _WRITING:
         write_text(html, page)
         write_text(markdown, text)

@@ -5,7 +5,7 @@ Works while the run goes on, and without Ray, torch or MLflow. Shards are read o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +20,19 @@ from orchestrator.run_reader import read_config_tree, read_entries, read_sound
 from orchestrator.views.activity import read_activity
 from policies.errors import ArtifactError, InputError, PawlError
 from policies.examples import Example, PreferencePair, SupervisedExample, UnpairedExample
-from policies.records import Record, RoundResult
+from policies.records import Json, Record, RoundResult
 from policies.shards import read_marker, read_records
 
 R = TypeVar("R", bound=Record)
 
+KINDS: tuple[ShardKind, ...] = (
+    "trajectories",
+    "verdicts",
+    "judge_verdicts",
+    "comparisons",
+    "feedback",
+    "examples",
+)
 _FINAL = {
     EventKind.RUN_FINISHED: "finished",
     EventKind.RUN_FAILED: "failed",
@@ -215,22 +223,49 @@ def first_records(folder: RoundFolder, kind: ShardKind, record: type[R], limit: 
     return list(islice(stream(folder, kind, record), limit))
 
 
-def count_records(folder: RoundFolder, kind: ShardKind) -> int:
-    """Rows of all finished shards, from their markers, as far as these are of files of that size.
+def count_whole(folder: RoundFolder, kind: ShardKind) -> tuple[int, int, list[str]]:
+    """Rows of the finished shards of a kind by their markers, how many shards these are, and what is damaged.
 
-    Raises:
-        ArtifactError: a marker is damaged, or of another file.
+    A file counts when its marker is whole and of its size; whoever reads its rows compares its sha256, too.
     """
-    num_rows = 0
-    for path in folder.shards(kind):
-        marker = read_marker(path)
-        if marker is not None and marker.num_bytes != path.stat().st_size:
-            raise ArtifactError(
-                f"{path} is not the file of its marker: it has {path.stat().st_size} bytes, not {marker.num_bytes}. "
-                "Fix: `pawl verify` names what is damaged; `pawl resume` makes an unfinished round again"
+    num_rows, num_shards, damage = 0, 0, []
+    names = {p.name.removesuffix(".json") for p in (folder.path / kind).glob("shard-*.parquet*")}
+    for path in sorted(folder.path / kind / name for name in names):
+        try:
+            marker = read_marker(path)
+        except ArtifactError as error:
+            damage.append(str(error))
+            continue
+        if marker is None:
+            continue
+        size = path.stat().st_size if path.is_file() else None
+        if size == marker.num_bytes:
+            num_rows, num_shards = num_rows + marker.num_rows, num_shards + 1
+        else:
+            found = "is missing" if size is None else f"has {size} bytes, not {marker.num_bytes}"
+            damage.append(f"{path} {found}, as its marker says")
+    return num_rows, num_shards, damage
+
+
+def _add_on_disk(summary: dict[str, Any], where: RoundFolder, finished: Mapping[str, Json]) -> None:
+    """Rows by kind, and what is damaged or lacks of the kinds that a finished phase recorded."""
+    found: dict[str, int] = {}
+    damage: list[str] = []
+    digests = finished.get("digests")
+    recorded = digests if isinstance(digests, dict) and not summary["removed"] else {}
+    wanted = len(where.prompt_shards())
+    for kind in KINDS:
+        num_rows, num_shards, wrong = count_whole(where, kind)
+        damage += wrong
+        if kind in recorded and num_shards < wanted:
+            damage.append(
+                f"{num_shards} of {wanted} shards in {where.path / kind} are whole. Fix: `pawl verify` names the "
+                "others; restore them from a copy of the run"
             )
-        num_rows += 0 if marker is None else marker.num_rows
-    return num_rows
+        if num_rows:
+            found[kind] = num_rows
+    summary["on_disk"] = found
+    summary["damage"] += damage
 
 
 def round_summary(folder: RunFolder, index: int) -> dict[str, Any]:
@@ -247,15 +282,7 @@ def round_summary(folder: RunFolder, index: int) -> dict[str, Any]:
     if Phase.DRAW in entries:
         summary["num_prompts"] = Drawn.model_validate(entries[Phase.DRAW]).num_prompts
     summary["removed"] = why_gone(folder, "round", index) or ""
-    kinds: tuple[ShardKind, ...] = (
-        "trajectories",
-        "verdicts",
-        "judge_verdicts",
-        "comparisons",
-        "feedback",
-        "examples",
-    )
-    summary["on_disk"] = {kind: n for kind in kinds if (n := count_records(where, kind))}
+    _add_on_disk(summary, where, entries.get(Phase.COLLECT if index else Phase.EVALUATE, {}))
     if Phase.COLLECT in entries:
         collected = Collected.model_validate(entries[Phase.COLLECT])
         summary |= {

@@ -17,8 +17,8 @@ from orchestrator.quarantine import Quarantine
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import ArtifactLine, FinishLine, RoundLine, Spool
 from orchestrator.views.run_state import results_of
-from policies.fake_model import write_fake_model
-from tests.cut_updates import CutOffError, cut_at
+from policies.errors import PawlError
+from tests.cut_updates import cut_at
 from tests.fake_runs import fake_config
 
 SMALL: dict[str, Any] = {"high": 5, "held_out": 3, "per_round": 4, "samples": 3, "per_shard": 2}
@@ -30,7 +30,7 @@ KTO: dict[str, Any] = {
         "prompts_per_shard": 2,
     },
     "preferences": {"type": "thresholded"},
-    "training": {"engine": {"type": "fake"}, "loss": {"type": "kto", "kl_share": 0.0}},
+    "training": {"engine": {"type": "fake"}, "loss": {"type": "kto"}},
 }
 """Two turns for each attempt, and unpaired examples."""
 
@@ -79,12 +79,10 @@ def _run(
 
 def judged(home: Path, seed: int) -> RunFolder:
     """Finished: pairs, a judge with its cache, optimizer state that is carried, tracking that was never sent."""
-    write_fake_model(home / "judge", skill=0.9)
-    backend = {"type": "engine", "engine": {"type": "fake"}, "model": str(home / "judge")}
     folder = _run(
         home,
         seed,
-        judges=[{"type": "rubric", "backend": backend}],
+        judges=[{"type": "rubric", "backend": {"type": "fake"}}],
         training=_training(optimizer="carry"),
     )
     _with_tracking(folder)
@@ -122,7 +120,7 @@ def training(home: Path, seed: int) -> RunFolder:
     folder = RunFolder(home / "run")
     config = fake_config(home, **SMALL, seed=seed, training=_training(checkpoint_steps=1))
     with ExitStack() as stack:
-        stack.enter_context(pytest.raises(CutOffError))
+        stack.enter_context(pytest.raises(PawlError, match="CutOffError"))
         stack.enter_context(cut_at(3))
         run_experiment(config, folder, source="# as it was given\n")
     return folder

@@ -18,7 +18,8 @@ from orchestrator.events import EventKind, EventLog
 from orchestrator.journal import Journal
 from orchestrator.rounds.phases import Collected, Drawn, Evaluated, Phase, Trained
 from orchestrator.run_folder import RunFolder
-from orchestrator.views.run_state import read_journal, run_status
+from orchestrator.run_reader import read_entries
+from orchestrator.views.run_state import run_status
 from orchestrator.views.trace import trace
 from policies.errors import InputError
 from policies.examples import PreferencePair, TokenSequence
@@ -283,7 +284,7 @@ def test_reading_never_cuts_off_what_is_being_written(folder: RunFolder) -> None
     for path in (folder.journal, folder.events):
         path.write_bytes(path.read_bytes() + b'{"round": 2, "ph')
     size = folder.journal.stat().st_size
-    assert len(read_journal(folder)) == 7
+    assert len(read_entries(folder)) == 7
     assert run_status(folder)["state"] == "finished"
     assert folder.journal.stat().st_size == size
     folder.events.write_text("garbage\n" + folder.events.read_text())

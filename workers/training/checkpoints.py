@@ -195,6 +195,14 @@ def newest_step(directory: Path) -> int:
     return max((step for step, path in there if (path / MARKER).is_file()), default=0)
 
 
+def damage_of(path: Path) -> str:
+    """Why a checkpoint is not gone on from; empty for a whole one."""
+    marker, why = _read(path)
+    there = {p.name for p in path.iterdir()} - {MARKER}
+    foreign = [] if marker is None else sorted(there - marker.files.keys())
+    return why or (f"{foreign[0]} is nobody's" if foreign else "")
+
+
 def _read(path: Path) -> tuple[CheckpointMarker | None, str]:
     """The marker of a whole checkpoint, or why it is not whole."""
     try:
