@@ -223,18 +223,25 @@ def try_case(name: str, seed: int, tree: dict[str, Any], share: float, tally: Ta
         if found:
             last = " | ".join(done.said.strip().splitlines()[-3:])
             tally.failures.append(f"{name} (seed {seed}): {', '.join(found)}: {last[:400]}")
+            print(tally.failures[-1], flush=True)
     finally:
         os.chdir(here)
         shutil.rmtree(root, ignore_errors=True)
 
 
-def suite(*, configs: int, models: int, seed: int, share: float, only: str | None = None) -> Tally:
-    """Try all cases: a third of `configs` are prompt files."""
+def suite(
+    *, configs: int, models: int, seed: int, share: float, seconds: float, only: str | None = None
+) -> Tally:
+    """Try all cases, or as many as `seconds` allow: a third of `configs` are prompt files."""
+    deadline = time.monotonic() + seconds
     tree = warm_up()
     tally = Tally()
     cases = [f"{'prompts' if i % 3 == 2 else 'config'}-{i}" for i in range(configs)]
     cases += [f"model-{i}" for i in range(models)]
+    random.Random(seed).shuffle(cases)
     for case in [only] if only else cases:
+        if time.monotonic() > deadline:
+            break
         try_case(case, seed, tree, share, tally)
     return tally
 
@@ -245,6 +252,7 @@ def main() -> int:
     parser.add_argument("--models", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=float, default=0.1, help="share of accepted cases that run")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="begin no case after so long")
     parser.add_argument("--only", help="one case, e.g. config-17")
     given = parser.parse_args()
     began = time.monotonic()
@@ -253,10 +261,9 @@ def main() -> int:
         models=given.models,
         seed=given.seed,
         share=given.runs,
+        seconds=given.seconds,
         only=given.only,
     )
-    for failure in tally.failures:
-        print(failure)
     for end, count in sorted(tally.ends.items()):
         print(f"{count:6d} {end}")
     print(
