@@ -30,13 +30,20 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import fuzz_cases  # noqa: E402 - found beside this file
+import fuzz_models  # noqa: E402
 
 MAX_SECONDS = 10.0
 MAX_MEGABYTES = 500
 RUN_SECONDS = 60.0
 _TRAIN = "".join(f'{{"prompt": "What is {i} plus 1?", "answer": {i + 1}}}\n' for i in range(6))
 _HELD_OUT = '{"prompt": "What is 31 plus 4?", "answer": 35}\n'
-_SLEEPERS = (("seconds_per_call", "0.0"), ("seconds_per_token", "0.0"), ("seconds_per_step", "0.0"), ("diverge_in_round", "null"), ("fail_prompts_matching", "null"))  # fmt: skip
+_SLEEPERS = (
+    ("seconds_per_call", "0.0"),
+    ("seconds_per_token", "0.0"),
+    ("seconds_per_step", "0.0"),
+    ("diverge_in_round", "null"),
+    ("fail_prompts_matching", "null"),
+)
 """Settings of the fakes that are there to make a run fail or wait."""
 
 
@@ -62,8 +69,6 @@ class Tally:
 
 def warm_up() -> dict[str, Any]:
     """Import what every case needs, once; returns the good config as a tree with every setting in it."""
-    import pyarrow.parquet
-
     import orchestrator.cli
     import orchestrator.launch
     import orchestrator.plan.preflight
@@ -76,7 +81,11 @@ def warm_up() -> dict[str, Any]:
         {
             "rounds": 1,
             "policy": {"model": str(ROOT / "configs" / "fake-model"), "dtype": "float32"},
-            "prompts": {"train": jsonl, "held_out": {**jsonl, "path": "./held_out.jsonl"}, "per_round": 4},
+            "prompts": {
+                "train": jsonl,
+                "held_out": {**jsonl, "path": "./held_out.jsonl"},
+                "per_round": 4,
+            },
             "rollout": {"engine": "fake", "samples_per_prompt": 4, "max_tokens": 16},
             "verifiers": ["numeric_match"],
             "preferences": "right_vs_wrong",
@@ -84,7 +93,7 @@ def warm_up() -> dict[str, Any]:
             "cluster": {"backend": "inline"},
             "tracking": {"enabled": False},
         }
-    )  # fmt: skip
+    )
     tree: dict[str, Any] = config.model_dump(mode="json")
     return tree
 
@@ -95,8 +104,8 @@ def make_case(kind: str, rng: random.Random, folder: Path, tree: dict[str, Any])
     (folder / "held_out.jsonl").write_text(_HELD_OUT)
     (folder / "c.yaml").write_text(fuzz_cases.flow(tree))
     if kind == "model":
-        fuzz_cases.good_model(folder / "m")
-        fuzz_cases.spoil_model(folder / "m", rng)
+        fuzz_models.good_model(folder / "m")
+        fuzz_models.spoil_model(folder / "m", rng)
         return ["c.yaml", "policy.model=./m"]
     if kind == "prompts":
         name = rng.choice(("train.jsonl", "train.jsonl", "p.parquet"))
@@ -156,7 +165,7 @@ def _be_command(arguments: Sequence[str], folder: Path, output: Path) -> None:
     except SystemExit as ended:
         sys.stdout.flush()
         os._exit(ended.code if isinstance(ended.code, int) else 1)
-    except BaseException:  # noqa: BLE001 - a traceback is what is looked for
+    except BaseException:
         import traceback
 
         traceback.print_exc()
@@ -223,28 +232,37 @@ def try_case(name: str, seed: int, tree: dict[str, Any], share: float, tally: Ta
         if found:
             last = " | ".join(done.said.strip().splitlines()[-3:])
             tally.failures.append(f"{name} (seed {seed}): {', '.join(found)}: {last[:400]}")
+            print(tally.failures[-1], flush=True)
     finally:
         os.chdir(here)
         shutil.rmtree(root, ignore_errors=True)
 
 
-def suite(*, configs: int, models: int, seed: int, share: float, only: str | None = None) -> Tally:
-    """Try all cases: a third of `configs` are prompt files."""
+def suite(
+    *, configs: int, models: int, seed: int, share: float, seconds: float, only: str | None = None
+) -> Tally:
+    """Try all cases, or as many as `seconds` allow: a third of `configs` are prompt files."""
+    deadline = time.monotonic() + seconds
     tree = warm_up()
     tally = Tally()
     cases = [f"{'prompts' if i % 3 == 2 else 'config'}-{i}" for i in range(configs)]
     cases += [f"model-{i}" for i in range(models)]
+    random.Random(seed).shuffle(cases)
     for case in [only] if only else cases:
+        if time.monotonic() > deadline:
+            break
         try_case(case, seed, tree, share, tally)
     return tally
 
 
 def main() -> int:
+    """Run the suite that the command line asks for, and print what was counted."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--configs", type=int, default=1000)
     parser.add_argument("--models", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=float, default=0.1, help="share of accepted cases that run")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="begin no case after so long")
     parser.add_argument("--only", help="one case, e.g. config-17")
     given = parser.parse_args()
     began = time.monotonic()
@@ -253,15 +271,14 @@ def main() -> int:
         models=given.models,
         seed=given.seed,
         share=given.runs,
+        seconds=given.seconds,
         only=given.only,
     )
-    for failure in tally.failures:
-        print(failure)
     for end, count in sorted(tally.ends.items()):
         print(f"{count:6d} {end}")
     print(
-        f"seed {given.seed}: {sum(tally.ends.values())} cases, {len(tally.failures)} failed; slowest {tally.slowest:.1f} s, "
-        f"largest {tally.largest:.0f} MB; {time.monotonic() - began:.0f} s in all"
+        f"seed {given.seed}: {sum(tally.ends.values())} cases, {len(tally.failures)} failed; "
+        f"slowest {tally.slowest:.1f} s, largest {tally.largest:.0f} MB; {time.monotonic() - began:.0f} s in all"
     )
     return 1 if tally.failures else 0
 

@@ -370,7 +370,7 @@ class TrackingSettings(Settings):
 
     uri: str = "sqlite:///mlflow.db"
     """MLflow tracking URI; a relative SQLite path is taken from the folder that `pawl run` is started in."""
-    experiment: str = "pawl"
+    experiment: str = Field(default="pawl", max_length=250)
     """MLflow experiment; also the default name of run folders."""
     enabled: bool = True
     """Off: nothing is sent; the run folder has everything anyway."""

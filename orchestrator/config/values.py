@@ -52,8 +52,9 @@ def _of_text(text: str) -> tuple[str, str] | None:
 
 def _of_path(text: str, path: KeyPath) -> tuple[str, str] | None:
     names = [key for key in path if isinstance(key, str)]
-    if not names or names[-1] not in PATH_KEYS:
+    if not names or names[-1] not in {*PATH_KEYS, "uri"}:
         return None
+    text = text.partition(":///")[2] if names[-1] == "uri" else text
     file = text.rpartition(":")[0] if text.rpartition(":")[0].endswith(".py") else text
     if len(file.encode()) > _MAX_PATH:
         return f"is longer than a path may be ({_MAX_PATH} bytes)", "give a shorter path"
