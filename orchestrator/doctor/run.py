@@ -21,6 +21,7 @@ from orchestrator.events import Event, EventKind
 from orchestrator.launch import read_identity
 from orchestrator.lease import MISSED_BEATS, Claim, latest_claim
 from orchestrator.plan.sizes import memory_text
+from orchestrator.plan.tracking import trouble
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import Spool
 from orchestrator.views.activity import STALE_SECONDS, activity_lines, read_activity
@@ -224,12 +225,23 @@ def _tracking(folder: RunFolder, state: str) -> Iterator[Finding]:
         return
     left = Spool(folder.tracking, writes=False).left()
     if left:
+        cause = _tracking_trouble(folder)
+        first = "mend that" if cause else "bring the tracking server back"
         yield Finding(
             "warning",
             f"{left} tracking entries have not been sent",
-            f"they are kept in {folder.tracking}",
-            f"bring the tracking server back, then `pawl resume {folder.path}` sends them",
+            f"they are kept in {folder.tracking}{f'; {cause}' if cause else ''}",
+            f"{first}, then `pawl resume {folder.path}` sends them",
         )
+
+
+def _tracking_trouble(folder: RunFolder) -> str:
+    """Say why the store would take nothing now; empty where it would, or where the config cannot be read."""
+    try:
+        found = trouble(load_run_config(folder).tracking)
+    except PawlError:
+        return ""
+    return "" if found is None else str(found)
 
 
 def _quarantine(folder: RunFolder) -> Iterator[Finding]:
