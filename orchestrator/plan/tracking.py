@@ -98,7 +98,7 @@ def _get(uri: str, experiment: str, timeout: float) -> tuple[int, str]:
     request = urllib.request.Request(address, headers=_credentials(parts))
     try:
         with urllib.request.urlopen(  # nosec B310 # http or https: checked by the caller
-            request, timeout=timeout, context=_trust()
+            request, timeout=timeout, context=_trust() if parts.scheme == "https" else None
         ) as answer:
             return int(answer.status), answer.read(_BYTES).decode(errors="replace")
     except urllib.error.HTTPError as error:

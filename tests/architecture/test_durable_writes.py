@@ -40,6 +40,7 @@ ELSEWHERE = {
     "orchestrator/views/report.py": "fills the temporary file that policies.files moves into place",
     "orchestrator/storage/bucket.py": "fills the temporary file that policies.files moves into place",
     "orchestrator/tracking/mlflow_client.py": "copies a report into a folder that is sent, not into the run",
+    "orchestrator/run_naming.py": "gives the name of a run back before there is anything in its folder",
     "orchestrator/tracking/sqlite_store.py": "MLflow's own store, never of a run",
     "orchestrator/tracking/spool.py": "has its own order of writes: each line is synced before the call returns",
 }
