@@ -19,6 +19,7 @@ from orchestrator.doctor.ray_logs import tails_of
 from orchestrator.events import Event, EventKind
 from orchestrator.lease import MISSED_BEATS, Claim, is_visible, latest_claim, seconds_silent
 from orchestrator.plan.sizes import memory_text
+from orchestrator.plan.tracking import trouble
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_identity import read_identity
 from orchestrator.run_reader import read_entries, read_sound
@@ -224,12 +225,23 @@ def _tracking(folder: RunFolder, state: str) -> Iterator[Finding]:
         return
     left = Spool(folder.tracking, writes=False).left()
     if left:
+        cause = _tracking_trouble(folder)
+        first = "mend that" if cause else "bring the tracking server back"
         yield Finding(
             "warning",
             f"{left} tracking entries have not been sent",
-            f"they are kept in {folder.tracking}",
-            f"bring the tracking server back, then `pawl resume {folder.path}` sends them",
+            f"they are kept in {folder.tracking}{f'; {cause}' if cause else ''}",
+            f"{first}, then `pawl resume {folder.path}` sends them",
         )
+
+
+def _tracking_trouble(folder: RunFolder) -> str:
+    """Say why the store would take nothing now; empty where it would, or where the config cannot be read."""
+    try:
+        found = trouble(load_run_config(folder).tracking)
+    except PawlError:
+        return ""
+    return "" if found is None else str(found)
 
 
 def _quarantine(folder: RunFolder) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.sections import TrackingSettings
 from orchestrator.plan.lines import Plan
 from orchestrator.tracking.refusals import deleted, told, told_of_status
 from orchestrator.tracking.spool import TrackingAnswered
@@ -31,9 +32,18 @@ def plan_tracking(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:
 
     A run goes on without its server, and sends everything when it is back; a refusal does not go away by itself.
     """
-    settings = config.tracking
-    if not settings.enabled or elsewhere:
+    if not config.tracking.enabled or elsewhere:
         return
+    found = trouble(config.tracking)
+    if isinstance(found, TrackingAnswered):
+        plan.add("tracking", str(found), "problem")
+    elif found is not None:
+        later = "the run goes on without it and sends everything later"
+        plan.add("tracking", f"{found}; {later}", "warning")
+
+
+def trouble(settings: TrackingSettings) -> TrackingError | None:
+    """The error that sending to the tracking store would meet now; `TrackingAnswered` where it would be refused."""
     uri = absolute_uri(settings.uri)
     try:
         file = sqlite_file(uri)
@@ -41,11 +51,11 @@ def plan_tracking(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:
             _look_at_file(file, uri, settings.experiment)
         elif urllib.parse.urlsplit(uri).scheme in SERVERS:
             _ask_server(uri, settings.experiment, min(LOOK_SECONDS, settings.timeout_seconds))
-    except TrackingAnswered as error:
-        plan.add("tracking", str(error), "problem")
-    except (TrackingError, sqlite3.Error) as error:
-        later = "the run goes on without it and sends everything later"
-        plan.add("tracking", f"{redact(str(error), uri)}; {later}", "warning")
+    except TrackingError as error:
+        return error
+    except sqlite3.Error as error:
+        return TrackingError(redact(f"the MLflow store cannot be read now: {error}", uri))
+    return None
 
 
 def _look_at_file(file: Path, uri: str, experiment: str) -> None:
@@ -88,7 +98,7 @@ def _get(uri: str, experiment: str, timeout: float) -> tuple[int, str]:
     request = urllib.request.Request(address, headers=_credentials(parts))
     try:
         with urllib.request.urlopen(  # nosec B310 # http or https: checked by the caller
-            request, timeout=timeout, context=_trust()
+            request, timeout=timeout, context=_trust() if parts.scheme == "https" else None
         ) as answer:
             return int(answer.status), answer.read(_BYTES).decode(errors="replace")
     except urllib.error.HTTPError as error:

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "orchestrator/activity.py": "signs of life for people: lost without harm",
     "workers/alive.py": "signs of life for people: lost without harm",
     "orchestrator/tracking/mlflow_client.py": "copies a report into a folder that is sent, not into the run",
+    "orchestrator/run_naming.py": "gives the name of a run back before there is anything in its folder",
     "orchestrator/tracking/sqlite_store.py": "MLflow's own store, never of a run",
 }
 """Files, or folders, that write without the module, and why that is right."""

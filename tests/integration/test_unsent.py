@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,6 @@ def test_resume_of_a_finished_run_sends_what_a_store_in_trouble_did_not_take(
     store.write_text("somebody's notes\n" * 100)
     run = RunFolder(tmp_path / "q-1")
     tracking = {"uri": f"sqlite:///{store}", "experiment": "later"}
-    began = time.monotonic()
     run_experiment(fake_config(tmp_path, rounds=1, tracking=tracking), run, source="")
     kept = unsent_entries(run)
     assert kept >= 4  # its start, two rounds, its end
@@ -67,8 +65,7 @@ def test_resume_of_a_finished_run_sends_what_a_store_in_trouble_did_not_take(
     assert f"{kept} kept tracking entries were sent" in done.output
     assert runs_in(store) == [("q-1", "FINISHED"), ("round 0", "FINISHED"), ("round 1", "FINISHED")]
     again = resume(run)
-    assert (again.exit_code, "sent" in again.output) == (0, False)
-    assert time.monotonic() > began
+    assert (again.exit_code, "tracking entries" in again.output) == (0, False)
 
 
 def test_resume_of_a_finished_run_brings_its_copy_up_to_date(tmp_path: Path) -> None:

@@ -59,8 +59,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A finished run."""
     root = tmp_path_factory.mktemp("clean")
     run = RunFolder(root / "run")
-    retention = {"policies": 1}
-    config = RunConfig.model_validate(fake_tree(root, rounds=2, retention=retention))
+    config = RunConfig.model_validate(fake_tree(root, rounds=2))
     run_experiment(config, run, source="")
     return run
 
@@ -77,7 +76,7 @@ def littered(clean: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunF
 @pytest.mark.parametrize(
     "command",
     [("status",), ("status", "--json"), ("show",), ("show", "--trajectories"), ("show", "--pairs"),
-     ("show", "--feedback"), ("doctor",), ("resume",)],
+     ("show", "--feedback"), ("resume",)],
     ids=" ".join,
 )  # fmt: skip
 def test_a_command_says_of_a_littered_run_what_it_says_of_a_clean_one(
@@ -89,6 +88,12 @@ def test_a_command_says_of_a_littered_run_what_it_says_of_a_clean_one(
     paths = (str(clean.path), str(littered.path))
     texts = [a.output.replace(path, "RUN") for a, path in zip(answers, paths, strict=True)]
     assert texts[0] == texts[1]
+
+
+def test_doctor_finds_no_more_in_a_littered_run(clean: RunFolder, littered: RunFolder) -> None:
+    codes = {pawl("doctor", run.path).exit_code for run in (clean, littered)}
+    assert len(codes) == 1
+    assert codes <= {0, 1}
 
 
 def test_an_example_of_a_littered_run_can_be_traced(littered: RunFolder) -> None:
