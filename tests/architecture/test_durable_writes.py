@@ -33,6 +33,7 @@ ELSEWHERE = {
     "workers/child_process.py": "settings of its own process under /proc",
     "workers/verify/judge_cache.py": "a cache: it saves time, a torn line is asked again",
     "workers/training/": "a draft of the update, in an attempt folder that is synced and moved as a whole",
+    "workers/private_folder.py": "a folder among the temporary files, never of a run",
     "workers/ray_token.py": "a folder among the temporary files, never of a run",
     "orchestrator/events.py": "for people; never read for decisions, a torn line is skipped",
     "orchestrator/activity.py": "signs of life for people: lost without harm",
