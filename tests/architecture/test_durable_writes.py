@@ -33,6 +33,7 @@ ELSEWHERE = {
     "workers/sandbox/": "folders of the sandbox, never of a run",
     "workers/child_process.py": "settings of its own process under /proc",
     "workers/training/": "a draft of the update, in an attempt folder that is synced and moved as a whole",
+    "workers/private_folder.py": "a folder among the temporary files, never of a run",
     "workers/ray_token.py": "a folder among the temporary files, never of a run",
     "orchestrator/activity.py": "signs of life for people: lost without harm",
     "workers/alive.py": "signs of life for people: lost without harm",

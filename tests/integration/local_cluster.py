@@ -43,9 +43,19 @@ def main() -> None:
         "processes": [p.name() for p in psutil.Process().children(recursive=True)],
         "mode": stat.S_IMODE(os.stat(os.environ["RAY_AUTH_TOKEN_PATH"]).st_mode),
         "driver": os.environ["HF_TOKEN"],
+        "open to others": open_to_others(),
     }
     cluster.close()
     sys.stdout.write(json.dumps(found) + "\n")
+
+
+def open_to_others() -> list[str]:
+    """What others could enter or write of the session's folder and of the two around it."""
+    from ray._private import worker
+
+    session = Path(worker._global_node.get_session_dir_path())  # type: ignore[attr-defined]
+    folders = (session, session.parent, session.parent.parent)
+    return [str(folder) for folder in folders if stat.S_IMODE(folder.stat().st_mode) & 0o077]
 
 
 def listening() -> set[str]:

@@ -55,6 +55,10 @@ def test_workers_see_no_token_and_were_started_without_one(local: dict[str, Any]
     assert local["mode"] == 0o600
 
 
+def test_nobody_else_enters_the_folders_of_a_session_of_ours(local: dict[str, Any]) -> None:
+    assert local["open to others"] == []
+
+
 @pytest.fixture(scope="module")
 def open_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a control plane that asks for no token."""
