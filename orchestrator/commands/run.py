@@ -19,7 +19,7 @@ from orchestrator.commands.output import (
     say,
     show_rounds,
 )
-from policies.errors import REFUSED, TEMPORARY, ConfigurationError, PawlError
+from policies.errors import REFUSED, TEMPORARY, ConfigurationError, PawlError, explain
 
 if TYPE_CHECKING:
     from orchestrator.config.run_config import RunConfig
@@ -161,8 +161,16 @@ def resume(
 
     if supervise:
         open_run(run_dir)
-        accepting = ["--accept-changes"] if accept_changes else []
-        _supervise(["resume", str(run_dir), *accepting], max_restarts, restart_wait)
+        if accept_changes:  # each restart would take whatever has changed until then
+            raise ConfigurationError(
+                explain(
+                    "changes are accepted once, and --supervise starts the same command again and again",
+                    value="--accept-changes --supervise",
+                    where="the command line",
+                    fix=f"give `pawl resume {run_dir} --accept-changes`, and supervise it later",
+                )
+            )
+        _supervise(["resume", str(run_dir)], max_restarts, restart_wait)
         return
     unsent = _resume(open_run(run_dir), accept_changes=accept_changes)
     if unsent:

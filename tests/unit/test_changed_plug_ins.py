@@ -135,8 +135,9 @@ def test_a_worker_whose_node_has_other_code_is_not_built_and_its_answers_do_not_
     assert code is not None
 
     def build(held: PlugInCode) -> PinnedWorker:
-        pins = {"pinned_code": {name: held}, "pinned_run": "runs/a"}
-        return PinnedWorker(pinned_factory=Adder, base=2, **pins)
+        return PinnedWorker(
+            pinned_factory=Adder, pinned_code={name: held}, pinned_run="runs/a", base=2
+        )
 
     with pytest.raises(PlugInChangedError, match=r"late\.py"):
         build(code.model_copy(update={"files": code.files | {"late.py": "0"}}))

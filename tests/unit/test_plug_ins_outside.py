@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -83,8 +82,10 @@ def descendants() -> list[int]:
     return found
 
 
-def _refused(root: Path, code: str, said: str) -> None:
-    tree = tree_of(root, code + SCORE, cluster={"backend": "inline", "import_timeout_seconds": 3})
+def check_refused(root: Path, code: str, said: str) -> None:
+    seconds = 3 if said.startswith("takes") else 60
+    cluster = {"backend": "inline", "import_timeout_seconds": seconds}
+    tree = tree_of(root, code + SCORE, cluster=cluster)
     before = {*descendants()}
     code_, out, _ = invoke("validate", config_file(root, tree), "--json")
     assert code_ == 2
@@ -100,13 +101,13 @@ def _refused(root: Path, code: str, said: str) -> None:
 def test_a_module_that_misbehaves_at_import_is_refused_and_stdout_stays_json(
     tmp_path: Path, row: str
 ) -> None:
-    _refused(tmp_path, *ROWS[row])
+    check_refused(tmp_path, *ROWS[row])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in IN_SHORT])
 def test_every_other_way_to_misbehave_is_refused_as_well(tmp_path: Path, row: str) -> None:
-    _refused(tmp_path, *ROWS[row])
+    check_refused(tmp_path, *ROWS[row])
 
 
 def test_the_remedies_for_a_slow_import_work_when_pasted(tmp_path: Path) -> None:
@@ -316,5 +317,4 @@ def test_what_hangs_after_its_import_is_bounded(
     code, _, said = invoke("validate", config_file(tmp_path, tree_of(tmp_path, slow)))
     assert code == 2
     assert "did not answer after it was imported" in said
-    assert time.monotonic() - started < 120
-    assert os.getpid() > 0
+    assert time.monotonic() - started < 240
