@@ -118,6 +118,9 @@ def _manifests(folder: RunFolder, report: Report, absent: frozenset[str]) -> dic
             report["committed"].notes.append(f"{path} has no manifest; a resume removes it")
             continue
         found[number] = manifest
+        if number == 0:  # its files are elsewhere
+            others = sorted(p for p in path.iterdir() if p.name != MANIFEST)
+            report["logs"].notes += [f"{p} is nobody's; it is ignored" for p in others]
         here = f"policies/{path.name}/"
         left = {name.removeprefix(here) for name in absent if name.startswith(here)}
         _check_files(store, number, manifest, report["files"], left)
