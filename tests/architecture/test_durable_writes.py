@@ -26,6 +26,7 @@ OPENERS = {"open_to_append", "open_to_change"}
 """Of `policies.files`, for those who have a reason to write by themselves."""
 
 ELSEWHERE = {
+    "orchestrator/refused_start.py": "removes the empty folders above a refused run: rmdir takes no file of anybody",
     "policies/files.py": "the module itself",
     "policies/faulty_files.py": "breaks files on purpose",
     "policies/fake_model.py": "makes the starting model, or fills a folder that is synced and renamed as a whole",
