@@ -186,7 +186,9 @@ def faults(outcome: Outcome, *, refused: bool) -> list[str]:
         found.append(f"exit {outcome.code}")
     if "Traceback" in outcome.said or "internal error" in outcome.said:
         found.append("internal error")
-    if outcome.code == 2 and ("Fix: " not in outcome.said or len(outcome.said) > 100_000):
+    if outcome.code == 2 and (
+        "Fix: " not in " ".join(outcome.said.split()) or len(outcome.said) > 100_000
+    ):
         found.append("not in four parts")
     if refused and outcome.seconds > MAX_SECONDS:
         found.append(f"{outcome.seconds:.1f} s")
