@@ -186,7 +186,9 @@ def faults(outcome: Outcome, *, refused: bool) -> list[str]:
         found.append(f"exit {outcome.code}")
     if "Traceback" in outcome.said or "internal error" in outcome.said:
         found.append("internal error")
-    if outcome.code == 2 and ("Fix: " not in outcome.said or len(outcome.said) > 100_000):
+    if outcome.code == 2 and (
+        "Fix: " not in " ".join(outcome.said.split()) or len(outcome.said) > 100_000
+    ):
         found.append("not in four parts")
     if refused and outcome.seconds > MAX_SECONDS:
         found.append(f"{outcome.seconds:.1f} s")
@@ -242,8 +244,8 @@ def suite(
     *, configs: int, models: int, seed: int, share: float, seconds: float, only: str | None = None
 ) -> Tally:
     """Try all cases, or as many as `seconds` allow: a third of `configs` are prompt files."""
-    deadline = time.monotonic() + seconds
     tree = warm_up()
+    deadline = time.monotonic() + seconds
     tally = Tally()
     cases = [f"{'prompts' if i % 3 == 2 else 'config'}-{i}" for i in range(configs)]
     cases += [f"model-{i}" for i in range(models)]
@@ -280,7 +282,7 @@ def main() -> int:
         f"seed {given.seed}: {sum(tally.ends.values())} cases, {len(tally.failures)} failed; "
         f"slowest {tally.slowest:.1f} s, largest {tally.largest:.0f} MB; {time.monotonic() - began:.0f} s in all"
     )
-    return 1 if tally.failures else 0
+    return 1 if tally.failures or not tally.ends else 0  # nothing tried shows nothing
 
 
 if __name__ == "__main__":
