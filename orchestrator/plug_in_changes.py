@@ -21,6 +21,7 @@ from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
 from policies import files
 from policies.errors import CorruptStateError, PlugInChangedError
+from policies.folder_names import numbered
 from policies.plugin_code import PlugInCode, changes, codes_of, now
 from policies.records import Record
 from workers.pinned import refusal
@@ -121,7 +122,8 @@ def accepted_changes(folder: RunFolder, began_with: Codes) -> list[AcceptedChang
     """
     found: list[AcceptedChange] = []
     state = state_digest(began_with)
-    for number, path in enumerate(sorted(folder.accepted.glob("[0-9]*.json")), start=1):
+    there = [path for _, path in numbered(folder.accepted, suffix=".json")]
+    for number, path in enumerate(there, start=1):
         try:
             change = AcceptedChange.model_validate_json(path.read_bytes())
             if change != change.sealed():

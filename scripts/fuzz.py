@@ -200,7 +200,7 @@ def faults(outcome: Outcome, *, refused: bool) -> list[str]:
 def try_case(name: str, seed: int, tree: dict[str, Any], share: float, tally: Tally) -> None:
     """Make one case, give it to the commands, and count how it ended."""
     kind = name.partition("-")[0]
-    rng = random.Random(f"{seed}-{name}")
+    rng = random.Random(f"{seed}-{name}")  # nosec B311 # cases that can be made again
     root = Path(tempfile.mkdtemp(prefix="pawl-fuzz-"))
     folder = root / "here"
     folder.mkdir()
@@ -249,7 +249,7 @@ def suite(
     tally = Tally()
     cases = [f"{'prompts' if i % 3 == 2 else 'config'}-{i}" for i in range(configs)]
     cases += [f"model-{i}" for i in range(models)]
-    random.Random(seed).shuffle(cases)
+    random.Random(seed).shuffle(cases)  # nosec B311 # cases that can be made again
     for case in [only] if only else cases:
         if time.monotonic() > deadline:
             break

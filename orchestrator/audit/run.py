@@ -96,7 +96,7 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     gone = _noted(lambda: removed(folder, "round"), nothing, report["complete"])
     sets = [] if first is None else str(first.result["digest"]).split(":")
     measured = dict(zip(("train", "held_out", "test"), sets, strict=False))
-    for index in _rounds(folder):
+    for index in folder.rounds():
         of_round = {e.phase: e for e in entries if e.round == index}
         here = RoundAudit(
             folder.round(index),
@@ -113,7 +113,7 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
         here.run(served)
         check_training(folder, index, of_round, report["training"], absent)
     elsewhere = {int(name.split("/")[1]) for name in absent if name.startswith("rounds/")}
-    for index in sorted(served.keys() - set(_rounds(folder)) - elsewhere):
+    for index in sorted(served.keys() - set(folder.rounds()) - elsewhere):
         report["complete"].fail(f"round {index} is in the journal, its folder is gone")
     report["complete"].notes += [note.sentence() for note in gone.values()]
     if absent:
@@ -125,12 +125,6 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     name_foreign_files(folder, report["logs"])
     _check_quarantine(folder, report["quarantine"])
     return report
-
-
-def _rounds(folder: RunFolder) -> list[int]:
-    """Rounds that have a folder; a foreign name among them is no round."""
-    found = [p for p in (folder.path / "rounds").glob("[0-9]*") if p.is_dir()]
-    return sorted(int(p.name) for p in found if len(p.name) == 4 and p.name.isdecimal())
 
 
 def _check_plug_ins(folder: RunFolder, check: Check) -> None:

@@ -229,8 +229,7 @@ def count_whole(folder: RoundFolder, kind: ShardKind) -> tuple[int, int, list[st
     A file counts when its marker is whole and of its size; whoever reads its rows compares its sha256, too.
     """
     num_rows, num_shards, damage = 0, 0, []
-    names = {p.name.removesuffix(".json") for p in (folder.path / kind).glob("shard-*.parquet*")}
-    for path in sorted(folder.path / kind / name for name in names):
+    for path in [folder.shard(index).of(kind) for index in sorted(folder.indices(kind))]:
         try:
             marker = read_marker(path)
         except ArtifactError as error:

@@ -88,6 +88,9 @@ class HangingCluster:
     ) -> HangingGroup:
         return self.group
 
+    def gpus(self) -> int:
+        return 0
+
     def wait_ready(self, groups: Sequence[Group], timeout_seconds: float) -> None:
         assert list(groups) == [self.group], "it gets its own groups back"
 

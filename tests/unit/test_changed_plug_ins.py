@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 from orchestrator.audit.run import audit
 from orchestrator.cli import app
 from orchestrator.events import Event, EventKind
-from orchestrator.launch import read_identity, resume_experiment, run_experiment
+from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.plug_in_changes import accepted_changes, began_with
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_identity import read_identity
 from policies.errors import CorruptStateError, PlugInChangedError
 from policies.plugin_code import PlugInCode, code_of
 from policies.shards import marker_path, read_marker

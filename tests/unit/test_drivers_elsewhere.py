@@ -140,10 +140,11 @@ def claimed(folder: RunFolder, **changes: object) -> Claim:
         {"boot_id": "", "pid_namespace": ""},  # not told there, or an older Pawl
     ],
 )
-@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1])
+@pytest.mark.parametrize("mine", [True, False])
 def test_a_process_number_from_elsewhere_tells_nothing(
-    tmp_path: Path, elsewhere: dict[str, object], pid: int
+    tmp_path: Path, elsewhere: dict[str, object], mine: bool
 ) -> None:
+    pid = os.getpid() if mine else 2**22 + 1
     folder = RunFolder(tmp_path / "run")
     claimed(folder, **elsewhere, pid=pid)
     told: list[str] = []
