@@ -62,6 +62,9 @@ def _of_file(path: Path) -> str | None:
     if not stat.S_ISREG(found.st_mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "no file")
         return _said(f"{kind} stands where a file of the model belongs", path)
+    if found.st_dev in _devices_of_the_kernel():
+        # A regular file by its kind, of 0 bytes by its size: it ends never, or with an error.
+        return _said("what the kernel makes up stands where a file of the model belongs", path)
     if path.suffix == ".safetensors":
         return None
     is_large = path.name in _VOCABULARIES or path.name.endswith(_INDEX_SUFFIX)
@@ -70,6 +73,10 @@ def _of_file(path: Path) -> str | None:
         what = f"a file of the model is larger than such a file may be ({most >> 20} MiB)"
         return _said(what, f"{path}: {found.st_size} bytes")
     return None
+
+
+def _devices_of_the_kernel() -> set[int]:
+    return {os.stat(place).st_dev for place in ("/proc", "/sys") if os.path.isdir(place)}
 
 
 _KINDS = (

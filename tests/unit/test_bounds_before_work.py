@@ -162,6 +162,7 @@ _KINDS: dict[str, Callable[[Path], None]] = {
     "a pipe": lambda path: os.mkfifo(path),
     "a folder": lambda path: path.mkdir(),
     "a device": _link("/dev/zero"),
+    "the kernel makes up": _link("/proc/self/mem"),
     "cannot be looked at": _link("/nowhere/x"),
     "Too many levels": lambda path: path.symlink_to(path.name),
 }
