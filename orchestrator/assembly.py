@@ -50,16 +50,9 @@ def assemble(
     plug_ins: PlugIns,
 ) -> Iterator[Run]:
     """Open everything a run needs, in order of cost; close it whatever happens."""
-    journal = Journal(folder.journal, guard=fence)
-    for remark in journal.remarks:
-        events.warn(remark)
-    with fence.holding():
-        remove_leftovers(folder, journal.next_round())
-    train, held_out = load_prompts(config)
-    test = load_test_prompts(config, train, held_out)
+    journal = _opened(folder, fence, events)
     recorded = journal.find(0, Phase.DRAW, Drawn)
-    if recorded is not None:
-        check_same_prompts(recorded, train, held_out, test)
+    train, held_out, test = _prompts_as_begun(config, recorded)
     store = PolicyStore(folder.policies, guard=fence)
     judge_models = models_as_begun(config, store, recorded)
     watch = Watch(folder, config.cluster.silence_timeout_seconds, events.warn)
@@ -103,6 +96,27 @@ def assemble(
             mirror=mirror,
             plug_ins=plug_ins,
         )
+
+
+def _opened(folder: RunFolder, fence: Fence, events: EventLog) -> Journal:
+    """The journal to go on with, in a folder without what an earlier driver left half done."""
+    journal = Journal(folder.journal, guard=fence)
+    for remark in journal.remarks:
+        events.warn(remark)
+    with fence.holding():
+        remove_leftovers(folder, journal.next_round())
+    return journal
+
+
+def _prompts_as_begun(
+    config: RunConfig, recorded: Drawn | None
+) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
+    """Training, held-out and test prompts; those that round 0 recorded, where the run has begun."""
+    train, held_out = load_prompts(config)
+    test = load_test_prompts(config, train, held_out)
+    if recorded is not None:
+        check_same_prompts(recorded, train, held_out, test)
+    return train, held_out, test
 
 
 def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:

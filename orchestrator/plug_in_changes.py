@@ -19,6 +19,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.journal import Journal
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_identity import read_identity
 from policies import files
 from policies.errors import CorruptStateError, PlugInChangedError
 from policies.folder_names import numbered
@@ -97,15 +98,10 @@ def began_with(folder: RunFolder) -> dict[str, PlugInCode]:
     """The plug-ins that `run.json` records; none in a run that an older Pawl began.
 
     Raises:
-        CorruptStateError: it cannot be read.
+        ResumeError: it was written by a newer Pawl.
+        CorruptStateError: it cannot be read, or changed since it was written.
     """
-    try:
-        told = json.loads(folder.identity.read_text(encoding="utf-8")).get("plug_ins", {})
-        return {name: PlugInCode.model_validate(code) for name, code in told.items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise CorruptStateError(
-            f"{folder.identity} is not whole: {str(error)[:300]}. Fix: restore it from a copy of the run"
-        ) from error
+    return read_identity(folder).plug_ins
 
 
 def state_digest(codes: Codes) -> str:

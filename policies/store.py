@@ -44,7 +44,8 @@ class Manifest(Record):
     """Name and sha256 of every weight file."""
     digest: str
     path: str
-    """Where the files are; for versions above 0 the folder of this manifest."""
+    """Where the files are; for versions above 0 the name of the folder of this manifest, so that equal versions of two
+    runs have equal manifests."""
     source: dict[str, str] = Field(default_factory=dict)
     contents: tuple[VersionFile, ...] | None = None
     """Every file of the version, its weights too; of a model that is not ours, those that are read. None: by an older
@@ -229,7 +230,7 @@ class PolicyStore:
                 parent=parent,
                 files=files,
                 digest=digest_of(files),
-                path=str(target),
+                path=target.name,
                 contents=_contents(target, files, ours=True),
             )
         )

@@ -38,6 +38,22 @@ def good_model(folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.6}))
 
 
+_INDEXED: tuple[Any, ...] = (
+    "../x.safetensors", "/etc/passwd", "", "no.safetensors", LONG, "a\0", 7, None, "model.safetensors",
+)  # fmt: skip
+"""Names that an index of weights may hold."""
+_KEYS = (
+    "vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "text_config",
+    "auto_map", "temperature", "skill",
+)  # fmt: skip
+"""Settings of a model that get an odd value."""
+_ODD_JSON = (
+    b"[" * 100_000, b'{"a":' * 5000, b"[" + b"[]," * 3_000_000 + b"1]", b"{", b"[]", b"7", b'{"model": 3}',
+    b'{"skill": NaN}',
+)  # fmt: skip
+"""Contents of a JSON file that are bombs, or of another form."""
+
+
 def spoil_model(folder: Path, rng: random.Random) -> None:
     """Change one or two things of a model folder: kinds of files, bytes, headers, indexes, sizes, numbers."""
     for _ in range(rng.choice((1, 1, 2))):
@@ -50,19 +66,7 @@ def spoil_model(folder: Path, rng: random.Random) -> None:
         elif kind in (2, 3):
             _write(folder / "model.safetensors", odd_header(rng))
         elif kind == 4:
-            names = rng.choice(
-                (
-                    "../x.safetensors",
-                    "/etc/passwd",
-                    "",
-                    "no.safetensors",
-                    LONG,
-                    "a\0",
-                    7,
-                    None,
-                    "model.safetensors",
-                )
-            )
+            names = rng.choice(_INDEXED)
             _write(
                 folder / "model.safetensors.index.json",
                 json.dumps({"weight_map": {"weight": names}}).encode(),
@@ -73,31 +77,9 @@ def spoil_model(folder: Path, rng: random.Random) -> None:
             if not path.is_dir():
                 (folder / "big.json").replace(path)
         elif kind == 6 and _is_file(path) and path.suffix == ".json":
-            odd = (
-                b"[" * 100_000,
-                b'{"a":' * 5000,
-                b"[" + b"[]," * 3_000_000 + b"1]",
-                b"{",
-                b"[]",
-                b"7",
-                b'{"model": 3}',
-                b'{"skill": NaN}',
-            )
-            _write(path, rng.choice(odd))
+            _write(path, rng.choice(_ODD_JSON))
         else:
-            key = rng.choice(
-                (
-                    "vocab_size",
-                    "hidden_size",
-                    "num_attention_heads",
-                    "num_key_value_heads",
-                    "head_dim",
-                    "text_config",
-                    "auto_map",
-                    "temperature",
-                    "skill",
-                )
-            )
+            key = rng.choice(_KEYS)
             odd_value: Any = rng.choice(
                 (0, -1, True, 1e308, 10**300, "x", [], {}, None, [1, "a"], 5e-324, {"a": [LONG]})
             )

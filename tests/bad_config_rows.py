@@ -34,7 +34,7 @@ FILES: Sequence[Row] = (
     Row(4, "duplicate-key", ("given twice", "'rounds'", "c.yaml:14", "Fix: remove"), more="rounds: 2\n"),
     Row(5, "alias-bomb", ("too large", "aliases expand", "c.yaml:", "Fix: write the values out"), config=_bomb()),
     Row(5, "over-a-mebibyte", ("too large", "over 1 MiB", "c.yaml", "Fix: "), config="x" * (1 << 20) + "y"),
-    Row(5, "deep", ("too deep", "1:68", "c.yaml:", "Fix: write the values out"),
+    Row(5, "deep", ("too deep", "1:604", "c.yaml:", "Fix: write the values out"),
         config="a: " + "[" * 300 + "]" * 300),
     Row(5, "recursive-alias", ("too deep", "aliases", "c.yaml:1", "Fix: "), config="a: &x [*x]\n"),
     Row(

@@ -91,7 +91,7 @@ PROMPTS: Sequence[Row] = (
     _line(38, "nul", '{"prompt": "a\\u0000b"}', "holds a NUL character"),
     _line(40, "huge-line", b'{"prompt": "' + b"x" * (17 << 20), "longer than 16 MiB"),
     _line(40, "deep-json", '{"prompt": ' + "[" * 100_000, "nested too deep"),
-    _line(40, "long-integer", '{"prompt": "x", "answer": ' + "9" * 5000 + "}", "Exceeds the limit"),
+    _line(40, "long-integer", '{"prompt": "x", "answer": ' + "9" * 5000 + "}", "has 5000 digits"),
     _line(40, "nan-literal", '{"prompt": "x", "answer": NaN}', "NaN is not JSON"),
     _line(40, "infinite-number", '{"prompt": "x", "answer": 1e999}', "too large"),
     _train(41, "duplicate-ids", '{"prompt": "a", "n": 1}\n{"prompt": "b", "n": 1}', "id '1' was given before",

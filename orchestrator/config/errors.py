@@ -108,7 +108,10 @@ def show_value(path: KeyPath, value: Any) -> str:
         return (
             "a section that is not shown" if isinstance(value, dict) else "a list that is not shown"
         )
-    return text if len(text) <= _MAX_VALUE else text[: _MAX_VALUE - 3] + "..."
+    if len(text) <= _MAX_VALUE:
+        return text
+    half = (_MAX_VALUE - 3) // 2  # the end of a path says more than its middle
+    return f"{text[:half]}...{text[-half:]}"
 
 
 def _origin(path: KeyPath, origins: Origins) -> str:

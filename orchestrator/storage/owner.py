@@ -18,6 +18,7 @@ from pathlib import Path
 
 from orchestrator.config.sections import StorageSettings
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_identity import read_identity
 from orchestrator.storage.bucket import Bucket, Location
 from policies.errors import ConfigurationError, StorageError, explain
 
@@ -54,7 +55,7 @@ class Claims:
 
 def run_id_of(folder: RunFolder) -> str:
     """The id of the run in a folder."""
-    return str(json.loads(folder.identity.read_text(encoding="utf-8"))["run_id"])
+    return read_identity(folder).run_id
 
 
 def read_claims(bucket: Bucket) -> Claims:

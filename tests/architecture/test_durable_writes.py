@@ -108,6 +108,12 @@ NO_FILES_OF_A_RUN = {
     "workers/ferry_copies.py": "locks without content",
     "orchestrator/tracking/spool.py": "a lock without content",
     "orchestrator/supervise.py": "a pipe to its own child",
+    "orchestrator/claim_lock.py": "a lock without content",
+    "orchestrator/commands/surroundings.py": "standard streams, led to nowhere where there is none",
+    "orchestrator/tracking/sqlite_store.py": "a lock without content",
+    "policies/bounded_json.py": "opens to read, without waiting for a pipe",
+    "policies/safetensors_header.py": "opens to read, without waiting for a pipe",
+    "workers/child_process.py": "a file among the temporary ones for what a child prints",
     "orchestrator/commands/output.py": "standard output, led to nowhere when nobody takes it",
 }
 """Where the system is written to directly, and why no line of a run can be torn by it."""

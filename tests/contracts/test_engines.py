@@ -116,7 +116,7 @@ def test_weights_that_changed_since_they_were_published_are_not_served(
     weights = Path(candidate.path) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
     before = engine.serving
-    with pytest.raises(PolicyStoreError, match="does not match its digest"):
+    with pytest.raises(PolicyStoreError, match="is not what was published"):
         engine.load_policy(candidate)
     assert engine.serving == before
 

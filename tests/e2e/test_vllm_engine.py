@@ -127,7 +127,7 @@ def test_after_a_swap_in_place_every_layer_and_the_tied_head_are_new(
 def test_weights_that_do_not_match_their_digest_are_not_loaded(
     engine: HostedEngine, changed: PolicyVersion, untouched: PolicyVersion
 ) -> None:
-    with pytest.raises(PolicyStoreError, match="does not match its digest"):
+    with pytest.raises(PolicyStoreError, match="is not what was published"):
         engine.load_policy(changed.model_copy(update={"digest": "0" * 64}))
     assert engine.serving == untouched
 

@@ -156,8 +156,12 @@ def test_a_line_that_could_not_be_taken_back_does_not_count_for_its_writer(tmp_p
             with pytest.raises(StorageError):
                 journal.append(1, Phase.DRAW, drawn)
         layer.breaks, layer.cuts = False, True
-        journal.append(1, Phase.DRAW, drawn)
-        journal.append(2, Phase.DRAW, drawn)
+        with pytest.raises(StorageError, match="pawl resume"):
+            journal.append(1, Phase.DRAW, drawn)  # what is there only a new reader finds out
+    again = Journal(journal.path)
+    assert [e.round for e in again.entries] in ([0], [0, 1])
+    for index in range(len(again.entries), 3):
+        again.append(index, Phase.DRAW, drawn)
     assert [e.round for e in Journal(journal.path).entries] == [0, 1, 2], "once each, in one chain"
 
 

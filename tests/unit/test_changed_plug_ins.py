@@ -18,7 +18,7 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.run_identity import read_identity
 from policies.errors import CorruptStateError, PlugInChangedError
 from policies.plugin_code import PlugInCode, code_of
-from policies.shards import marker_path, read_marker
+from policies.shards import marker_path, read_marker, write_json
 from tests.fake_runs import fake_config
 from workers.pinned import PinnedWorker
 
@@ -113,7 +113,7 @@ def test_what_is_restored_goes_on_as_if_nothing_had_been_and_a_mixed_round_is_no
     assert marker is not None
     inputs = {**marker.inputs, "plug_ins": "0" * 64}
     other = marker.model_copy(update={"inputs": inputs}).sealed()
-    marker_path(verdicts[0]).write_text(other.model_dump_json())
+    write_json(marker_path(verdicts[0]), other.model_dump(mode="json"))
     report = audit(folder)
     assert report["plug-ins"].num_problems == 1
 

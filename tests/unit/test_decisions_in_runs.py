@@ -17,6 +17,7 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.views.run_state import run_status
 from policies.errors import InputError, LimitExceededError
 from policies.records import RoundStatus
+from tests.cut_journals import cut_journal
 from tests.fake_runs import arithmetic, fake_config
 
 NEVER = {"type": "if_better", "margin": 0.9}
@@ -216,8 +217,7 @@ def test_a_run_that_is_killed_ends_with_the_same_journal(tmp_path: Path, cut: Ph
     entries = journal(tmp_path).entries
     wanted = [i for i, entry in enumerate(entries) if entry.phase is cut and entry.round > 0]
     assert wanted, "the phase happens in this run"
-    lines = whole.splitlines(keepends=True)
-    journal(tmp_path).path.write_bytes(b"".join(lines[: wanted[-1]]))
+    cut_journal(RunFolder(tmp_path / "run"), wanted[-1])
     resume_experiment(RunFolder(tmp_path / "run"))
     assert journal(tmp_path).path.read_bytes() == whole
     if (

@@ -85,7 +85,7 @@ def test_a_round_that_would_use_the_room_to_keep_free_is_not_begun_and_begun_aft
     tmp_path: Path,
 ) -> None:
     arguments = ("run", "fake-smoke", "rounds=1", "--runs-dir", tmp_path, "--name", "a")
-    code, _, err = invoke(*arguments, "limits.min_free_gb=1e9")
+    code, _, err = invoke(*arguments, "limits.min_free_gb=16384")
     assert code == 75, err
     assert "round 0 will write about" in err
     assert "Set by: the place of the run folder, and limits.min_free_gb" in err

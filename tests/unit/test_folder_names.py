@@ -14,6 +14,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import run_experiment
 from orchestrator.run_folder import RunFolder
 from policies.folder_names import is_leftover_of_others, numbered, shown, strangers
+from tests.cut_journals import cut_journal
 from tests.fake_runs import fake_tree
 from workers.training.checkpoints import newest_step
 
@@ -121,10 +122,7 @@ def test_a_littered_run_that_was_cut_off_goes_on_to_the_same_journal(
     path = tmp_path / "run"
     shutil.copytree(clean.path, path)
     whole = (path / "journal.jsonl").read_bytes()
-    lines = whole.splitlines(keepends=True)
-    (path / "journal.jsonl").write_bytes(b"".join(lines[:-2]))
-    for head in (path / "epochs").glob("*.head"):
-        head.unlink()  # as of a run that an older Pawl began: nothing says how far the journal went
+    cut_journal(RunFolder(path), len(whole.splitlines()) - 2)
     plant(path)
     done = pawl("resume", path)
     assert done.exit_code == 0, done.output

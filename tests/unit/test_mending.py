@@ -14,7 +14,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.events import Event, EventKind
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
-from policies.errors import CorruptPolicyError, CorruptStateError, ResumeError
+from policies.errors import CorruptPolicyError, CorruptStateError, PlugInChangedError
 from policies.shards import find_damage, marker_path
 from tests.fake_runs import fake_config
 
@@ -113,7 +113,9 @@ def test_a_damaged_reference_is_never_trained_against(tmp_path: Path) -> None:
     folder = run_until(tmp_path, "sync", rounds=3, training=training)
     resume_until_round(folder, 3)
     flip(folder.path / "policies/0001/model.safetensors")  # serves no more; the next reference
-    with pytest.raises(CorruptPolicyError, match=r"version 1 at .*model\.safetensors changed"):
+    with pytest.raises(
+        CorruptPolicyError, match=r"version 1 is not what was published: model\.safetensors changed"
+    ):
         resume_experiment(folder)
     assert not folder.round(3).candidate.exists()
 
@@ -137,7 +139,7 @@ def test_a_manifest_that_contradicts_itself_stops_the_run(tmp_path: Path) -> Non
     tree = json.loads(manifest.read_text())
     tree["digest"] = "0" * 64
     manifest.write_text(json.dumps(tree))
-    with pytest.raises(CorruptPolicyError, match=r"0000/manifest\.json.*contradicts itself"):
+    with pytest.raises(CorruptPolicyError, match=r"manifest of policy version 0.*changed since"):
         resume_experiment(folder)
 
 
@@ -167,7 +169,7 @@ def test_a_verifier_file_that_changed_in_the_middle_of_a_round_is_noticed(tmp_pa
     with pytest.raises(Exception, match="Stopped"):
         run_experiment(settings, folder, source="", observers=[observe])
     mine.write_text("def score(prompt, completion, answer):\n    return 1.0\n")
-    with pytest.raises(ResumeError, match=r"verdicts.shard-0000\.parquet was made from other code"):
+    with pytest.raises(PlugInChangedError, match=r"mine\.py was edited"):
         resume_experiment(folder)
 
 

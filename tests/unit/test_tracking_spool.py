@@ -6,8 +6,8 @@ from pathlib import Path
 
 from orchestrator.tracking.spool import FinishLine, SendLock, Spool, StartLine, TrackedRun
 
-START = StartLine(at=1, run=TrackedRun(run_id="a1", name="q-1", experiment="q"))
-FINISH = FinishLine(at=2, status="FINISHED", reason="")
+START = StartLine(at=1, run=TrackedRun(run_id="a1", name="q-1", experiment="q")).sealed()
+FINISH = FinishLine(at=2, status="FINISHED", reason="").sealed()
 
 
 def test_lines_are_read_back_from_any_offset(tmp_path: Path) -> None:
