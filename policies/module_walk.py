@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ _BY_ANYTHING = frozenset(
 )
 _SKIPPED = frozenset({"__pycache__", "site-packages", "dist-packages", "node_modules"})
 _NATIVE = (".so", ".pyd")
+_WRITERS = frozenset({"FileHandler", "RotatingFileHandler", "write_text", "write_bytes", "touch"})
+_MODE = re.compile(r"(?=.*[wax+])[rwaxbt+]{1,3}")
+"""Modes of `open` that write."""
 
 
 @dataclass
@@ -70,6 +74,11 @@ def local_files(
             took_all = True
             waiting += _all_below(root)
     return list(found)
+
+
+def is_code(path: Path) -> bool:
+    """Tell a module from a data file by its name."""
+    return path.suffix in (".py", *_NATIVE)
 
 
 def _resolved(base: Path, dotted: str) -> Iterator[Path]:
@@ -163,7 +172,28 @@ def _read(text: bytes) -> _Source:
             _called(node, found)
         elif isinstance(node, ast.Constant) and _may_name_a_file(node.value):
             found.texts.append(str(node.value))
+    written = _written(tree)
+    found.texts = [text for text in found.texts if text not in written]
     return found
+
+
+def _written(tree: ast.AST) -> set[str]:
+    """Texts in calls that write to a file: a log or cache of the plug-in's own changes with every call."""
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and _writes(n)]
+    inside = [n for call in calls for n in ast.walk(call)]
+    names = {n.id for n in inside if isinstance(n, ast.Name)}
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if any(isinstance(t, ast.Name) and t.id in names for t in targets):
+            inside += ast.walk(node)
+    return {n.value for n in inside if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
+def _writes(call: ast.Call) -> bool:
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+    texts = [n.value for n in given if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return name in _WRITERS or (name == "open" and any(_MODE.fullmatch(text) for text in texts))
 
 
 def _may_name_a_file(value: object) -> bool:

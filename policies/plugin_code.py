@@ -2,7 +2,8 @@
 
 Found in two ways and joined: what its import opened (told by the process that imported it), and a walk through its
 source for imports that happen later. Where the source imports by a computed name, every Python file of its folder
-counts. Files beside it count when they were opened at the import, or when the source names them in a plain string.
+counts. Files beside it count when they were opened at the import, or when the source names them in a plain string and
+writes to none of that name.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pydantic import Field
 
 from policies.component import OURS, installed_points
 from policies.errors import ConfigurationError
-from policies.module_walk import MAX_FILES, local_files
+from policies.module_walk import MAX_FILES, is_code, local_files
 from policies.records import Record
 
 _BY_PATH = re.compile(r"(?s)(?P<path>.+\.py)(:\w+)?")
@@ -115,9 +116,16 @@ def code_of(reference: str, opened: Iterable[Path] = ()) -> PlugInCode | None:
 
 
 def now(reference: str, recorded: PlugInCode) -> PlugInCode:
-    """What the plug-in is made of at this moment, with the files of `recorded` looked at again."""
+    """What the plug-in is made of at this moment, with the files of `recorded` looked at again.
+
+    A data file that has come into being since is none of it: a plug-in may make one. A module would be imported.
+    """
     known = [] if recorded.package else [Path(recorded.root, name) for name in recorded.files]
-    return code_of(reference, known) or PlugInCode()
+    found = code_of(reference, known) or PlugInCode()
+    if recorded.package or found.package:
+        return found
+    kept = {n: s for n, s in found.files.items() if n in recorded.files or is_code(Path(n))}
+    return found.model_copy(update={"files": kept})
 
 
 def changes(before: PlugInCode, after: PlugInCode) -> list[str]:

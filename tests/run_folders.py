@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from orchestrator.events import EventKind, EventLog
 from orchestrator.journal import Journal
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RoundFolder, RunFolder
+from orchestrator.run_identity import SCHEMA_VERSION, RunIdentity, write_identity
 from policies.examples import PreferencePair, TokenSequence, UnpairedExample
 from policies.records import (
     Ending,
@@ -72,8 +74,17 @@ def start_run(path: Path, *, experiment: str = "multiply") -> RunFolder:
         "preferences": {"type": "right_vs_wrong"},
         "tracking": {"experiment": experiment, "uri": "sqlite:///mlflow.db"},
     }
-    write_json(folder.identity, {"name": path.name, "run_id": RUN_ID})
     write_json(folder.config, config)
+    identity = RunIdentity(
+        schema_version=SCHEMA_VERSION,
+        run_id=RUN_ID,
+        name=path.name,
+        experiment=experiment,
+        created_at="2026-01-02T03:04:05+00:00",
+        config_digest=hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+        versions={},
+    )
+    write_identity(folder, identity)
     _publish(folder, 0)
     return folder
 

@@ -42,7 +42,8 @@ class Importing:
         """Descriptions of the plug-ins whose settings were read."""
         found: dict[str, PlugInFacts] = {}
         for family, given, config in self._parsed:
-            if is_plug_in(config):
+            # A file may also name a class of ours that it imports: the driver cannot know without the file.
+            if is_plug_in(config) or ":" in str(given.get("type")):
                 told = describe(family, given, config)
                 found[told.model_dump_json()] = told
         return list(found.values())

@@ -318,3 +318,11 @@ def test_what_hangs_after_its_import_is_bounded(
     assert code == 2
     assert "did not answer after it was imported" in said
     assert time.monotonic() - started < 240
+
+
+def test_a_file_may_name_a_component_of_ours_that_it_imports(tmp_path: Path) -> None:
+    code = "from workers.verify.verifiers.numeric_match import NumericMatch\n"
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    tree = fake_tree(tmp_path, verifiers=[{"type": f"{tmp_path}/mine.py:NumericMatch"}])
+    code_, out, err = invoke("validate", config_file(tmp_path, tree))
+    assert (code_, "NumericMatch" in out) == (0, True), out + err

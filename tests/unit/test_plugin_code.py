@@ -112,6 +112,36 @@ def test_a_module_that_shadows_an_installed_one_is_a_change(write: Write) -> Non
     assert changes(before, now(f"{folder}/mine.py:score", before)) == ["json.py is new"]
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def score(x):\n    with open(__file__[:-7] + 'seen.log', 'a') as log:\n        log.write('x')\n",
+        "from pathlib import Path\nLOG = Path(__file__).with_name('seen.log')\nLOG.open(mode='a+')\n",
+        "from pathlib import Path\ndef score(x):\n    Path(__file__).with_name('seen.log').write_text('x')\n",
+        "import logging\nlogging.FileHandler('seen.log')\n",
+    ],
+)
+def test_a_file_that_a_plug_in_writes_is_no_part_of_it_and_one_that_it_reads_is(
+    write: Write, source: str
+) -> None:
+    folder = write(mine=source + "TABLE = open(__file__[:-7] + 'table.json').read()\n")
+    (folder / "seen.log").write_text("")
+    (folder / "table.json").write_text("{}")
+    before = code_of(f"{folder}/mine.py:score")
+    assert before is not None
+    assert set(before.files) == {"mine.py", "table.json"}
+    (folder / "table.json").write_text("[]")
+    assert changes(before, now(f"{folder}/mine.py:score", before)) == ["table.json was edited"]
+
+
+def test_a_data_file_that_comes_into_being_is_no_change(write: Write) -> None:
+    folder = write(mine="CACHE = 'cache.json'\n")
+    before = code_of(f"{folder}/mine.py:score")
+    assert before is not None
+    (folder / "cache.json").write_text("{}")
+    assert changes(before, now(f"{folder}/mine.py:score", before)) == []
+
+
 def test_an_installed_package_counts_by_its_version_and_its_list_of_files() -> None:
     code = code_of("typer.main:Typer")
     assert code is not None
