@@ -18,9 +18,12 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.commands.output import exit_code_of
+from orchestrator.launch import run_experiment
+from orchestrator.run_folder import RunFolder
 from orchestrator.stopping import InterruptedRun
 from policies import errors
 from policies.errors import PawlError, RolloutError
+from tests.fake_runs import fake_config
 from tests.run_folders import make_run
 from tests.started_process import ended_after
 
@@ -166,3 +169,10 @@ def test_a_second_sigterm_ends_the_run_at_once_with_75(tmp_path: Path) -> None:
         _, err = child.communicate(timeout=60)
     assert child.returncode == 75, err
     assert time.monotonic() - asked < 10
+
+
+def test_resuming_a_finished_run_says_so_and_succeeds(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    run_experiment(fake_config(tmp_path), folder, source="")
+    code, out, _ = invoke("resume", folder.path)
+    assert (code, "nothing to resume" in out) == (0, True)

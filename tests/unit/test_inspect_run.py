@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from orchestrator.cli import app
 from orchestrator.events import EventKind, EventLog
 from orchestrator.journal import Journal
-from orchestrator.launch import run_experiment
 from orchestrator.rounds.phases import Collected, Drawn, Evaluated, Phase, Trained
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_reader import read_entries
@@ -42,7 +41,6 @@ from policies.records import (
 from policies.reference import ReferencePart, ReferencePlan
 from policies.shards import write_json, write_records
 from policies.store import PolicyStore
-from tests.fake_runs import fake_config
 
 EVIL = "\x1b[31mred\x1b[0m [bold]7 x 8[/bold] \u202e= 56"
 QUESTION = "What is 7 times 8?"
@@ -395,10 +393,3 @@ def test_a_folder_that_is_no_run_is_refused_by_every_reader(tmp_path: Path) -> N
         code, _, err = invoke(arguments[0], tmp_path, *arguments[1:])
         assert code == 2
         assert "is not a run folder" in err
-
-
-def test_resuming_a_finished_run_says_so_and_succeeds(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    run_experiment(fake_config(tmp_path), folder, source="")
-    code, out, _ = invoke("resume", folder.path)
-    assert (code, "nothing to resume" in out) == (0, True)
