@@ -15,7 +15,9 @@ from orchestrator.config.number_formats import (
 )
 from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import run_experiment
-from orchestrator.plan.preflight import make_plan
+from orchestrator.plan.dtype import plan_dtype
+from orchestrator.plan.lines import Plan
+from orchestrator.plan.machine import this_machine
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_naming import same_run
 from orchestrator.views.run_state import read_config
@@ -78,21 +80,19 @@ def test_a_stage_that_says_auto_is_resolved_although_its_stages_were_looked_at_b
     assert with_number_formats(staged).stage_of(1).training.precision == wanted
 
 
-def test_what_is_set_by_hand_stays_and_what_is_slow_is_named(
-    has_bf16: bool, tmp_path: Path
-) -> None:
+def said_of(asked: RunConfig) -> list[str]:
+    """Verdicts of the plan on number formats."""
+    plan = Plan()
+    plan_dtype(asked, plan, this_machine())
+    return [line.verdict for line in plan.lines if line.what == "number format"]
+
+
+def test_what_is_set_by_hand_stays_and_what_is_slow_is_named(has_bf16: bool) -> None:
     by_hand = config("policy.dtype=bfloat16", "training.precision=bf16")
     assert formats(with_number_formats(by_hand)) == ("bfloat16", "bf16")
-    said = [
-        line
-        for line in make_plan(by_hand, run_folder=tmp_path).lines
-        if line.what == "number format"
-    ]
-    assert [line.verdict for line in said] == ([] if has_bf16 else ["warning"] * 2)
-    remedied = make_plan(
-        config("policy.dtype=auto", "training.precision=auto"), run_folder=tmp_path
-    )
-    assert not [line for line in remedied.lines if line.what == "number format"]
+    assert said_of(by_hand) == ([] if has_bf16 else ["warning"] * 2)
+    remedied = config("policy.dtype=auto", "training.precision=auto")
+    assert said_of(with_number_formats(remedied)) == []
 
 
 def test_a_run_records_what_auto_was_and_goes_on_with_it_elsewhere(

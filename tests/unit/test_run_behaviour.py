@@ -118,8 +118,11 @@ def test_a_verifier_file_outside_the_repository_decides_what_is_learned(tmp_path
 def test_a_verifier_that_always_fails_stops_the_run_with_counts_and_cause(
     tmp_path: Path, body: str, message: str
 ) -> None:
+    # Few attempts: a process that dies is started again for every verdict.
+    mine, few = verifier_file(tmp_path, body), {"samples_per_prompt": 1}
+    settings = fake_config(tmp_path, verifiers=[mine], evaluation=few, samples=2)
     with pytest.raises(LimitExceededError, match=r"of \d+ verdicts of mine are errors") as caught:
-        run(tmp_path, fake_config(tmp_path, verifiers=[verifier_file(tmp_path, body)]))
+        run(tmp_path, settings)
     assert message in str(caught.value)
     assert "limits.max_verdict_errors" in str(caught.value)
 
@@ -153,8 +156,11 @@ def test_a_hanging_verifier_costs_its_timeout_and_gives_errors(tmp_path: Path) -
     body = "return time.sleep(60) if completion.startswith('That') else str(answer) in completion"
     mine = verifier_file(tmp_path, body) | {"timeout_seconds": 0.3}
     limits = {"max_verdict_errors": 0.95}
-    summary = run(tmp_path, fake_config(tmp_path, verifiers=[mine], limits=limits, rounds=1))
-    assert summary.results[1].metrics["verify/mine/errors"] > 0
+    few = {"samples_per_prompt": 1}
+    settings = fake_config(
+        tmp_path, verifiers=[mine], limits=limits, rounds=1, evaluation=few, samples=2
+    )
+    assert run(tmp_path, settings).results[1].metrics["verify/mine/errors"] > 0
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
