@@ -310,7 +310,7 @@ def identity_digest(run: Path) -> str:
     """sha256 of the `run.json` in a run folder, byte for byte; empty where there is none."""
     try:
         return hashlib.sha256((run / "run.json").read_bytes()).hexdigest()
-    except OSError:
+    except FileNotFoundError:
         return ""
 
 

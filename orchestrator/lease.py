@@ -339,10 +339,15 @@ def _claim_path(epochs: Path, epoch: int) -> Path:
 
 
 def _read(path: Path) -> Claim | None:
-    """A claim, or None when there is none or it was cut off while being written: its process is dead then."""
+    """A claim, or None when there is none or it was cut off while being written: its process is dead then.
+
+    Raises:
+        StorageError: it cannot be read now, which says nothing of whether its process lives.
+    """
     try:
-        return Claim.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with files.storage(path):
+            return Claim.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 

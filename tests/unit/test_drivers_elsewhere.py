@@ -203,3 +203,33 @@ def test_a_replaced_driver_writes_no_heartbeat_over_that_of_the_next(tmp_path: P
     assert found is not None
     assert (found.epoch, found.released) == (2, True), "the run is still free"
     old.release()
+
+
+UNREADABLE = """
+import sys
+from pathlib import Path
+from orchestrator.lease import latest_claim
+from orchestrator.run_folder import RunFolder
+from policies.errors import StorageError
+from policies.faulty_files import FailingReads
+folder = RunFolder(Path(sys.argv[1]))
+assert latest_claim(folder) is not None
+FailingReads(folder.path, 1, lasting=True)  # for the rest of this process
+try:
+    print("took it for", latest_claim(folder))
+except (StorageError, OSError):
+    print("cannot tell")
+"""
+
+
+def test_a_claim_that_cannot_be_read_now_is_not_taken_for_none(tmp_path: Path) -> None:
+    claimed(RunFolder(tmp_path / "run"))
+    done = subprocess.run(
+        [sys.executable, "-c", UNREADABLE, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout == "cannot tell\n", done.stderr
