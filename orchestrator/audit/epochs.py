@@ -72,6 +72,8 @@ def _check_heartbeat(folder: RunFolder, newest: int, check: Check) -> None:
         check.notes.append(f"{folder.driver} is neither its driver's claim nor its heartbeat")
     if beat is None and (beat_path.exists() or (head_path.exists() and told != claim)):
         check.notes.append(f"{beat_path} cannot be read")
+    elif beat is not None and not beat_path.read_bytes().endswith(b"\n"):
+        check.notes.append(f"{beat_path} was cut off at its end")
     elif beat is not None and _epoch(beat) != newest:
         check.notes.append(f"{beat_path} holds epoch {beat.get('epoch')}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -101,6 +102,19 @@ def _check_initial(
             drawn.model == files_digest(store.get(0)),
             f"{where} is not of the model that round 0 recorded",
         )
+
+
+def check_place_of_model(
+    config: RunConfig | None, manifests: Mapping[int, Manifest], check: Check
+) -> None:
+    """That version 0 lies where the config says, where that is a folder of this machine."""
+    if config is None or 0 not in manifests or not os.path.isabs(config.policy.model):
+        return
+    found, wanted = manifests[0].path, config.policy.model
+    check.expect(
+        os.path.realpath(found) == os.path.realpath(wanted),
+        f"the manifest of version 0 says that the model lies in {found}, the config says {wanted}",
+    )
 
 
 def _manifests(folder: RunFolder, report: Report, absent: frozenset[str]) -> dict[int, Manifest]:
@@ -228,7 +242,11 @@ def check_references(
         if config is None:
             continue
         stage = config.stage_of(entry.round)
-        plan = reference_plan(config, stage.training.reference, served[stage.first_round - 1 :])
+        so_far = served[stage.first_round - 1 :]
+        if not so_far:
+            check.fail(f"round {entry.round} was trained, and no line before it says what served")
+            continue
+        plan = reference_plan(config, stage.training.reference, so_far)
         want = {part.version: part.weight for part in plan.parts}
         same = set(have) == set(want) and all(abs(have[v] - want[v]) < CLOSE for v in have)
         check.expect(

@@ -18,7 +18,13 @@ from orchestrator.audit.epochs import check_epochs
 from orchestrator.audit.foreign import name_foreign_files
 from orchestrator.audit.identity import check_identity
 from orchestrator.audit.logs import check_logs
-from orchestrator.audit.policies import check_lineage, check_references, check_reuse, check_training
+from orchestrator.audit.policies import (
+    check_lineage,
+    check_place_of_model,
+    check_references,
+    check_reuse,
+    check_training,
+)
 from orchestrator.audit.rounds import RoundAudit
 from orchestrator.journal_reading import JournalEntry, read_journal
 from orchestrator.plug_in_changes import accepted_changes, began_with, differences
@@ -87,6 +93,7 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     left = _noted(lambda: left_in_bucket(folder), None, report["complete"])
     absent = frozenset(left.names if left else ())
     manifests = check_lineage(folder, entries, report, absent)
+    check_place_of_model(config, manifests, report["lineage"])
     check_references(config, entries, report["reference"])
     check_reuse(entries, report["training"])
     results = [RoundResult.model_validate(e.result) for e in entries if e.phase is Phase.ACCEPT]

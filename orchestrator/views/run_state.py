@@ -213,8 +213,8 @@ def round_of(folder: RunFolder, index: int) -> RoundFolder:
 
 def stream(folder: RoundFolder, kind: ShardKind, record: type[R]) -> Iterator[R]:
     """Records of a round, shard by shard; shards that are not finished are passed over."""
-    for path in folder.shards(kind):
-        if read_marker(path) is not None:
+    for path in [folder.shard(index).of(kind) for index in sorted(folder.indices(kind))]:
+        if read_marker(path) is not None:  # a file that is gone, and has its marker, is told
             yield from read_records(path, record)
 
 

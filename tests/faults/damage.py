@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import random
 import re
 import shutil
@@ -318,6 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="damages whose description contains this")
     parser.add_argument("--subjects", default=",".join(MAKERS), help="which runs, by name")
     given = parser.parse_args(arguments)
+    logging.raiseExceptions = False  # a warning to a stream that a test of the command has closed
     home, started = Path(tempfile.mkdtemp(prefix="pawl-damage-")), time.monotonic()
     ground = Ground(home)
     ground.prepare(given.subjects.split(","))
