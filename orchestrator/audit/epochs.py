@@ -68,6 +68,8 @@ def _check_heartbeat(folder: RunFolder, newest: int, check: Check) -> None:
         check.notes.append(f"{folder.driver} cannot be read")
     elif _epoch(told) > newest:
         check.fail(f"{folder.driver} holds epoch {told.get('epoch')}, which nobody claimed")
+    elif not folder.driver.read_bytes().endswith(b"\n"):
+        check.notes.append(f"{folder.driver} was cut off at its end")
     elif told not in (claim, beat):
         check.notes.append(f"{folder.driver} is neither its driver's claim nor its heartbeat")
     if beat is None and (beat_path.exists() or (head_path.exists() and told != claim)):
