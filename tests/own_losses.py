@@ -27,6 +27,14 @@ class ThousandHinge(Hinge):
         return 1000 * super().of_scores(chosen, rejected, pairs)
 
 
+class BreaksAway(Hinge):
+    """Has no bound as soon as the policy has moved from the reference."""
+
+    def of_scores(self, chosen: Tensor, rejected: Tensor, pairs: PairTensors) -> Tensor:
+        moved = (chosen - rejected).abs() > 1e-5
+        return super().of_scores(chosen, rejected, pairs) + torch.where(moved, torch.inf, 0.0)
+
+
 class MiddleHinge(ThousandHinge):
     """Changes nothing of a class that changed the formula."""
 

@@ -159,6 +159,7 @@ def small_config(model: Path) -> Tree:
         "preferences": {"type": "right_vs_wrong"},
         "training": {"engine": {"type": "fake", "seconds_per_step": 0.01}, "batch_size": 2},
         "evaluation": {"samples_per_prompt": 2},
+        "acceptance": {"type": "always"},  # each round goes on from the one before
         "cluster": {"backend": "inline"},
         "tracking": {"enabled": False},
     }

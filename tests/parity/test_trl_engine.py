@@ -38,6 +38,8 @@ from workers.training.resuming import ResumableSteps
 from workers.training.steplog import StepLog
 from workers.training.weights import load_model
 
+OWN_LOSSES = Path(__file__).parents[1] / "own_losses.py"
+
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -282,7 +284,7 @@ def test_a_carried_optimizer_goes_on_from_its_moments(model_dir: Path, tmp_path:
 def test_an_update_that_diverges_names_the_step_and_leaves_nothing(
     model_dir: Path, tmp_path: Path
 ) -> None:
-    engine = make_engine("trl", make_loss("sppo_hard"), learning_rate=1e30)
+    engine = make_engine("trl", make_loss(f"{OWN_LOSSES}:BreaksAway"), learning_rate=0.01)
     job = make_job(version(model_dir), tmp_path)
     with pytest.raises(DivergenceError, match=r"at step [23]"):
         engine.update(job, pairs())
