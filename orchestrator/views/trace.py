@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.removal_notes import removed, why_gone
+from orchestrator.rounds.phases import Phase, Published
 from orchestrator.run_folder import RoundFolder, RunFolder
+from orchestrator.run_reader import read_sound
 from orchestrator.views.conversation import ending_text, headings_of, opening_text
 from orchestrator.views.run_state import read_config, results_of, stream, stream_examples
-from policies.errors import InputError, PolicyStoreError
+from policies.errors import CorruptPolicyError, InputError, PolicyStoreError, explain
 from policies.examples import Example, PreferencePair
 from policies.records import Comparison, Feedback, Prompt, Trajectory, Verdict
 from policies.shards import read_marker, read_records
@@ -159,8 +161,18 @@ def _trajectory_facts(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def policy_chain(folder: RunFolder, number: int) -> list[dict[str, Any]]:
-    """A version and its ancestors down to version 0, as their manifests tell."""
+    """A version and its ancestors down to version 0, as their manifests tell.
+
+    Raises:
+        CorruptPolicyError: a manifest is not that of the version which the journal published.
+    """
     store = PolicyStore(folder.policies)
+    published = {
+        known.version: known.digest
+        for entry in read_sound(folder).entries
+        if entry.phase is Phase.PUBLISH
+        for known in (Published.model_validate(entry.result),)
+    }
     chain: list[dict[str, Any]] = []
     current: int | None = number
     while current is not None and len(chain) < 10_000:
@@ -174,6 +186,15 @@ def policy_chain(folder: RunFolder, number: int) -> list[dict[str, Any]]:
             chain.append({"number": current, **note.was, "removed": note.sentence()})
             current = int(note.was["parent"]) if note.was.get("parent", "").isdecimal() else None
             continue
+        if published.get(current, version.digest) != version.digest:
+            raise CorruptPolicyError(
+                explain(
+                    f"the manifest of version {current} is not of what the run published",
+                    value=version.digest[:12],
+                    where=str(store.directory(current)),
+                    fix="restore it from a copy of the run; `pawl verify` names what else is damaged",
+                )
+            )
         chain.append(
             {**version.model_dump(mode="json"), "files_present": Path(version.path).is_dir()}
         )
