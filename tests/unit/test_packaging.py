@@ -233,7 +233,7 @@ def test_scripts_are_executable_strict_and_start_from_the_root(script: Path) -> 
 
 def test_ci_calls_the_scripts_that_a_developer_calls() -> None:
     lines = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
-    assert lines[-2:] == ["bash scripts/check", "bash scripts/test"]
+    assert lines[-2:] == ["PAWL_TESTS_FOLLOW=1 bash scripts/check", "bash scripts/test"]
 
 
 def run_install(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
