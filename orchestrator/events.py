@@ -5,7 +5,6 @@ Events carry clocks and are for people; decisions are made from the journal alon
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import threading
@@ -19,8 +18,9 @@ from pydantic import Field
 
 from policies import files
 from policies.errors import PawlError
-from policies.records import Json, Record
+from policies.records import Json
 from policies.redaction import redact_secrets, redact_values
+from policies.seals import SealedLine
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class EventKind(StrEnum):
     RUN_INTERRUPTED = "run_interrupted"
 
 
-class Event(Record):
+class Event(SealedLine):
     """One thing that happened. Example: `Event(at="2026-11-21T09:00:00Z", kind="phase_started",
     round=1, phase="train")`.
     """
@@ -68,13 +68,6 @@ class Event(Record):
     round: int | None = None
     phase: str | None = None
     detail: dict[str, Json] = Field(default_factory=dict)
-    seal: str = ""
-    """sha256 of the rest of the line; empty: by an older Pawl."""
-
-    def sealed(self) -> Event:
-        """The same event with its seal."""
-        text = self.model_dump_json(exclude={"seal"})
-        return self.model_copy(update={"seal": hashlib.sha256(text.encode()).hexdigest()})
 
 
 class Throughput:
@@ -209,4 +202,4 @@ def parse_event(line: str) -> Event | None:
         event = Event.model_validate(json.loads(line))
     except (ValueError, RecursionError):  # events are for people: a damaged line is passed over
         return None
-    return event if event.seal in ("", event.sealed().seal) else None
+    return event if event.is_as_sealed() else None

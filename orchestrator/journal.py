@@ -25,6 +25,7 @@ from orchestrator.rounds.phases import Phase
 from policies import files
 from policies.errors import LeaseError, StorageError
 from policies.records import Record, RoundResult
+from policies.seals import with_seal
 
 R = TypeVar("R", bound=Record)
 
@@ -176,8 +177,8 @@ class Journal:
             last=last,
             claim=claim,
             identity=self._identity,
-        ).sealed()
-        files.write_json(fence.head_path, head.model_dump(mode="json"))
+        )
+        files.write_json(fence.head_path, with_seal(head.model_dump(mode="json", exclude={"seal"})))
 
 
 def _size(path: Path) -> int:

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from orchestrator.rounds.phases import Phase
 from policies.errors import CorruptStateError
 from policies.records import Json, Record
+from policies.seals import read_sealed
 
 EPOCHS = "epochs"
 HEAD_SUFFIX = ".head"
@@ -62,11 +63,6 @@ class Head(Record):
     """sha256 of the run's `run.json` when this driver took it over: an edit of it is told. Empty: none was there."""
     seal: str = ""
     """sha256 of the rest of the head."""
-
-    def sealed(self) -> Head:
-        """The same head with its seal."""
-        text = self.model_dump_json(exclude={"seal"})
-        return self.model_copy(update={"seal": hashlib.sha256(text.encode()).hexdigest()})
 
 
 @dataclass(frozen=True)
@@ -316,8 +312,8 @@ def identity_digest(run: Path) -> str:
 
 def _read_head(path: Path) -> Head:
     try:
-        head = Head.model_validate_json(path.read_bytes())
-        if head.sealed() != head or path.name != f"{head.epoch:06d}{HEAD_SUFFIX}":
+        head = Head.model_validate(read_sealed(path.read_bytes()))
+        if not head.seal or path.name != f"{head.epoch:06d}{HEAD_SUFFIX}":
             raise ValueError("its seal is broken: it changed since it was written")
     except (ValueError, OSError) as error:
         raise _lost(path, str(error)) from error

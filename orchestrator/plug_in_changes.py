@@ -25,6 +25,7 @@ from policies.errors import CorruptStateError, PlugInChangedError
 from policies.folder_names import numbered
 from policies.plugin_code import PlugInCode, changes, codes_of, now
 from policies.records import Record
+from policies.seals import read_sealed, with_seal
 from workers.pinned import refusal
 
 Codes = Mapping[str, PlugInCode]
@@ -76,11 +77,6 @@ class AcceptedChange(Record):
     seal: str = ""
     """sha256 of all the rest."""
 
-    def sealed(self) -> AcceptedChange:
-        """The same with its seal."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"seal"}), sort_keys=True)
-        return self.model_copy(update={"seal": hashlib.sha256(text.encode()).hexdigest()})
-
     def sentence(self) -> str:
         """The change for people."""
         since = f" (after its phase {self.after_phase})" if self.after_phase else ""
@@ -121,9 +117,9 @@ def accepted_changes(folder: RunFolder, began_with: Codes) -> list[AcceptedChang
     there = [path for _, path in numbered(folder.accepted, suffix=".json")]
     for number, path in enumerate(there, start=1):
         try:
-            change = AcceptedChange.model_validate_json(path.read_bytes())
-            if change != change.sealed():
-                raise ValueError("its seal is another: it was edited")
+            change = AcceptedChange.model_validate(read_sealed(path.read_bytes()))
+            if not change.seal:
+                raise ValueError("it has no seal: it was edited")
             if change.number != number or change.before != state:
                 raise ValueError("it does not follow on the change before it")
         except (OSError, ValueError, ValidationError) as error:
@@ -166,11 +162,12 @@ def check_plug_ins(
         changes=tuple(found),
         before=state_digest(held),
         plug_ins=plug_ins_of(config),
-    ).sealed()
+    )
     if Phase.TRAIN not in done:  # an update that the old code began is not gone on with
         files.remove_tree(folder.round(index).train)
     files.make_directory(folder.accepted)
-    files.write_json(folder.accepted / f"{change.number:04d}.json", change.model_dump(mode="json"))
+    tree = with_seal(change.model_dump(mode="json", exclude={"seal"}))
+    files.write_json(folder.accepted / f"{change.number:04d}.json", tree)
     warn(f"changed plug-ins were accepted {change.sentence()}")
     return PlugIns(change.plug_ins, index)
 

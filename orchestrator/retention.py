@@ -18,22 +18,15 @@ from orchestrator.plugins.asked import reference_plan
 from orchestrator.removal_notes import Kind, Removed, note_path, write_note
 from orchestrator.rounds.reuse import rounds_to_reuse
 from orchestrator.run import Run
-from orchestrator.run_folder import RunFolder, ShardKind
+from orchestrator.run_folder import SHARD_KINDS, RunFolder
 from policies import files
 from policies.folder_names import numbered_folders
 from policies.records import RoundResult
 from policies.shards import marker_path
 from policies.store import MANIFEST, PolicyStore
 
-KINDS: tuple[ShardKind, ...] = (
-    "examples",
-    "feedback",
-    "comparisons",
-    "judge_verdicts",
-    "verdicts",
-    "trajectories",
-)
-"""What is removed of an old round; the prompts, the steps of the update and the journal stay."""
+KINDS = SHARD_KINDS[::-1]
+"""What is removed of an old round, the last made first; the prompts, the steps of the update and the journal stay."""
 _LOOK_AHEAD = 2000
 """Rounds of the future whose references are worked out one by one."""
 _SCORES = ("serving/pass@1", "eval/pass@1", "eval/score")

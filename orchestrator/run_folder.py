@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from policies.errors import CorruptStateError, RunNotFoundError
 from policies.folder_names import numbered, numbered_folders
@@ -32,6 +32,8 @@ from policies.seals import read_sealed
 ShardKind = Literal[
     "trajectories", "verdicts", "judge_verdicts", "comparisons", "feedback", "examples"
 ]
+SHARD_KINDS: tuple[ShardKind, ...] = get_args(ShardKind)
+"""Kinds of shards, in the order in which they are made."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
@@ -114,6 +114,16 @@ class PlugInWatch(Protocol):
 
 
 WATCH: ContextVar[PlugInWatch | None] = ContextVar("plug_in_watch", default=None)
+
+
+@contextmanager
+def watched_by(watch: PlugInWatch | None) -> Iterator[None]:
+    """Let `watch` see every plug-in whose settings are read, or whose module is imported, meanwhile; None: nobody."""
+    token = WATCH.set(watch)
+    try:
+        yield
+    finally:
+        WATCH.reset(token)
 
 
 class ComponentConfigError(ValueError):

@@ -1,7 +1,8 @@
-"""Checksums inside JSON files: an object that says by its own `seal` whether it is what was written.
+"""Checksums inside what a run writes: an object or a line that says by its own `seal` whether it is what was written.
 
-The seal is over the values, and a sealed file is also compared with the one way in which `write_json` writes them: so
-a changed, lost or added byte is noticed wherever it stands. A file without a seal is from before there were any.
+The seal of a file is over the values, and the file is also compared with the one way in which `write_json` writes
+them: so a changed, lost or added byte is noticed wherever it stands. Lines of logs are `SealedLine`s. What has no seal
+is from before there were any.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
+
+from policies.records import Record
 
 SEAL = "seal"
 _COMMENT = "<!-- sha256 of the text above: "
@@ -54,6 +57,22 @@ def is_as_written(data: bytes) -> bool:
     """Whether JSON stands as `policies.files.write_json` writes it: no other spaces, no lost line end."""
     text = json.dumps(json.loads(data), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     return data == text.encode(errors="surrogatepass")
+
+
+class SealedLine(Record):
+    """A line of a log with a checksum of its own."""
+
+    seal: str = ""
+    """sha256 of the rest of the line; empty: by an older Pawl."""
+
+    def sealed(self) -> Self:
+        """The same line with its seal."""
+        text = self.model_dump_json(exclude={SEAL})
+        return self.model_copy(update={SEAL: hashlib.sha256(text.encode()).hexdigest()})
+
+    def is_as_sealed(self) -> bool:
+        """Whether the line is what was written, as far as its seal tells."""
+        return self.seal in ("", self.sealed().seal)
 
 
 def with_last_line(text: str, owner: str) -> str:

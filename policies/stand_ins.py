@@ -9,12 +9,12 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn, cast
 
 from pydantic import BaseModel, Field, JsonValue, create_model
 
-from policies.component import OURS, WATCH, Component, create, load_object, reference_to
+from policies.component import OURS, Component, create, load_object, reference_to, watched_by
 from policies.errors import ConfigurationError, explain
 from policies.plugin_code import PlugInCode
 from policies.records import Record
@@ -125,14 +125,9 @@ class StandIns:
 
     __hash__ = None  # type: ignore[assignment] # compared, never a key
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         """Let settings of these plug-ins become stand-ins, and refuse to import any plug-in."""
-        token = WATCH.set(self)
-        try:
-            yield
-        finally:
-            WATCH.reset(token)
+        return watched_by(self)
 
     def known(self, family: str, value: dict[str, Any]) -> Component.Config | None:
         key = _key(family, value)
@@ -208,11 +203,8 @@ def load_ours(reference: str) -> Any:
     """
     if reference.partition(".")[0] not in OURS:
         _refuse(reference)
-    token = WATCH.set(None)
-    try:
+    with watched_by(None):
         return load_object(reference)
-    finally:
-        WATCH.reset(token)
 
 
 def _refuse(reference: str) -> NoReturn:

@@ -89,6 +89,8 @@ def _has_ended(folder: RunFolder) -> bool:
 def _check_tracking(folder: RunFolder, check: Check) -> None:
     if not folder.tracking.is_dir():
         return
+    if not (folder.tracking / "spool.jsonl").is_file():
+        check.notes.append(f"{folder.tracking}/spool.jsonl is missing: what was not sent is lost")
     for number, line in _lines(folder.tracking / "spool.jsonl", check):
         if not is_line(line):
             check.notes.append(

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.audit.check import Report
-from orchestrator.audit.shards import KINDS, ShardAudit, Totals, read_checked_marker
+from orchestrator.audit.shards import ShardAudit, Totals, read_checked_marker
 from orchestrator.config.run_config import RunConfig
 from orchestrator.journal import JournalEntry
 from orchestrator.rounds.phases import Collected, Drawn, Evaluated, Phase, Remeasured
 from orchestrator.rounds.source_counts import count_sources
-from orchestrator.run_folder import RoundFolder
+from orchestrator.run_folder import SHARD_KINDS, RoundFolder
 from policies.folder_names import is_leftover_of_others, numbered, shown
 from policies.records import Record, RoundResult
 from policies.shards import marker_path
@@ -235,7 +235,7 @@ class RoundAudit:
 
 def _indices(folder: RoundFolder) -> set[int]:
     """Shards of which any file is there."""
-    return {index for kind in (*KINDS, "prompts") for index in folder.indices(kind)}
+    return {index for kind in (*SHARD_KINDS, "prompts") for index in folder.indices(kind)}
 
 
 def _is_foreign(path: Path) -> bool:

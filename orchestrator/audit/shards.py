@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.audit.check import Report
 from orchestrator.inputs import PLUG_INS
-from orchestrator.run_folder import ShardKind, ShardPaths
+from orchestrator.run_folder import SHARD_KINDS, ShardPaths
 from policies.errors import ArtifactError
 from policies.examples import PreferencePair, SupervisedExample, UnpairedExample
 from policies.records import (
@@ -27,14 +27,6 @@ from policies.records import (
 )
 from policies.shards import Marker, content_digest, file_sha256, read_marker, read_records
 
-KINDS: tuple[ShardKind, ...] = (
-    "trajectories",
-    "verdicts",
-    "judge_verdicts",
-    "comparisons",
-    "feedback",
-    "examples",
-)
 _RECORDS: dict[str, type[Record]] = {
     "prompts": Prompt,
     "trajectories": Trajectory,
@@ -203,7 +195,9 @@ class ShardAudit:
         there: set[str] = set()
         prompts: set[str] | None = None
         digests: dict[str, str] = {}
-        places = {"prompts": self.shard.prompts} | {kind: self.shard.of(kind) for kind in KINDS}
+        places = {"prompts": self.shard.prompts} | {
+            kind: self.shard.of(kind) for kind in SHARD_KINDS
+        }
         for kind, path in places.items():
             marker = read_checked_marker(path, self.report, deep=self.deep)
             if marker is None:

@@ -79,8 +79,8 @@ def judging(verifier: Verifier, prompt: Prompt) -> Judging:
             lacks = bool(verifier.lacks_answer(prompt))
             if verifier.config.level != "step":
                 solution = verifier.reference_completion(prompt)
-    except PawlError:  # `refused` says so, or the probe
-        pass
+    except PawlError as error:
+        refused = refused or str(error)
     return Judging(refused, solution, lacks)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.plugins import opened
 from orchestrator.plugins.surroundings import Surroundings
-from policies.component import WATCH, Component
+from policies.component import Component, watched_by
 from policies.errors import ConfigurationError
 from policies.stand_ins import PlugInFacts, describe, is_plug_in
 
@@ -29,14 +29,9 @@ class Importing:
         self.opened: dict[str, list[Path]] = {}
         """Files that the import of each opened."""
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         """Watch every import of a plug-in meanwhile."""
-        token = WATCH.set(self)
-        try:
-            yield
-        finally:
-            WATCH.reset(token)
+        return watched_by(self)
 
     def facts(self) -> list[PlugInFacts]:
         """Descriptions of the plug-ins whose settings were read."""

@@ -11,12 +11,11 @@ The driver only ever appends to this file, so it never waits for a server. `<run
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -24,7 +23,7 @@ from policies import files
 from policies.errors import TrackingError
 from policies.files import storage
 from policies.records import PolicyVersion, Record, RoundResult
-from policies.seals import read_sealed, with_seal
+from policies.seals import SealedLine, read_sealed, with_seal
 from policies.shards import write_json
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -53,18 +52,6 @@ class TrackedRun(Record):
     params: dict[str, str] = Field(default_factory=dict)
     tags: dict[str, str] = Field(default_factory=dict)
     resumed: bool = False
-
-
-class SealedLine(Record):
-    """A line with a checksum: what changed since it was written is not sent."""
-
-    seal: str = ""
-    """sha256 of the rest of the line; empty: by an older Pawl."""
-
-    def sealed(self) -> Self:
-        """The same line with its seal."""
-        text = self.model_dump_json(exclude={"seal"})
-        return self.model_copy(update={"seal": hashlib.sha256(text.encode()).hexdigest()})
 
 
 class StartLine(SealedLine):
@@ -129,7 +116,7 @@ def _line(data: bytes) -> Line | None:
         line = _LINES.validate_json(data)
     except ValidationError:
         return None
-    return line if line.seal in ("", line.sealed().seal) else None
+    return line if line.is_as_sealed() else None
 
 
 def is_line(data: bytes) -> bool:

@@ -15,7 +15,7 @@ from orchestrator.lease import is_alive
 from orchestrator.plug_in_changes import accepted_changes, began_with
 from orchestrator.removal_notes import why_gone
 from orchestrator.rounds.phases import Collected, Drawn, Phase, Trained
-from orchestrator.run_folder import RoundFolder, RunFolder, ShardKind
+from orchestrator.run_folder import SHARD_KINDS, RoundFolder, RunFolder, ShardKind
 from orchestrator.run_reader import read_config_tree, read_entries, read_sound
 from orchestrator.views.activity import read_activity
 from policies.errors import ArtifactError, InputError, PawlError
@@ -25,14 +25,6 @@ from policies.shards import read_marker, read_records
 
 R = TypeVar("R", bound=Record)
 
-KINDS: tuple[ShardKind, ...] = (
-    "trajectories",
-    "verdicts",
-    "judge_verdicts",
-    "comparisons",
-    "feedback",
-    "examples",
-)
 _FINAL = {
     EventKind.RUN_FINISHED: "finished",
     EventKind.RUN_FAILED: "failed",
@@ -253,7 +245,7 @@ def _add_on_disk(summary: dict[str, Any], where: RoundFolder, finished: Mapping[
     digests = finished.get("digests")
     recorded = digests if isinstance(digests, dict) and not summary["removed"] else {}
     wanted = len(where.prompt_shards())
-    for kind in KINDS:
+    for kind in SHARD_KINDS:
         num_rows, num_shards, wrong = count_whole(where, kind)
         damage += wrong
         if kind in recorded and num_shards < wanted:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from policies import files
 from policies.errors import StorageError
 from policies.faulty_files import FailingDisk
 from policies.files import FileLayer
+from tests.full_disk import largest_file
 from workers.training.engine import log_line
 from workers.verify.judge_cache import ReplyCache
 
@@ -57,17 +56,6 @@ class Deaf(FileLayer):
 
     def write(self, descriptor: int, data: memoryview) -> int:
         return 0
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """The system itself takes a part of the write that crosses `size` bytes and refuses the next."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_takes_a_byte_at_a_time_gets_the_whole_line(tmp_path: Path) -> None:

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from policies.errors import StorageError, TrainingError, boundary
 from policies.fake_model import write_fake_model
+from tests.full_disk import largest_file
 from workers.training.checkpoints import Checkpoints
 from workers.training.engine import TrainingOptions
 from workers.training.optimizer_state import save_moments
 from workers.training.resuming import write_tensors
 from workers.training.tensor_files import check_whole, refusals_told, save_tensors
 from workers.training.weights import candidate_directory
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file of this process grows beyond `size` bytes: as a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def checkpoints(folder: Path) -> Checkpoints:

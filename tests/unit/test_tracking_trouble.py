@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -24,6 +22,7 @@ from orchestrator.tracking.spool import FinishLine, RoundLine, Spool, StepsLine,
 from orchestrator.tracking.tracker import SpooledTracker
 from orchestrator.views.run_state import results_of
 from policies.errors import StorageError, TrackingError
+from tests.full_disk import largest_file
 from tests.run_folders import RUN_ID, make_run
 
 RUN = TrackedRun(run_id=RUN_ID, name="q-1", experiment="multiply", params={"seed": "0"})
@@ -53,17 +52,6 @@ def tracker_of(
         finish_timeout=60.0,
         max_backlog_bytes=backlog,
     )
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file of this process grows beyond `size` bytes: as a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_line_that_did_not_fit_on_the_disk_spoils_no_other_and_is_written_with_the_next(
