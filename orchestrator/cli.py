@@ -71,7 +71,6 @@ def validate(
     from orchestrator.config.files import load_config
     from orchestrator.config.resolved import sealed
     from orchestrator.config.sections import PER_ROUND
-    from orchestrator.plan.functions import LINE
     from orchestrator.plan.inputs import check_prompts
     from orchestrator.plan.lines import refuse_what_cannot_run
     from orchestrator.plugins.host import hosting
@@ -94,9 +93,6 @@ def validate(
         say(f"{line.what}: {line.found}")
     for line in looked_at.of("warning"):
         complain(f"warning: {line.what}: {line.found}")
-    for line in looked_at.of("ok"):
-        if line.what.startswith(LINE):
-            say(f"{line.what}: {line.found}")
     c = loaded.config
     drawn = c.prompts.per_round or f"up to {PER_ROUND}"
     judged = [v.source for v in c.verifiers] + [j.source for j in c.judges]

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, to_jsonable_python
 
 from orchestrator.config.strict_yaml import KeyPath
+from policies.bounds import MAX_WHOLE
 from policies.component import ComponentConfigError, FamilyField
 from policies.errors import ConfigurationError
 
@@ -29,10 +30,13 @@ _CREDENTIALS = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 _NOT_GIVEN = object()
 _MAX_VALUE = 80
 
+_LIMITS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+"""How the bound that a number broke is said as a remedy, by the name that pydantic gives it."""
 _FIXES = {
     "literal_error": "choose one of them",
     "enum": "choose one of them",
     "int_from_float": "write a whole number",
+    "int_parsing_size": "write a smaller one",
     "string_type": "put the value in quotes",
     "finite_number": "write a finite number",
 }
@@ -40,7 +44,7 @@ _MUST_BE = {
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
-    "int_parsing_size": "must be a smaller whole number",
+    "int_parsing_size": f"must be a whole number of at most {MAX_WHOLE}",
     "float_parsing": "must be a number",
     "float_type": "must be a number",
     "bool_parsing": "must be true or false",
@@ -199,9 +203,11 @@ def _describe(
         what = _MUST_BE.get(kind) or _lower_first(
             details["msg"].replace("Input should be", "must be")
         )
-        yield Problem(
-            full, what, value=details["input"], fix=_FIXES.get(kind, "give a value of that kind")
-        )
+        fix = _FIXES.get(kind, "give a value of that kind")
+        for name, words in _LIMITS.items():
+            if name in (context := details.get("ctx", {})):
+                fix = f"give a value {words} {context[name]}"
+        yield Problem(full, what, value=details["input"], fix=fix)
 
 
 def _lower_first(text: str) -> str:

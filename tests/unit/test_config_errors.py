@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,17 @@ def test_a_number_out_of_range_names_its_line(tmp_path: Path) -> None:
         (line,) = problems(tmp_path, base=BASE.replace("rounds: 2", f"rounds: {value}"))
         assert line.startswith("rounds: must be ")
         assert "Set in c.yaml:1" in line
+
+
+@pytest.mark.parametrize(
+    "setting", ["training.learning_rate=1e308", "training.batch_size=0", "rounds=-1"]
+)
+def test_the_bound_that_a_number_broke_is_named_as_the_remedy_and_is_taken(setting: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_config("fake-smoke", [setting])
+    found = re.search(r"Fix: give a value of at (?:most|least) ([\d.]+)$", str(caught.value))
+    assert found is not None, caught.value
+    load_config("fake-smoke", [f"{setting.partition('=')[0]}={found[1]}"])  # pasted
 
 
 def test_what_is_missing_is_explained(tmp_path: Path) -> None:
