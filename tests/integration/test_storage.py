@@ -34,6 +34,7 @@ from policies.errors import (
 )
 from policies.fake_model import write_fake_model
 from policies.faulty_files import FailingDisk
+from tests.run_folders import start_run
 from tests.s3_server import CREDENTIALS, s3_server
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -280,9 +281,7 @@ def test_a_bucket_that_does_not_answer_is_a_temporary_failure_that_names_the_set
     settings = StorageSettings(
         url="s3://models/pawl", endpoint_url="http://127.0.0.1:1", timeout_seconds=2
     )
-    run = RunFolder(tmp_path / "run")
-    run.path.mkdir()
-    run.identity.write_text('{"run_id": "a"}')
+    run = start_run(tmp_path / "run")
     with pytest.raises(StorageError, match=r"storage\.endpoint_url") as failed:
         Mirror(settings, run, epoch=1)
     assert failed.value.exit_code == 75
