@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from policies.records import ToolCallStatus, Trajectory
-from policies.shards import read_records
+from policies.base.records import ToolCallStatus, Trajectory
+from policies.storage.artifacts import read_records
 
 
 def main() -> None:

@@ -16,11 +16,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from policies.component import create
-from policies.records import Message, PolicyVersion, Prompt, Sampling, Trajectory
-from policies.seeds import derive_rng
-from policies.shards import file_sha256
-from policies.store import digest_of, weight_files
+from policies.base.component import create
+from policies.base.records import Message, PolicyVersion, Prompt, Sampling, Trajectory
+from policies.base.seeds import derive_rng
+from policies.storage.artifacts import file_sha256
+from policies.storage.policy_store import digest_of, weight_files
 from workers.rollout.conversation import ConversationStrategy, Partner, Reply
 from workers.rollout.engine import ENGINES, Generation, GenerationRequest, RolloutEngine
 from workers.rollout.strategy import RolloutJob

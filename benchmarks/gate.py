@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from orchestrator.acceptance.measurement import Evidence, Measurement, PromptCounts, pooled
 from orchestrator.acceptance.rule import ACCEPTANCE, AcceptanceRule, Decision
-from policies.component import create
+from policies.base.component import create
 
 PROMPTS, SAMPLES, ROUNDS = 24, 8, 8
 START = 0.4

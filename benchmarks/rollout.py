@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.number_formats import cpu_multiplies_bf16
-from policies.records import Message, PolicyVersion, Prompt, Sampling
-from policies.shards import commit, file_sha256, write_records
-from policies.store import digest_of, weight_files
+from policies.base.records import Message, PolicyVersion, Prompt, Sampling
+from policies.storage.artifacts import commit, file_sha256, write_records
+from policies.storage.policy_store import digest_of, weight_files
 from workers.cluster import Group, Resources
 from workers.pool import RayCluster
 from workers.rollout.engine import ENGINES

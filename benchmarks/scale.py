@@ -88,7 +88,7 @@ def config(size: int, backend: str, model: Path) -> dict[str, Any]:
 
 def measure(size: int, backend: str, folder: Path | None) -> dict[str, Any]:
     """Run, kill, resume; what was seen."""
-    from policies.fake_model import write_fake_model
+    from policies.storage.fake_model import write_fake_model
 
     home = Path(tempfile.mkdtemp(prefix=f"scale-{size}-", dir=folder))
     try:
@@ -151,7 +151,7 @@ def drive(home: Path) -> None:
     from orchestrator.config.run_config import RunConfig
     from orchestrator.launch import resume_experiment, run_experiment
     from orchestrator.run_folder import RunFolder
-    from policies.files import using
+    from policies.storage.files import using
 
     folder = RunFolder(home / "run")
     first = home / "first.json"
@@ -167,7 +167,7 @@ def drive(home: Path) -> None:
 
 def timed_files() -> Any:
     """The usual file layer with a clock on fsync."""
-    from policies.files import FileLayer
+    from policies.storage.files import FileLayer
 
     class TimedFiles(FileLayer):
         seconds = 0.0

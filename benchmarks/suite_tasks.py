@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from orchestrator.prompts.source import PromptSource, chat, digest_of
-from policies.records import Json, Prompt
-from policies.seeds import derive_rng
+from policies.base.records import Json, Prompt
+from policies.base.seeds import derive_rng
 
 Answer = int | str
 Generator = Callable[[random.Random], tuple[str, Answer]]

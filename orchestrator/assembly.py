@@ -29,9 +29,9 @@ from orchestrator.stopping import StopRequest
 from orchestrator.storage.mirror import mirroring
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.worker_groups import start_groups
-from policies.errors import ConfigurationError, explain
-from policies.records import Prompt
-from policies.store import PolicyStore
+from policies.base.errors import ConfigurationError, explain
+from policies.base.records import Prompt
+from policies.storage.policy_store import PolicyStore
 from workers.cluster import Cluster
 from workers.gpus import usable_gpus
 from workers.inline import InlineCluster

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from policies import files
-from policies.errors import LeaseError
+from policies.base.errors import LeaseError
+from policies.storage import files
 
 POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 60.0

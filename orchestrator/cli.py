@@ -27,7 +27,7 @@ from orchestrator.commands.run import (
 )
 from orchestrator.commands.surroundings import open_streams
 from orchestrator.commands.verify import verify
-from policies.errors import REFUSED, ConfigurationError
+from policies.base.errors import REFUSED, ConfigurationError
 
 app = typer.Typer(
     name="pawl",

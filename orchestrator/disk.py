@@ -12,9 +12,9 @@ from orchestrator.plan.sizes import checkpoint_bytes, memory_text
 from orchestrator.rounds.phases import Phase, Trained
 from orchestrator.run import Run
 from orchestrator.run_folder import RunFolder
-from policies.errors import StorageError, explain
-from policies.folder_names import numbered_folders
-from policies.store import PolicyStore
+from policies.base.errors import StorageError, explain
+from policies.storage.folder_names import numbered_folders
+from policies.storage.policy_store import PolicyStore
 
 _GB = 10**9
 _RECENT = 3

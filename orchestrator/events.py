@@ -16,11 +16,11 @@ from typing import Any
 
 from pydantic import Field
 
-from policies import files
-from policies.errors import PawlError
-from policies.records import Json
-from policies.redaction import redact_secrets, redact_values
-from policies.seals import SealedLine
+from policies.base.errors import PawlError
+from policies.base.records import Json
+from policies.base.redaction import redact_secrets, redact_values
+from policies.storage import files
+from policies.storage.checksums import SealedLine
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from orchestrator.acceptance.rule import ACCEPTANCE
 from orchestrator.prompts.source import PROMPT_SOURCES
-from policies.component import Family
-from policies.loss import LOSSES
-from policies.preference import PREFERENCES
-from policies.reference import REFERENCES
+from policies.base.component import Family
+from policies.examples.builder import PREFERENCES
+from policies.objectives.loss import LOSSES
+from policies.objectives.reference import REFERENCES
 from workers.rollout.call_format import CALL_FORMATS
 from workers.rollout.engine import ENGINES
 from workers.rollout.environment import ENVIRONMENTS

@@ -11,9 +11,9 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import ClusterSettings, PolicySettings
 from orchestrator.model_files import resolve_model
 from orchestrator.run_folder import RoundFolder, RunFolder
-from policies.errors import InputError
-from policies.records import PolicyVersion
-from policies.store import PolicyStore
+from policies.base.errors import InputError
+from policies.base.records import PolicyVersion
+from policies.storage.policy_store import PolicyStore
 from workers.alive import write_unsynced
 from workers.cluster import Files
 from workers.run_files import RunFiles

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from orchestrator.plug_in_changes import PlugIns
-from policies.records import PolicyVersion
-from policies.redaction import seal
-from policies.shards import file_sha256
+from policies.base.records import PolicyVersion
+from policies.base.redaction import seal
+from policies.storage.artifacts import file_sha256
 
 PLUG_INS = "plug_ins"
 """Name of the digest of plug-ins among what a file was made from."""

@@ -22,10 +22,10 @@ from orchestrator.journal_reading import (
 from orchestrator.journal_reading import JournalEntry as JournalEntry
 from orchestrator.lease import Fence
 from orchestrator.rounds.phases import Phase
-from policies import files
-from policies.errors import LeaseError, StorageError
-from policies.records import Record, RoundResult
-from policies.seals import with_seal
+from policies.base.errors import LeaseError, StorageError
+from policies.base.records import Record, RoundResult
+from policies.storage import files
+from policies.storage.checksums import with_seal
 
 R = TypeVar("R", bound=Record)
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.rounds.phases import Phase
-from policies.errors import CorruptStateError
-from policies.records import Json, Record
-from policies.seals import read_sealed
+from policies.base.errors import CorruptStateError
+from policies.base.records import Json, Record
+from policies.storage.checksums import read_sealed
 
 EPOCHS = "epochs"
 HEAD_SUFFIX = ".head"

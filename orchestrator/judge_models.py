@@ -12,10 +12,10 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import PolicySettings
 from orchestrator.model_files import model_as_version, resolve_model
 from orchestrator.rounds.phases import Drawn
-from policies.errors import CorruptStateError, InputError, explain
-from policies.records import PolicyVersion
-from policies.store import PolicyStore
-from policies.version_files import files_digest
+from policies.base.errors import CorruptStateError, InputError, explain
+from policies.base.records import PolicyVersion
+from policies.storage.policy_store import PolicyStore
+from policies.storage.version_files import files_digest
 from workers.verify.backends.engine import EngineBackend
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from orchestrator.config.run_config import RunConfig
-from policies.policy_choice import PolicyChoice, chosen_version
-from policies.records import PolicyVersion, RoundResult, RoundStatus
-from policies.store import PolicyStore
+from policies.base.policy_choice import PolicyChoice, chosen_version
+from policies.base.records import PolicyVersion, RoundResult, RoundStatus
+from policies.storage.policy_store import PolicyStore
 from workers.verify.backends.engine import EngineBackend
 
 _PUBLISHED = (RoundStatus.IMPROVED, RoundStatus.KEPT, RoundStatus.REJECTED)

@@ -38,15 +38,15 @@ from orchestrator.tracking.mlflow_client import make_tracker
 from orchestrator.tracking.spool import TrackedRun
 from orchestrator.tracking.tags import tracked_run, versions
 from orchestrator.tracking.tracker import Tracker
-from policies import files
-from policies.errors import (
+from policies.base.errors import (
     ConfigurationError,
     LeaseError,
     PawlError,
     ResumeError,
     explain,
 )
-from policies.records import Record, RoundResult
+from policies.base.records import Record, RoundResult
+from policies.storage import files
 
 logger = logging.getLogger(__name__)
 

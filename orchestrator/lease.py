@@ -29,11 +29,11 @@ from typing import Self
 from orchestrator.claim_lock import locked
 from orchestrator.journal_reading import BEAT_SUFFIX, HEAD_SUFFIX
 from orchestrator.run_folder import RunFolder
-from policies import files
-from policies.errors import LeaseError, StorageError
-from policies.machine_identity import boot_id, pid_namespace, seconds_since_boot
-from policies.processes import process_start
-from policies.records import Record
+from policies.base.errors import LeaseError, StorageError
+from policies.base.machine_identity import boot_id, pid_namespace, seconds_since_boot
+from policies.base.process_identity import process_start
+from policies.base.records import Record
+from policies.storage import files
 
 logger = logging.getLogger(__name__)
 

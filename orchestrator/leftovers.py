@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.run_folder import RoundFolder, RunFolder
-from policies import files
-from policies.folder_names import numbered_folders
+from policies.storage import files
+from policies.storage.folder_names import numbered_folders
 
 
 def remove_attempts(folder: RoundFolder) -> None:

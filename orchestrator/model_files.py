@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from orchestrator.config.sections import PolicySettings
-from policies.errors import InputError, explain
-from policies.model_folder import check_folder
-from policies.records import PolicyVersion
-from policies.shards import file_sha256
-from policies.store import digest_of, weight_files
-from policies.version_files import companions_of
+from policies.base.errors import InputError, explain
+from policies.base.records import PolicyVersion
+from policies.storage.artifacts import file_sha256
+from policies.storage.model_folder import check_folder
+from policies.storage.policy_store import digest_of, weight_files
+from policies.storage.version_files import companions_of
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 """What is fetched of a hub model: no pickled weights, and no code."""

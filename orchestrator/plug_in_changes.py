@@ -20,12 +20,12 @@ from orchestrator.journal import Journal
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_identity import read_identity
-from policies import files
-from policies.errors import CorruptStateError, PlugInChangedError
-from policies.folder_names import numbered
-from policies.plugin_code import PlugInCode, changes, codes_of, now
-from policies.records import Record
-from policies.seals import read_sealed, with_seal
+from policies.base.errors import CorruptStateError, PlugInChangedError
+from policies.base.records import Record
+from policies.plug_ins.plugin_code import PlugInCode, changes, codes_of, now
+from policies.storage import files
+from policies.storage.checksums import read_sealed, with_seal
+from policies.storage.folder_names import numbered
 from workers.pinned import refusal
 
 Codes = Mapping[str, PlugInCode]

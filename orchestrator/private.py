@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from policies.errors import CorruptStateError
+from policies.base.errors import CorruptStateError
 
 UMASK = 0o077
 """Files of a run belong to the user alone: prompts and model text may be private."""

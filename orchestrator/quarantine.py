@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.run_folder import RunFolder
-from policies import files
-from policies.guarding import committing
-from policies.seals import with_seal
-from policies.shards import file_sha256, marker_path
+from policies.storage import files
+from policies.storage.artifacts import file_sha256, marker_path
+from policies.storage.checksums import with_seal
+from policies.storage.guarding import committing
 
 MARKER = "its marker"
 """Stands for the marker beside a file among the names of what was set aside."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.run_folder import RunFolder
-from policies import files
-from policies.errors import REFUSED, LeaseError, PawlError
+from policies.base.errors import REFUSED, LeaseError, PawlError
+from policies.storage import files
 
 
 @dataclass

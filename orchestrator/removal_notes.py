@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from orchestrator.run_folder import RunFolder
-from policies import files
-from policies.errors import CorruptStateError, explain
-from policies.folder_names import numbered
-from policies.records import Record
-from policies.seals import read_sealed, with_seal
+from policies.base.errors import CorruptStateError, explain
+from policies.base.records import Record
+from policies.storage import files
+from policies.storage.checksums import read_sealed, with_seal
+from policies.storage.folder_names import numbered
 
 N = TypeVar("N", bound=Record)
 

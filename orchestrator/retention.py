@@ -19,11 +19,11 @@ from orchestrator.removal_notes import Kind, Removed, note_path, write_note
 from orchestrator.rounds.reuse import rounds_to_reuse
 from orchestrator.run import Run
 from orchestrator.run_folder import SHARD_KINDS, RunFolder
-from policies import files
-from policies.folder_names import numbered_folders
-from policies.records import RoundResult
-from policies.shards import marker_path
-from policies.store import MANIFEST, PolicyStore
+from policies.base.records import RoundResult
+from policies.storage import files
+from policies.storage.artifacts import marker_path
+from policies.storage.folder_names import numbered_folders
+from policies.storage.policy_store import MANIFEST, PolicyStore
 
 KINDS = SHARD_KINDS[::-1]
 """What is removed of an old round, the last made first; the prompts, the steps of the update and the journal stay."""

@@ -18,8 +18,8 @@ from orchestrator.run_folder import RoundFolder, RunFolder
 from orchestrator.stopping import StopRequest
 from orchestrator.storage.mirror import Mirror
 from orchestrator.tracking.tracker import Tracker
-from policies.records import PolicyVersion, Prompt, Record
-from policies.store import PolicyStore
+from policies.base.records import PolicyVersion, Prompt, Record
+from policies.storage.policy_store import PolicyStore
 from workers.cluster import Cluster, Group
 
 R = TypeVar("R", bound=Record)

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from policies.errors import CorruptStateError, RunNotFoundError
-from policies.folder_names import numbered, numbered_folders
-from policies.seals import read_sealed
+from policies.base.errors import CorruptStateError, RunNotFoundError
+from policies.storage.checksums import read_sealed
+from policies.storage.folder_names import numbered, numbered_folders
 
 ShardKind = Literal[
     "trajectories", "verdicts", "judge_verdicts", "comparisons", "feedback", "examples"

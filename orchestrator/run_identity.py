@@ -9,11 +9,11 @@ from pydantic import Field
 from orchestrator.config.resolved import read_object
 from orchestrator.journal_reading import identity_digest, read_heads
 from orchestrator.run_folder import RunFolder
-from policies import files
-from policies.errors import CorruptStateError, ResumeError, explain
-from policies.plugin_code import PlugInCode
-from policies.records import Record
-from policies.seals import with_seal
+from policies.base.errors import CorruptStateError, ResumeError, explain
+from policies.base.records import Record
+from policies.plug_ins.plugin_code import PlugInCode
+from policies.storage import files
+from policies.storage.checksums import with_seal
 
 SCHEMA_VERSION = 1
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.run_folder import RunFolder
-from policies import files
-from policies.errors import ConfigurationError
+from policies.base.errors import ConfigurationError
+from policies.storage import files
 
 if TYPE_CHECKING:
     from orchestrator.config.run_config import RunConfig

@@ -2,8 +2,9 @@
 
 Two ways to ask: `read_entries` and `read_config_tree` refuse what is damaged, for whoever decides on it;
 `read_sound` gives what is sound and one sentence for each thing that is not, for whoever shows a run to people.
-Other files have a reader each that compares before it returns: shards `policies.shards.read_records`, policies
-`policies.store.read_manifest`, events `orchestrator.events.read_events`, notes `orchestrator.removal_notes`.
+Other files have a reader each that compares before it returns: shards `policies.storage.artifacts.read_records`,
+policies `policies.storage.policy_store.read_manifest`, events `orchestrator.events.read_events`, notes
+`orchestrator.removal_notes`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from orchestrator.journal_reading import JournalEntry, read_heads, read_journal
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_identity import check_witness
-from policies.errors import CorruptStateError, ResumeError, explain
-from policies.records import RoundResult
+from policies.base.errors import CorruptStateError, ResumeError, explain
+from policies.base.records import RoundResult
 
 
 @dataclass(frozen=True)

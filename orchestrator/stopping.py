@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from policies.errors import INTERRUPTED, TEMPORARY
+from policies.base.errors import INTERRUPTED, TEMPORARY
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 

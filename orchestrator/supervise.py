@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from policies.errors import FAILED, INTERRUPTED, TEMPORARY
+from policies.base.errors import FAILED, INTERRUPTED, TEMPORARY
 
 LONGEST_WAIT_SECONDS = 300.0
 """Waits between restarts double up to this."""

@@ -14,7 +14,7 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.storage.mirror import is_behind, mirroring
 from orchestrator.tracking.mlflow_client import push_backlog
 from orchestrator.tracking.spool import Spool, TrackingAnswered
-from policies.errors import PawlError, StorageError, TrackingError
+from policies.base.errors import PawlError, StorageError, TrackingError
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.stopping import StopRequest
-from policies.errors import WaitTimeoutError, explain
+from policies.base.errors import WaitTimeoutError, explain
 from workers.cluster import Call, Cluster
 
 SLICE_SECONDS = 0.5

@@ -14,10 +14,10 @@ from orchestrator.judge_models import model_as_recorded
 from orchestrator.judge_versions import judging_policies
 from orchestrator.run import Groups
 from orchestrator.run_folder import RunFolder, template_date
-from policies.component import Component
-from policies.plugin_code import PlugInCode
-from policies.records import PolicyVersion, RoundResult
-from policies.store import PolicyStore
+from policies.base.component import Component
+from policies.base.records import PolicyVersion, RoundResult
+from policies.plug_ins.plugin_code import PlugInCode
+from policies.storage.policy_store import PolicyStore
 from workers.cluster import NO_FILES, Cluster, Files, Group, Resources, WorkerSeed
 from workers.pinned import PinnedWorker
 from workers.rollout.chat_settings import ChatSettings

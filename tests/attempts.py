@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from policies.records import Sampling, StopReason, Trajectory, TrajectoryStatus, Turn
+from policies.base.records import Sampling, StopReason, Trajectory, TrajectoryStatus, Turn
 
 
 def attempt(text: str, *, name: str = "t0", sample_index: int = 0, **changes: Any) -> Trajectory:

@@ -8,8 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from policies.loss import PairLoss, PairTensors, SupervisedLoss, SupervisedTensors, UnpairedLoss
-from policies.loss import UnpairedTensors as Singles
+from policies.objectives.loss import (
+    PairLoss,
+    PairTensors,
+    SupervisedLoss,
+    SupervisedTensors,
+    UnpairedLoss,
+)
+from policies.objectives.loss import UnpairedTensors as Singles
 
 
 class Averaged(PairLoss):

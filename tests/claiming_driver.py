@@ -14,8 +14,8 @@ from orchestrator.journal import Journal
 from orchestrator.lease import claim
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
-from policies.errors import LeaseError
-from policies.records import RoundResult, RoundStatus
+from policies.base.errors import LeaseError
+from policies.base.records import RoundResult, RoundStatus
 
 
 def say(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from policies.shards import Written, commit
+from policies.storage.artifacts import Written, commit
 
 
 def committed(written: Written) -> dict[str, Any]:

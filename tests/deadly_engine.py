@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from policies.errors import WorkerLostError
+from policies.base.errors import WorkerLostError
 from workers.rollout.engine import Generation, GenerationRequest
 from workers.rollout.engines.fake import FakeEngine
 

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import Literal, cast
 
-from policies.errors import WorkerLostError, WorkerMemoryError
+from policies.base.errors import WorkerLostError, WorkerMemoryError
 from workers.training.engine import UpdateJob, UpdateOutcome
 from workers.training.engines.fake import FakeTrainingEngine
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.run_config import RunConfig
-from policies.fake_model import write_fake_model
+from policies.storage.fake_model import write_fake_model
 
 
 def arithmetic(split: str, *, high: int = 6, held_out: int = 5) -> dict[str, Any]:

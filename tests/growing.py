@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from policies.errors import PawlError
-from policies.examples import Example
+from policies.base.errors import PawlError
+from policies.examples.kinds import Example
 from workers.training.engine import UpdateJob, UpdateOutcome
 from workers.training.engines.fake import FakeTrainingEngine
 

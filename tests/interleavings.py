@@ -19,7 +19,7 @@ from typing import Any
 import greenlet  # type: ignore[import-untyped]
 import pytest
 
-from policies.files import FileLayer, using
+from policies.storage.files import FileLayer, using
 
 Program = Callable[[], None]
 Choice = tuple[int, str]

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from policies.component import Component
-from policies.records import Message, PolicyVersion, Prompt, StopReason
+from policies.base.component import Component
+from policies.base.records import Message, PolicyVersion, Prompt, StopReason
 from workers.rollout.engine import Generation, GenerationRequest
 from workers.rollout.engines.fake import TERMINATOR, FakeEngine
 from workers.rollout.environment import Environment, Observation, observe

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from policies.examples import Example
+from policies.examples.kinds import Example
 from workers.training.engine import UpdateJob, UpdateOutcome
 from workers.training.engines.trl import TRLEngine
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from policies.loss import (
+from policies.objectives.loss import (
     PairLoss,
     PairTensors,
     SupervisedLoss,
@@ -16,8 +16,8 @@ from policies.loss import (
     UnpairedLoss,
     UnpairedTensors,
 )
-from policies.losses.hinge import Hinge
-from policies.losses.kto import KTO
+from policies.objectives.losses.hinge import Hinge
+from policies.objectives.losses.kto import KTO
 
 
 class ThousandHinge(Hinge):

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from policies.reference import ReferencePart, ReferencePlan
+from policies.objectives.reference import ReferencePart, ReferencePlan
 from tests.cut_updates import CutOffError, cut_at
 from tests.training_cases import (
     examples_of,

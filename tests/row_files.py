@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from orchestrator.prompts.source import PROMPT_SOURCES, PromptSource
-from policies.component import create
-from policies.records import Prompt
+from policies.base.component import create
+from policies.base.records import Prompt
 
 
 def source_of(

@@ -12,8 +12,7 @@ from orchestrator.journal import Journal
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RoundFolder, RunFolder
 from orchestrator.run_identity import SCHEMA_VERSION, RunIdentity, write_identity
-from policies.examples import PreferencePair, TokenSequence, UnpairedExample
-from policies.records import (
+from policies.base.records import (
     Ending,
     Feedback,
     Message,
@@ -29,8 +28,9 @@ from policies.records import (
     TrajectoryStatus,
     Turn,
 )
-from policies.shards import write_json, write_records
-from policies.store import PolicyStore
+from policies.examples.kinds import PreferencePair, TokenSequence, UnpairedExample
+from policies.storage.artifacts import write_json, write_records
+from policies.storage.policy_store import PolicyStore
 
 PASS_AT_1 = (0.29, 0.39, 0.55, 0.67, 0.83)
 """Held-out score by round of the prototype."""

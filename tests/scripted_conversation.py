@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from policies.records import (
+from policies.base.records import (
     Ending,
     Message,
     Prompt,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from policies.records import PolicyVersion
+from policies.base.records import PolicyVersion
 from workers.rollout.chat import ChatFormat
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
 

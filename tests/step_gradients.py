@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from policies.examples import Example
-from policies.reference import ReferencePart, ReferencePlan
+from policies.examples.kinds import Example
+from policies.objectives.reference import ReferencePart, ReferencePlan
 from tests.training_cases import (
     demonstrations,
     log_of,

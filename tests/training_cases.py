@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from policies.examples import (
+from policies.base.records import PolicyVersion
+from policies.base.seeds import derive_rng
+from policies.examples.kinds import (
     Example,
     LabelledStep,
     PreferencePair,
@@ -16,13 +18,11 @@ from policies.examples import (
     TokenSpan,
     UnpairedExample,
 )
-from policies.fake_model import write_fake_model
-from policies.loss import LOSSES, Loss, PairLoss, UnpairedLoss
-from policies.records import PolicyVersion
-from policies.reference import ReferencePart, ReferencePlan
-from policies.seeds import derive_rng
-from policies.shards import file_sha256
-from policies.store import digest_of, weight_files
+from policies.objectives.loss import LOSSES, Loss, PairLoss, UnpairedLoss
+from policies.objectives.reference import ReferencePart, ReferencePlan
+from policies.storage.artifacts import file_sha256
+from policies.storage.fake_model import write_fake_model
+from policies.storage.policy_store import digest_of, weight_files
 from workers.training.engine import (
     TRAINING_ENGINES,
     AdapterSettings,

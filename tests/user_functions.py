@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from policies.component import create
-from policies.records import Json, Message, Prompt, Trajectory, Verdict
+from policies.base.component import create
+from policies.base.records import Json, Message, Prompt, Trajectory, Verdict
 from tests.attempts import attempt
 from workers.verify.verifier import VERIFIERS, Verifier
 

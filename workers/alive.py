@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from policies.files import reserve
-from policies.records import Record
+from policies.base.records import Record
+from policies.storage.files import reserve
 
 WRITE_SECONDS = 1.0
 """Shortest time between two writes, and before the first: short calls leave no file."""

@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TypeVar
 
-from policies.records import Record
-from policies.redaction import redact_secrets
+from policies.base.records import Record
+from policies.base.redaction import redact_secrets
 
 M = TypeVar("M", bound=Record)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from policies.seeds import derive_seed
+from policies.base.seeds import derive_seed
 
 Placement = Literal["default", "spread", "pack"]
 """Which nodes a group's workers prefer: Ray's choice, as many different ones as there are, as few as possible."""

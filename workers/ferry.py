@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from policies import files
-from policies.errors import ArtifactError, InputError, PawlError, WorkerLostError, explain
-from policies.shards import file_sha256
+from policies.base.errors import ArtifactError, InputError, PawlError, WorkerLostError, explain
+from policies.storage import files
+from policies.storage.artifacts import file_sha256
 from workers.alive import beat
 from workers.cluster import Files
 from workers.ferry_copies import Copies

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from policies import files
-from policies.errors import WorkerLostError
-from policies.shards import marker_path
+from policies.base.errors import WorkerLostError
+from policies.storage import files
+from policies.storage.artifacts import marker_path
 from workers.alive import beat
 
 FOLDER = ".copies"

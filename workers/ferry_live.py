@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from policies import files
-from policies.errors import PawlError
+from policies.base.errors import PawlError
+from policies.storage import files
 from workers.ferry_server import PIECE_BYTES, uploading
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from policies import files
-from policies.errors import ArtifactError
-from policies.guarding import committing
-from policies.shards import file_sha256, marker_path
+from policies.base.errors import ArtifactError
+from policies.storage import files
+from policies.storage.artifacts import file_sha256, marker_path
+from policies.storage.guarding import committing
 from workers.alive import write_unsynced
 from workers.run_files import RunFiles
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 
-from policies.errors import TrainingError, explain
+from policies.base.errors import TrainingError, explain
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _SMI_SECONDS = 10

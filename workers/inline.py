@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from policies.errors import PawlError
+from policies.base.errors import PawlError
 from workers.alive import reporting
 from workers.cluster import NO_FILES, Call, Files, Group, Resources, arguments_of
 from workers.gpus import showing_at_most

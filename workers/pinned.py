@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from policies.errors import PlugInChangedError, explain
-from policies.plugin_code import PlugInCode, changes, now
+from policies.base.errors import PlugInChangedError, explain
+from policies.plug_ins.plugin_code import PlugInCode, changes, now
 
 
 class PinnedWorker:

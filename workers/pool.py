@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
-from policies.errors import (
+from policies.base.errors import (
     ConfigurationError,
     PawlError,
     WaitTimeoutError,

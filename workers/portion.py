@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.records import Record
+from policies.base.records import Record
 
 
 class Portion(Record):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from policies.errors import (
+from policies.base.errors import (
     ClusterLostError,
     ConfigurationError,
     PawlError,
@@ -16,7 +16,7 @@ from policies.errors import (
     WorkerMemoryError,
     explain,
 )
-from policies.files import storage_error
+from policies.storage.files import storage_error
 
 _MAX_CAUSE = 400
 

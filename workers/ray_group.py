@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from policies.errors import (
+from policies.base.errors import (
     CallNotStartedError,
     PawlError,
     PlacementError,

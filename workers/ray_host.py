@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policies.errors import (
+from policies.base.errors import (
     ArtifactError,
     CorruptPolicyError,
     WaitTimeoutError,

@@ -18,7 +18,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from policies.errors import ClusterLostError, ConfigurationError, PawlError, explain
+from policies.base.errors import ClusterLostError, ConfigurationError, PawlError, explain
 from workers import ray_processes
 from workers.private_folder import close_to_others, private_folder
 from workers.ray_token import ensure_token, remove_orphaned_tokens

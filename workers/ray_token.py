@@ -19,8 +19,8 @@ import stat
 import tempfile
 from pathlib import Path
 
-from policies.processes import process_start
-from policies.records import Record
+from policies.base.process_identity import process_start
+from policies.base.records import Record
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from policies.errors import ConfigurationError, explain
+from policies.base.errors import ConfigurationError, explain
 
 PATIENCE_SECONDS = 10.0
 """How long a shared folder may hide a file that was just written: network file systems show names late."""

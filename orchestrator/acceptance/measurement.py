@@ -19,7 +19,7 @@ from orchestrator.acceptance.statistics import (
     paired_difference,
     sampling_error,
 )
-from policies.records import Record
+from policies.base.records import Record
 from workers.verify.aggregate import pass_at_k, powers_of_two
 
 Values = dict[int, float]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from orchestrator.acceptance.measurement import Evidence
-from policies.component import Component, Family
+from policies.base.component import Component, Family
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.audit.check import Check
 from orchestrator.journal_reading import BEAT_SUFFIX, HEAD_SUFFIX, Head, read_heads
 from orchestrator.run_folder import RunFolder
-from policies.errors import CorruptStateError
+from policies.base.errors import CorruptStateError
 
 _CLAIM = re.compile(r"\d{1,18}\.json")
 

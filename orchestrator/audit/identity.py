@@ -10,7 +10,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_identity import RunIdentity, read_identity
 from orchestrator.run_reader import tree_digest
-from policies.errors import PawlError, ResumeError
+from policies.base.errors import PawlError, ResumeError
 
 
 def check_identity(folder: RunFolder, check: Check) -> RunConfig | None:

@@ -18,8 +18,8 @@ from orchestrator.journal import JournalEntry
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import is_line
-from policies.errors import CorruptStateError
-from policies.seals import SEAL, is_text_whole, read_sealed
+from policies.base.errors import CorruptStateError
+from policies.storage.checksums import SEAL, is_text_whole, read_sealed
 from workers.training.checkpoints import damage_of
 from workers.verify.judge_cache import is_reply
 

@@ -17,12 +17,12 @@ from orchestrator.removal_notes import Removed, note_path, removed
 from orchestrator.rounds.phases import Collected, Drawn, Phase, Published, Trained
 from orchestrator.rounds.update_files import read_update_files
 from orchestrator.run_folder import RunFolder
-from policies.errors import CorruptPolicyError, CorruptStateError
-from policies.folder_names import numbered_folders
-from policies.records import RoundResult, RoundStatus
-from policies.shards import file_sha256
-from policies.store import MANIFEST, Manifest, PolicyStore, read_manifest
-from policies.version_files import differences, fact_of, files_digest, foreign_files
+from policies.base.errors import CorruptPolicyError, CorruptStateError
+from policies.base.records import RoundResult, RoundStatus
+from policies.storage.artifacts import file_sha256
+from policies.storage.folder_names import numbered_folders
+from policies.storage.policy_store import MANIFEST, Manifest, PolicyStore, read_manifest
+from policies.storage.version_files import differences, fact_of, files_digest, foreign_files
 
 CLOSE = 1e-9
 """Weights of a reference are computed the same way twice; only JSON stands between."""

@@ -15,10 +15,10 @@ from orchestrator.journal import JournalEntry
 from orchestrator.rounds.phases import Collected, Drawn, Evaluated, Phase, Remeasured
 from orchestrator.rounds.source_counts import count_sources
 from orchestrator.run_folder import SHARD_KINDS, RoundFolder
-from policies.folder_names import is_leftover_of_others, numbered, shown
-from policies.records import Record, RoundResult
-from policies.shards import marker_path
-from policies.store import Manifest
+from policies.base.records import Record, RoundResult
+from policies.storage.artifacts import marker_path
+from policies.storage.folder_names import is_leftover_of_others, numbered, shown
+from policies.storage.policy_store import Manifest
 
 R = TypeVar("R", bound=Record)
 

@@ -41,12 +41,12 @@ from orchestrator.rounds.phases import (
     Trained,
 )
 from orchestrator.run_folder import RunFolder
-from policies.errors import CorruptStateError, PawlError
-from policies.files import TEMPORARY_SUFFIX
-from policies.folder_names import is_leftover_of_others
-from policies.records import Record, RoundResult
-from policies.seals import read_sealed
-from policies.shards import file_sha256, marker_path
+from policies.base.errors import CorruptStateError, PawlError
+from policies.base.records import Record, RoundResult
+from policies.storage.artifacts import file_sha256, marker_path
+from policies.storage.checksums import read_sealed
+from policies.storage.files import TEMPORARY_SUFFIX
+from policies.storage.folder_names import is_leftover_of_others
 
 V = TypeVar("V")
 

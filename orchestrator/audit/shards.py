@@ -14,9 +14,8 @@ from typing import Any
 from orchestrator.audit.check import Report
 from orchestrator.inputs import PLUG_INS
 from orchestrator.run_folder import SHARD_KINDS, ShardPaths
-from policies.errors import ArtifactError
-from policies.examples import PreferencePair, SupervisedExample, UnpairedExample
-from policies.records import (
+from policies.base.errors import ArtifactError
+from policies.base.records import (
     Comparison,
     Feedback,
     Prompt,
@@ -25,7 +24,14 @@ from policies.records import (
     TrajectoryStatus,
     Verdict,
 )
-from policies.shards import Marker, content_digest, file_sha256, read_marker, read_records
+from policies.examples.kinds import PreferencePair, SupervisedExample, UnpairedExample
+from policies.storage.artifacts import (
+    Marker,
+    content_digest,
+    file_sha256,
+    read_marker,
+    read_records,
+)
 
 _RECORDS: dict[str, type[Record]] = {
     "prompts": Prompt,

@@ -11,10 +11,10 @@ from orchestrator.families import FAMILIES
 from orchestrator.plugins.host import ask, hosting
 from orchestrator.plugins.messages import Question
 from orchestrator.views.display import one_line
-from policies.component import Component, Family
-from policies.errors import ConfigurationError
-from policies.loss import Loss
-from policies.preference import PreferenceBuilder
+from policies.base.component import Component, Family
+from policies.base.errors import ConfigurationError
+from policies.examples.builder import PreferenceBuilder
+from policies.objectives.loss import Loss
 
 _PLACES = {
     "prompt source": "prompts.train, prompts.held_out",

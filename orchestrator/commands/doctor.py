@@ -8,7 +8,7 @@ import typer
 
 from orchestrator.commands.inspect import JsonOption
 from orchestrator.commands.output import guarded, say, say_json
-from policies.errors import FAILED
+from policies.base.errors import FAILED
 
 
 @guarded

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.output import guarded, say, say_json, show_rounds
-from policies.errors import ConfigurationError, InputError, PawlError
+from policies.base.errors import ConfigurationError, InputError, PawlError
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]

@@ -15,7 +15,7 @@ import typer
 
 from orchestrator.commands.surroundings import PASSING, as_refusal, check_current_folder
 from orchestrator.stopping import InterruptedRun
-from policies.errors import (
+from policies.base.errors import (
     CORRUPT,
     FAILED,
     INTERRUPTED,
@@ -27,7 +27,7 @@ from policies.errors import (
     StorageError,
     explain,
 )
-from policies.files import storage_error
+from policies.storage.files import storage_error
 
 if TYPE_CHECKING:
     from orchestrator.run_folder import RunFolder

@@ -19,7 +19,7 @@ from orchestrator.commands.output import (
     say,
     show_rounds,
 )
-from policies.errors import REFUSED, TEMPORARY, ConfigurationError, PawlError, explain
+from policies.base.errors import REFUSED, TEMPORARY, ConfigurationError, PawlError, explain
 
 if TYPE_CHECKING:
     from orchestrator.config.run_config import RunConfig

@@ -11,7 +11,7 @@ import io
 import os
 import sys
 
-from policies.errors import ConfigurationError, PawlError, StorageError, explain
+from policies.base.errors import ConfigurationError, PawlError, StorageError, explain
 
 PASSING = frozenset(
     {

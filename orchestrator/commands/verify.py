@@ -8,7 +8,7 @@ import typer
 
 from orchestrator.commands.inspect import JsonOption, RunArgument
 from orchestrator.commands.output import guarded, say, say_json
-from policies.errors import CORRUPT
+from policies.base.errors import CORRUPT
 
 _NUM_NOTES = 5
 """Notes of one check that are printed."""

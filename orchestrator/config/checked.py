@@ -14,7 +14,7 @@ from orchestrator.config.errors import Problem, problems_of
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.values import unusable_numbers
 from orchestrator.tracking.uri import check_uri
-from policies.errors import ConfigurationError
+from policies.base.errors import ConfigurationError
 
 _PASSWORD_IN_URI = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 

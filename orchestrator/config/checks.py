@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, cast
 from orchestrator.config import remote_code
 from orchestrator.storage.bucket import Location
 from orchestrator.tracking.uri import redact
-from policies.errors import ConfigurationError
-from policies.loss import Loss, UnpairedLoss
-from policies.preference import PreferenceBuilder
+from policies.base.errors import ConfigurationError
+from policies.examples.builder import PreferenceBuilder
+from policies.objectives.loss import Loss, UnpairedLoss
 from workers.rollout.strategy import RolloutStrategy
 from workers.training.engine import TrainingEngine
 

@@ -18,9 +18,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, to_jsonable_python
 
 from orchestrator.config.strict_yaml import KeyPath
-from policies.bounds import MAX_WHOLE
-from policies.component import ComponentConfigError, FamilyField
-from policies.errors import ConfigurationError
+from policies.base.bounds import MAX_WHOLE
+from policies.base.component import ComponentConfigError, FamilyField
+from policies.base.errors import ConfigurationError
 
 Origins = dict[KeyPath, str]
 """Where each value was set: `Set in quickstart.yaml:12`, or the override."""

@@ -21,8 +21,8 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.config.strict_yaml import KeyPath, parse_yaml, read_config_text
 from orchestrator.config.values import PATH_KEYS, unusable_texts
 from orchestrator.tracking.uri import absolute_uri
-from policies.errors import ConfigurationError
-from policies.redaction import (
+from policies.base.errors import ConfigurationError
+from policies.base.redaction import (
     looks_like_a_secret,
     names_a_secret,
     redact_secrets,

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from policies.errors import ConfigurationError, explain
+from policies.base.errors import ConfigurationError, explain
 
 if TYPE_CHECKING:
     from orchestrator.config.run_config import RunConfig

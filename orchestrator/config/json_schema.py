@@ -14,8 +14,8 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.families import FAMILIES
 from orchestrator.plugins.host import ask, hosting
 from orchestrator.plugins.messages import Question
-from policies.component import Family
-from policies.errors import ConfigurationError
+from policies.base.component import Family
+from policies.base.errors import ConfigurationError
 
 _REF = "#/$defs/"
 _MAX_DEPTH = 8

@@ -9,8 +9,8 @@ from typing import Any
 from orchestrator.config.errors import Origins, model_at
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.strict_yaml import MAX_DEPTH, KeyPath, parse_yaml
-from policies.component import FamilyField
-from policies.errors import ConfigurationError
+from policies.base.component import FamilyField
+from policies.base.errors import ConfigurationError
 
 Resolve = Callable[[Any, str], Any]
 """Makes the files in an override's value absolute; gets the value and the key it stands under."""

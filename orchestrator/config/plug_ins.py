@@ -12,10 +12,10 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.config.strict_yaml import KeyPath
 from orchestrator.plugins.host import IMPORT_SECONDS, HostSettings, PlugInLostError, ask
 from orchestrator.plugins.messages import Question
-from policies.component import installed_points
-from policies.errors import ConfigurationError
-from policies.plugin_code import PlugInCode
-from policies.stand_ins import PlugInFacts, StandIns
+from policies.base.component import installed_points
+from policies.base.errors import ConfigurationError
+from policies.plug_ins.plugin_code import PlugInCode
+from policies.plug_ins.stand_ins import PlugInFacts, StandIns
 
 _REFERENCE = re.compile(r"(?s).+\.py:\w+|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _MOST_IMPORT_SECONDS = 3600.0

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policies.shards import file_sha256
+from policies.storage.artifacts import file_sha256
 
 if TYPE_CHECKING:
     from orchestrator.config.run_config import RunConfig

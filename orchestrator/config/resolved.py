@@ -16,9 +16,9 @@ from orchestrator.config.files import expand_variables
 from orchestrator.config.plug_ins import checked_outside, names_code
 from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder import RunFolder
-from policies.errors import CorruptStateError, ResumeError, explain
-from policies.redaction import seal
-from policies.seals import read_sealed
+from policies.base.errors import CorruptStateError, ResumeError, explain
+from policies.base.redaction import seal
+from policies.storage.checksums import read_sealed
 
 
 def sealed(config: RunConfig) -> dict[str, Any]:

@@ -30,12 +30,12 @@ from orchestrator.config.sections import (
     VerifySettings,
 )
 from orchestrator.config.stages import Stage, StageField, resolve
-from policies.bounds import MAX_WHOLE
-from policies.component import WATCH, Component, Settings
-from policies.examples import ExampleKind
-from policies.preference import PREFERENCES, PreferenceBuilder
-from policies.records import Sampling
-from policies.stand_ins import StandIns
+from policies.base.bounds import MAX_WHOLE
+from policies.base.component import WATCH, Component, Settings
+from policies.base.records import Sampling
+from policies.examples.builder import PREFERENCES, PreferenceBuilder
+from policies.examples.kinds import ExampleKind
+from policies.plug_ins.stand_ins import StandIns
 from workers.verify.aggregate import FeedbackSettings
 from workers.verify.judge import JUDGES, Judge
 from workers.verify.verifier import VERIFIERS, Verifier

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import Field, JsonValue, model_validator
 
 from orchestrator.prompts.source import PROMPT_SOURCES
-from policies.bounds import (
+from policies.base.bounds import (
     MAX_COUNT,
     MAX_CPUS,
     MAX_MEGABYTES,
@@ -17,10 +17,10 @@ from policies.bounds import (
     MAX_TOKENS,
     MAX_WORKERS,
 )
-from policies.component import Component, Settings
-from policies.loss import LOSSES
-from policies.records import Sampling
-from policies.reference import REFERENCES, ReferenceSchedule
+from policies.base.component import Component, Settings
+from policies.base.records import Sampling
+from policies.objectives.loss import LOSSES
+from policies.objectives.reference import REFERENCES, ReferenceSchedule
 from workers.cluster import Placement
 from workers.rollout.chat_settings import (
     ChatSettings,

@@ -9,9 +9,9 @@ from typing import Annotated, Any, cast
 from pydantic import BeforeValidator, Field, JsonValue
 
 from orchestrator.config.sections import TrainingSettings
-from policies.bounds import MAX_ROUNDS
-from policies.component import Component, Settings
-from policies.preference import PREFERENCES, PreferenceBuilder
+from policies.base.bounds import MAX_ROUNDS
+from policies.base.component import Component, Settings
+from policies.examples.builder import PREFERENCES, PreferenceBuilder
 from workers.rollout.strategy import STRATEGIES, RolloutStrategy
 
 PRESETS: dict[str, dict[str, Any]] = {

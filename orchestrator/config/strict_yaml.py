@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from policies.errors import ConfigurationError
+from policies.base.errors import ConfigurationError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64

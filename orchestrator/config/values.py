@@ -1,7 +1,7 @@
 """Values that no setting can work with, whatever its type: refused wherever they stand in a config, plug-ins included.
 
-A number field of ours has bounds of its own (`policies.bounds`); what is left to this page are values without a type
-(`template_arguments`, arguments of functions, settings of a user's own component) and texts that no file, name or
+A number field of ours has bounds of its own (`policies.base.bounds`); what is left to this page are values without a
+type (`template_arguments`, arguments of functions, settings of a user's own component) and texts that no file, name or
 process can carry.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.config.errors import Problem
 from orchestrator.config.strict_yaml import KeyPath
-from policies.bounds import MAX_WHOLE
+from policies.base.bounds import MAX_WHOLE
 
 PATH_KEYS = frozenset({"type", "path", "paths", "function", "prompt_file", "model"})
 """Settings that may name a file."""

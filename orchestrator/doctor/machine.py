@@ -21,8 +21,8 @@ from orchestrator.doctor.diagnosis import Diagnosis, Finding
 from orchestrator.plan.machine import existing_parent
 from orchestrator.plan.sizes import memory_text
 from orchestrator.tracking.uri import redact, sqlite_file
-from policies import files
-from policies.errors import PawlError
+from policies.base.errors import PawlError
+from policies.storage import files
 
 _OPEN_FILES = 4096
 _SHARED_MEMORY = 10**9

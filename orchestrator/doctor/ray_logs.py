@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.views.display import one_line
-from policies.redaction import redact_secrets
+from policies.base.redaction import redact_secrets
 from workers.private_folder import places_of_ray
 
 _TAIL_BYTES = 4000

@@ -27,7 +27,7 @@ from orchestrator.tracking.spool import Spool
 from orchestrator.views.activity import STALE_SECONDS, activity_lines, read_activity
 from orchestrator.views.display import duration, one_line
 from orchestrator.views.run_state import read_run_events, run_state
-from policies.errors import PawlError
+from policies.base.errors import PawlError
 
 _PROCESS = re.compile(r"\bprocess (\d+)\b")
 _QUIET_SHARE = 0.25

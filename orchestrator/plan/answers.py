@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plugins.asked import judging_of
-from policies.errors import PawlError, explain
-from policies.records import Prompt
+from policies.base.errors import PawlError, explain
+from policies.base.records import Prompt
 from workers.verify.verifier import Verifier
 
 NUM_SHOWN = 3

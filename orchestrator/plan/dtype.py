@@ -9,7 +9,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import ResourceSettings
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.machine import Machine
-from policies.errors import explain
+from policies.base.errors import explain
 
 
 def plan_dtype(config: RunConfig, plan: Plan, machine: Machine | None) -> None:

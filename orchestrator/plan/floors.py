@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from importlib import metadata
 
-from policies.errors import ConfigurationError, explain
+from policies.base.errors import ConfigurationError, explain
 
 
 @dataclass(frozen=True)

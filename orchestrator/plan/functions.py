@@ -11,8 +11,8 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.sizes import completion_tokens
 from orchestrator.plugins.asked import judging_of
-from policies.errors import PawlError, explain
-from policies.records import Prompt
+from policies.base.errors import PawlError, explain
+from policies.base.records import Prompt
 from workers.verify.isolation import IsolatedVerifier
 from workers.verify.probe import Probe, probe_attempts
 from workers.verify.verifier import VERIFIERS, Verifier

@@ -8,8 +8,8 @@ from typing import Any
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.model import ModelFacts
-from policies.bounded_json import read_json
-from policies.model_folder import MAX_SETTINGS_BYTES
+from policies.storage.bounded_json import read_json
+from policies.storage.model_folder import MAX_SETTINGS_BYTES
 
 _NO_SETTING = {
     "transformers_version", "_from_model_config", "_commit_hash", "trl_version", "use_cache", "output_attentions",

@@ -16,10 +16,10 @@ from orchestrator.plan.model import ModelFacts, adapter_base, read_model
 from orchestrator.plan.sizes import TokenCounts, completion_tokens, memory_text
 from orchestrator.plugins.asked import load_prompts
 from orchestrator.prompts.overlap import overlapping
-from policies.component import Component
-from policies.errors import InputError, PawlError
-from policies.fake_model import read_skill
-from policies.records import Prompt
+from policies.base.component import Component
+from policies.base.errors import InputError, PawlError
+from policies.base.records import Prompt
+from policies.storage.fake_model import read_skill
 
 
 def is_fake(config: RunConfig) -> bool:

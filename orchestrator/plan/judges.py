@@ -12,8 +12,8 @@ from orchestrator.plan.inputs import is_hub_id
 from orchestrator.plan.lines import Plan
 from orchestrator.plugins.asked import backend_probe
 from orchestrator.tracking.uri import redact
-from policies.component import Component, create
-from policies.errors import (
+from policies.base.component import Component, create
+from policies.base.errors import (
     ConfigurationError,
     InputError,
     JudgeError,
@@ -21,8 +21,8 @@ from policies.errors import (
     boundary,
     explain,
 )
-from policies.policy_choice import PolicyChoice, RoundsAgo
-from policies.records import PolicyVersion
+from policies.base.policy_choice import PolicyChoice, RoundsAgo
+from policies.base.records import PolicyVersion
 from workers.verify.backends.engine import EngineBackend
 from workers.verify.judge import BackendContext, Unavailable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from policies.errors import ConfigurationError
+from policies.base.errors import ConfigurationError
 
 Verdict = Literal["ok", "warning", "problem"]
 

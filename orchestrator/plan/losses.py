@@ -14,9 +14,9 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.model import ModelFacts
 from orchestrator.plugins.asked import loss_refused
-from policies.component import Component, reference_to
-from policies.errors import ConfigurationError, explain
-from policies.stand_ins import is_stand_in
+from policies.base.component import Component, reference_to
+from policies.base.errors import ConfigurationError, explain
+from policies.plug_ins.stand_ins import is_stand_in
 
 TRIAL_SECONDS = 120.0
 """Longest wait for the trial: an import of torch and a few calls of the formula."""
@@ -27,7 +27,7 @@ def plan_losses(config: RunConfig, plan: Plan) -> None:
     tried: list[Component.Config] = []
     for stage in config.resolved_stages:
         loss = stage.training.loss
-        shipped = type(loss).component.__module__.startswith("policies.losses.")
+        shipped = type(loss).component.__module__.startswith("policies.objectives.losses.")
         if shipped or loss in tried:
             continue
         tried.append(loss)
@@ -69,7 +69,7 @@ def _refused(loss: Component.Config) -> str | None:
         "reference": reference_to(type(loss).component),
         "config": loss.model_dump(mode="json"),
     }
-    command = [sys.executable, "-P", "-m", "policies.loss_trial"]
+    command = [sys.executable, "-P", "-m", "policies.objectives.loss_trial"]
     try:
         done = subprocess.run(  # nosec B603 # our own module
             command,

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeGuard
 
-from policies.bounded_json import read_json
-from policies.model_folder import MAX_VOCABULARY_BYTES, check_folder
-from policies.safetensors_header import read_header
+from policies.storage.bounded_json import read_json
+from policies.storage.model_folder import MAX_VOCABULARY_BYTES, check_folder
+from policies.storage.safetensors_header import read_header
 
 MAX_SIZE = 10**9
 """Largest count that a model's config may state: of layers, heads, tokens."""

@@ -39,7 +39,7 @@ from orchestrator.plan.storage import plan_storage
 from orchestrator.plan.template import plan_template
 from orchestrator.plan.tracking import plan_tracking
 from orchestrator.tracking.uri import sqlite_file
-from policies.errors import explain
+from policies.base.errors import explain
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import PER_ROUND
 from orchestrator.config.stages import Stage
 from orchestrator.plan.model import ModelFacts
-from policies.records import Prompt
+from policies.base.records import Prompt
 
 _CHARACTERS_PER_TOKEN = 3.0
 _TEMPLATE_TOKENS = 8

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plugins.asked import judging_of
-from policies.errors import PawlError
-from policies.records import (
+from policies.base.errors import PawlError
+from policies.base.records import (
     Prompt,
     Sampling,
     StopReason,

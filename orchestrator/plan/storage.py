@@ -9,7 +9,7 @@ from orchestrator.plan.lines import Plan
 from orchestrator.run_folder import RunFolder
 from orchestrator.storage.bucket import Location
 from orchestrator.storage.owner import check_place
-from policies.errors import ConfigurationError, StorageError
+from policies.base.errors import ConfigurationError, StorageError
 
 
 def plan_storage(config: RunConfig, plan: Plan, run_folder: Path, *, elsewhere: bool) -> None:

@@ -13,7 +13,7 @@ from orchestrator.plan.inputs import is_fake
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.model import ModelFacts
 from orchestrator.plan.sizes import fast_tokenizer
-from policies.records import Prompt
+from policies.base.records import Prompt
 from workers.child_process import (
     ChildLostError,
     ChildProcess,

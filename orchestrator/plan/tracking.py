@@ -19,7 +19,7 @@ from orchestrator.tracking.refusals import deleted, told, told_of_status
 from orchestrator.tracking.spool import TrackingAnswered
 from orchestrator.tracking.sqlite_store import deleted_experiment, look, store_problem
 from orchestrator.tracking.uri import SERVERS, absolute_uri, redact, sqlite_file
-from policies.errors import TrackingError
+from policies.base.errors import TrackingError
 
 LOOK_SECONDS = 5.0
 """Longest wait for a tracking server that is only looked at."""

@@ -15,12 +15,18 @@ from orchestrator.plugins.asked import described, judging
 from orchestrator.plugins.messages import Question
 from orchestrator.plugins.watching import Importing
 from orchestrator.prompts.source import PROMPT_SOURCES
-from policies.component import create
-from policies.errors import ConfigurationError, InputError, JudgeError, VerificationError, boundary
-from policies.loss import LOSSES
-from policies.plugin_code import check_number, codes_of
-from policies.records import PolicyVersion, Prompt
-from policies.reference import REFERENCES, ReferenceSchedule
+from policies.base.component import create
+from policies.base.errors import (
+    ConfigurationError,
+    InputError,
+    JudgeError,
+    VerificationError,
+    boundary,
+)
+from policies.base.records import PolicyVersion, Prompt
+from policies.objectives.loss import LOSSES
+from policies.objectives.reference import REFERENCES, ReferenceSchedule
+from policies.plug_ins.plugin_code import check_number, codes_of
 from workers.verify.judge import BACKENDS, BackendContext, Unavailable
 from workers.verify.verifier import VERIFIERS, Verifier
 
@@ -72,7 +78,7 @@ def _prompts(body: Body, importing: Importing, memory: Memory) -> Body:
         if not isinstance(prompt, Prompt):
             raise InputError(
                 f"the prompt source gives something else than prompts (got {type(prompt).__name__}). Set by: prompts.* "
-                f"(type {body['config']['type']}). Fix: return a list of policies.records.Prompt from load()"
+                f"(type {body['config']['type']}). Fix: return a list of policies.base.records.Prompt from load()"
             )
     memory.prompts = loaded
     return {"number": len(loaded), "notes": notes}
@@ -141,7 +147,7 @@ def _backend(body: Body, importing: Importing, memory: Memory) -> Body:
 
 
 def _loss(body: Body, importing: Importing, memory: Memory) -> Body:
-    from policies.loss_trial import refused_because
+    from policies.objectives.loss_trial import refused_because
 
     with boundary(ConfigurationError, "the loss cannot be made"):
         loss = create(LOSSES.parse(body["config"]))

@@ -14,12 +14,12 @@ from orchestrator.config.plug_ins import settings_of
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plugins.host import ask, hosting, remembered
 from orchestrator.plugins.messages import Question
-from policies.component import Component, create
-from policies.errors import PawlError, VerificationError, boundary
-from policies.loss import Loss
-from policies.records import Prompt
-from policies.reference import ReferencePlan, ReferenceSchedule
-from policies.stand_ins import is_stand_in
+from policies.base.component import Component, create
+from policies.base.errors import PawlError, VerificationError, boundary
+from policies.base.records import Prompt
+from policies.objectives.loss import Loss
+from policies.objectives.reference import ReferencePlan, ReferenceSchedule
+from policies.plug_ins.stand_ins import is_stand_in
 from workers.verify.judge import Unavailable
 from workers.verify.verifier import Verifier
 

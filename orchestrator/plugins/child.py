@@ -18,7 +18,7 @@ from orchestrator.plugins import opened
 from orchestrator.plugins.answering import ANSWERS, Memory
 from orchestrator.plugins.messages import Answered, Asked
 from orchestrator.plugins.watching import Importing
-from policies.errors import PawlError
+from policies.base.errors import PawlError
 from workers.child_process import begin_as_child, clean_text, line_of, storable
 
 _MOST_BYTES = 8 * 2**30

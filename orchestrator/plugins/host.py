@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from orchestrator.plugins.messages import Answered, Asked, Question
-from policies import errors
-from policies.errors import ConfigurationError, PawlError
-from policies.redaction import looks_like_a_secret, redact_secrets, secret_variables
+from policies.base import errors
+from policies.base.errors import ConfigurationError, PawlError
+from policies.base.redaction import looks_like_a_secret, redact_secrets, secret_variables
 from workers.child_process import (
     ChildLostError,
     ChildProcess,

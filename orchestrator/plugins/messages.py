@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field, JsonValue
 
-from policies.records import Record
+from policies.base.records import Record
 
 
 class Question(StrEnum):

@@ -9,9 +9,9 @@ from typing import Any
 
 from orchestrator.plugins import opened
 from orchestrator.plugins.surroundings import Surroundings
-from policies.component import Component, watched_by
-from policies.errors import ConfigurationError
-from policies.stand_ins import PlugInFacts, describe, is_plug_in
+from policies.base.component import Component, watched_by
+from policies.base.errors import ConfigurationError
+from policies.plug_ins.stand_ins import PlugInFacts, describe, is_plug_in
 
 ADVICE = "do it inside the class or function that is named, or under `if __name__ == '__main__':`"
 

@@ -16,7 +16,7 @@ from orchestrator.prompts.row_values import (
     shown,
     without_nulls,
 )
-from policies.records import Json, Message
+from policies.base.records import Json, Message
 
 ROLES = ("system", "user", "assistant", "tool")
 _ROLES = {role: role for role in ROLES} | {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.prompts.row_values import RowError, as_json, parsed, shown
-from policies.records import Json
+from policies.base.records import Json
 
 _CONTESTS = ("public_tests", "private_tests", "generated_tests")
 _KEEP = "; leave the row out, or give tests in the form of code_tests (prompts.*.format: plain)"

@@ -14,8 +14,8 @@ from orchestrator.prompts.row_values import Row, RowError, as_json, as_text, sho
 from orchestrator.prompts.source import chat, digest_of, is_safe_id
 from orchestrator.prompts.templates import fill
 from orchestrator.prompts.whole_numbers import restore_whole
-from policies.errors import InputError, explain
-from policies.records import Json, Message, Prompt
+from policies.base.errors import InputError, explain
+from policies.base.records import Json, Message, Prompt
 
 if TYPE_CHECKING:
     from orchestrator.prompts.rows import RowConfig

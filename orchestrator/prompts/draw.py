@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.errors import ConfigurationError, explain
-from policies.records import Prompt
-from policies.seeds import derive_rng
+from policies.base.errors import ConfigurationError, explain
+from policies.base.records import Prompt
+from policies.base.seeds import derive_rng
 
 
 def draw(prompts: Sequence[Prompt], round_index: int, per_round: int, seed: int) -> list[Prompt]:

@@ -27,7 +27,7 @@ from orchestrator.prompts.code_test_rows import (
 )
 from orchestrator.prompts.column_paths import has, look_up
 from orchestrator.prompts.row_values import as_json, as_text, parsed
-from policies.records import Json
+from policies.base.records import Json
 
 Values = Mapping[str, Any]
 Paths = Sequence[str]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from policies.errors import InputError, explain
-from policies.records import Prompt
+from policies.base.errors import InputError, explain
+from policies.base.records import Prompt
 
 NUM_EXAMPLES = 3
 

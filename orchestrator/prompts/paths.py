@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from policies.errors import InputError, explain
+from policies.base.errors import InputError, explain
 
 _MAX_SHOWN = 300
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 
-from policies.records import Json, Prompt
+from policies.base.records import Json, Prompt
 
 _NUMBERS_OF_ROWS = re.compile(r"(?:.*_)?(?:index|idx|id|uuid|uid|split|row)|__.*__", re.IGNORECASE)
 """Names of what counts or files a row and says nothing about what is right."""

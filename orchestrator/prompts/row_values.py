@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from policies.records import Json
+from policies.base.records import Json
 
 MAX_JSON_DEPTH = 64
 

@@ -18,11 +18,11 @@ from orchestrator.prompts.format_choice import NUM_FIRST, choose
 from orchestrator.prompts.row_values import Row, RowError
 from orchestrator.prompts.source import PromptSource
 from orchestrator.prompts.templates import check_template
-from policies.bounds import MAX_COUNT, MAX_WHOLE
-from policies.component import Settings
-from policies.errors import InputError, explain
-from policies.records import Prompt
-from policies.seeds import derive_rng
+from policies.base.bounds import MAX_COUNT, MAX_WHOLE
+from policies.base.component import Settings
+from policies.base.errors import InputError, explain
+from policies.base.records import Prompt
+from policies.base.seeds import derive_rng
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import json
 import re
 from typing import Any, ClassVar
 
-from policies.component import Component, Family
-from policies.records import Json, Message, Prompt
+from policies.base.component import Component, Family
+from policies.base.records import Json, Message, Prompt
 
 # Ids stand in file names, metric tables and trajectory ids, so they hold nothing that means something there.
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.:-]{1,96}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.prompts.column_paths import PATH, has, look_up
 from orchestrator.prompts.row_values import RowError, listed
-from policies.errors import InputError, explain
+from policies.base.errors import InputError, explain
 
 # One pass over the template: braces in the data are never looked at again.
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.records import Json, Prompt
+from policies.base.records import Json, Prompt
 
 _MAX_EXACT = 2.0**53
 """From here on a float may not be the number that was meant."""

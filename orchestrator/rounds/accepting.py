@@ -17,8 +17,8 @@ from orchestrator.rounds.metrics import collection_metrics, training_metrics
 from orchestrator.rounds.phases import Collected, Evaluated, Phase, Remeasured, Trained
 from orchestrator.rounds.publishing import sync
 from orchestrator.run import RoundScope
-from policies.files import remove_tree
-from policies.records import PolicyVersion, RoundResult, RoundStatus
+from policies.base.records import PolicyVersion, RoundResult, RoundStatus
+from policies.storage.files import remove_tree
 
 HEADLINE = "eval/pass@1"
 """The metric that tells `improved` from `kept`."""

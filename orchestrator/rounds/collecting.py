@@ -26,10 +26,10 @@ from orchestrator.rounds.pipeline import Pipeline, Stage, Summary
 from orchestrator.run import RoundScope, Run
 from orchestrator.run_folder import RoundFolder, ShardKind, ShardPaths
 from orchestrator.worker_groups import strategies, strategy_index
-from policies.errors import ArtifactError
-from policies.records import PolicyVersion, Prompt, Sampling, Trajectory
-from policies.seeds import derive_seed
-from policies.shards import read_marker, read_records
+from policies.base.errors import ArtifactError
+from policies.base.records import PolicyVersion, Prompt, Sampling, Trajectory
+from policies.base.seeds import derive_seed
+from policies.storage.artifacts import read_marker, read_records
 from workers.cluster import Group
 from workers.portion import Portion
 from workers.rollout.worker import EarlierSamples, ShardJob

@@ -13,10 +13,10 @@ from orchestrator.prompts.draw import draw as draw_prompts
 from orchestrator.rounds.phases import Drawn
 from orchestrator.run import RoundScope, Run
 from orchestrator.run_folder import RoundFolder
-from policies.errors import ResumeError
-from policies.records import Prompt
-from policies.shards import content_digest, find_damage, read_marker, write_records
-from policies.version_files import files_digest
+from policies.base.errors import ResumeError
+from policies.base.records import Prompt
+from policies.storage.artifacts import content_digest, find_damage, read_marker, write_records
+from policies.storage.version_files import files_digest
 
 
 def draw(scope: RoundScope) -> Drawn:

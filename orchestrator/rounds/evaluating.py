@@ -22,9 +22,9 @@ from orchestrator.rounds.phases import Evaluated, Phase, Remeasured
 from orchestrator.rounds.pipeline import Stage, Summary
 from orchestrator.run import RoundScope
 from orchestrator.run_folder import RoundFolder, ShardPaths
-from policies.errors import ArtifactError
-from policies.records import PolicyVersion
-from policies.shards import discard, read_marker
+from policies.base.errors import ArtifactError
+from policies.base.records import PolicyVersion
+from policies.storage.artifacts import discard, read_marker
 from workers.portion import Portion
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from orchestrator.acceptance.measurement import Evidence, Measurement
 from orchestrator.rounds.phases import Evaluated, Phase, Remeasured
 from orchestrator.run import RoundScope
-from policies.records import RoundStatus
+from policies.base.records import RoundStatus
 
 
 def gather(scope: RoundScope, candidate: Evaluated, again: Iterable[Evaluated] = ()) -> Evidence:

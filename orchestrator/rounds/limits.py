@@ -8,8 +8,8 @@ from typing import Any
 from orchestrator.config.sections import LimitSettings
 from orchestrator.rounds.source_counts import count_sources
 from orchestrator.run import RoundScope, Run
-from policies.errors import LimitExceededError, explain
-from policies.records import RoundResult, RoundStatus
+from policies.base.errors import LimitExceededError, explain
+from policies.base.records import RoundResult, RoundStatus
 
 
 def check_collection(

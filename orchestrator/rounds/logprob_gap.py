@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from orchestrator.rounds.phases import Phase, Trained
 from orchestrator.run import RoundScope
-from policies.errors import LimitExceededError, explain
+from policies.base.errors import LimitExceededError, explain
 from workers.training.engine import UpdateOutcome
 
 

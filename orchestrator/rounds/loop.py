@@ -34,7 +34,7 @@ from orchestrator.rounds.recording import record_round
 from orchestrator.rounds.scope import phase
 from orchestrator.rounds.updating import update
 from orchestrator.run import RoundScope, Run
-from policies.records import RoundResult, RoundStatus
+from policies.base.records import RoundResult, RoundStatus
 
 
 def run_rounds(run: Run) -> str:

@@ -14,11 +14,11 @@ from orchestrator.rounds.publishing import publish
 from orchestrator.rounds.update_files import damage_of_candidate
 from orchestrator.rounds.updating import carried_state, update
 from orchestrator.run import RoundScope
-from policies.errors import CorruptStateError, PolicyStoreError, explain
-from policies.records import PolicyVersion
-from policies.shards import file_sha256, find_damage
-from policies.store import MANIFEST, check_files
-from policies.version_files import files_digest
+from policies.base.errors import CorruptStateError, PolicyStoreError, explain
+from policies.base.records import PolicyVersion
+from policies.storage.artifacts import file_sha256, find_damage
+from policies.storage.policy_store import MANIFEST, check_files
+from policies.storage.version_files import files_digest
 
 
 def ready_to_train(scope: RoundScope, drawn: Drawn, collected: Collected) -> Collected:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from orchestrator.rounds.example_metrics import example_metrics
 from orchestrator.rounds.phases import Collected, Trained
 from orchestrator.rounds.source_counts import count_sources
-from policies.records import Ending
+from policies.base.records import Ending
 
 
 def collection_metrics(collected: Collected) -> dict[str, float]:

@@ -11,8 +11,8 @@ from enum import StrEnum
 from pydantic import Field
 
 from orchestrator.acceptance.measurement import PromptCounts
-from policies.records import Record
-from policies.reference import ReferencePlan
+from policies.base.records import Record
+from policies.objectives.reference import ReferencePlan
 from workers.training.engine import UpdateOutcome
 
 

@@ -22,8 +22,8 @@ from orchestrator.rounds.trial import Trial
 from orchestrator.run_folder import ShardKind, ShardPaths
 from orchestrator.stopping import StopRequest
 from orchestrator.waiting import wait_for_any
-from policies.errors import ArtifactError, CallNotStartedError, ResumeError, WorkerLostError
-from policies.shards import (
+from policies.base.errors import ArtifactError, CallNotStartedError, ResumeError, WorkerLostError
+from policies.storage.artifacts import (
     SHARD_SCHEMA,
     Marker,
     Written,

@@ -11,10 +11,10 @@ from orchestrator.file_sharing import policy_files
 from orchestrator.rounds.phases import Published, Synced
 from orchestrator.run import RoundScope
 from orchestrator.waiting import wait_for_result
-from policies.errors import RolloutError, WorkerLostError
-from policies.records import PolicyVersion
-from policies.shards import file_sha256
-from policies.version_files import files_digest
+from policies.base.errors import RolloutError, WorkerLostError
+from policies.base.records import PolicyVersion
+from policies.storage.artifacts import file_sha256
+from policies.storage.version_files import files_digest
 
 
 def publish(scope: RoundScope) -> Published:

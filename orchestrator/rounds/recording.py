@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.events import EventKind
 from orchestrator.run import Run
-from policies.records import RoundResult
+from policies.base.records import RoundResult
 
 
 def record_round(run: Run, result: RoundResult) -> None:

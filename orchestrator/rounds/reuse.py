@@ -14,8 +14,8 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.rounds.evidence import rejected_in_a_row
 from orchestrator.rounds.phases import Collected, Phase
 from orchestrator.run import RoundScope
-from policies.records import RoundResult
-from policies.shards import find_damage
+from policies.base.records import RoundResult
+from policies.storage.artifacts import find_damage
 
 
 @dataclass(frozen=True)

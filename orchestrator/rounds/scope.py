@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from orchestrator.events import EventKind
 from orchestrator.rounds.phases import Phase, headline
 from orchestrator.run import RoundScope
-from policies.records import Record
+from policies.base.records import Record
 from workers.pinned import check_unchanged
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from orchestrator.file_sharing import update_files
 from orchestrator.rounds.update_files import record_update
 from orchestrator.run import RoundScope
 from orchestrator.waiting import wait_for_any, wait_for_result
-from policies.errors import (
+from policies.base.errors import (
     DivergenceError,
     PawlError,
     TrainingError,
@@ -25,7 +25,7 @@ from policies.errors import (
     WorkerMemoryError,
     explain,
 )
-from policies.files import make_directory, move, remove_tree, sync_files
+from policies.storage.files import make_directory, move, remove_tree, sync_files
 from workers.cluster import Call
 from workers.training.checkpoints import newest_step
 from workers.training.engine import ProcessGroup, UpdateJob, UpdateOutcome

@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.run_folder import RoundFolder
-from policies import files
-from policies.errors import CorruptStateError, explain
-from policies.records import Record, VersionFile
-from policies.seals import read_sealed, with_seal
-from policies.version_files import fact_of
+from policies.base.errors import CorruptStateError, explain
+from policies.base.records import Record, VersionFile
+from policies.storage import files
+from policies.storage.checksums import read_sealed, with_seal
+from policies.storage.version_files import fact_of
 
 
 class UpdateFiles(Record):

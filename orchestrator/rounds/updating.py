@@ -19,10 +19,10 @@ from orchestrator.rounds.phases import Collected, Trained
 from orchestrator.rounds.reuse import Reused, learning_rate_factor, reused_examples
 from orchestrator.rounds.training import train
 from orchestrator.run import RoundScope
-from policies.errors import DivergenceError
-from policies.loss import UnpairedLoss
-from policies.records import RoundStatus
-from policies.seeds import derive_seed
+from policies.base.errors import DivergenceError
+from policies.base.records import RoundStatus
+from policies.base.seeds import derive_seed
+from policies.objectives.loss import UnpairedLoss
 from workers.training.engine import UpdateJob, UpdateOutcome
 
 

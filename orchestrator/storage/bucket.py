@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from policies.errors import ConfigurationError, StorageError, explain
-from policies.files import current, reserve, storage
+from policies.base.errors import ConfigurationError, StorageError, explain
+from policies.storage.files import current, reserve, storage
 
 BLOCK_BYTES = 8 * 2**20
 

@@ -22,9 +22,9 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.storage.bucket import Bucket, Location
 from orchestrator.storage.mirror import JOURNAL, SEGMENTS
 from orchestrator.storage.owner import IDENTITY, look, owner_of
-from policies import files
-from policies.errors import ConfigurationError, CorruptStateError, RunNotFoundError, explain
-from policies.records import RoundStatus
+from policies.base.errors import ConfigurationError, CorruptStateError, RunNotFoundError, explain
+from policies.base.records import RoundStatus
+from policies.storage import files
 
 SMALL_BYTES = 2**20
 _ROUND = re.compile(r"rounds/(\d+)/(.*)")

@@ -32,11 +32,11 @@ from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
 from orchestrator.storage.bucket import Bucket, Location
 from orchestrator.storage.owner import claim_place, look, run_id_of
-from policies.errors import ArtifactError, LeaseError, PawlError, StorageError, explain
-from policies.files import storage
-from policies.folder_names import is_leftover_of_others
-from policies.shards import file_sha256, marker_path, read_marker
-from policies.store import MANIFEST
+from policies.base.errors import ArtifactError, LeaseError, PawlError, StorageError, explain
+from policies.storage.artifacts import file_sha256, marker_path, read_marker
+from policies.storage.files import storage
+from policies.storage.folder_names import is_leftover_of_others
+from policies.storage.policy_store import MANIFEST
 
 logger = logging.getLogger(__name__)
 

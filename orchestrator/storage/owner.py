@@ -20,7 +20,7 @@ from orchestrator.config.sections import StorageSettings
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_identity import read_identity
 from orchestrator.storage.bucket import Bucket, Location
-from policies.errors import ConfigurationError, StorageError, explain
+from policies.base.errors import ConfigurationError, StorageError, explain
 
 OWNERS = "owners"
 IDENTITY = "run.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.tracking.push import Point
 from orchestrator.tracking.spool import EndStatus, TrackedRun
 from orchestrator.tracking.tables import Row
-from policies.records import PolicyVersion
+from policies.base.records import PolicyVersion
 
 
 @dataclass

@@ -45,11 +45,11 @@ from orchestrator.tracking.uri import (
     redact,
     sqlite_file,
 )
-from policies.errors import TrackingError, boundary
-from policies.records import PolicyVersion
-from policies.seals import SEAL, read_sealed, with_seal
-from policies.shards import write_json
-from policies.store import MANIFEST
+from policies.base.errors import TrackingError, boundary
+from policies.base.records import PolicyVersion
+from policies.storage.artifacts import write_json
+from policies.storage.checksums import SEAL, read_sealed, with_seal
+from policies.storage.policy_store import MANIFEST
 
 if TYPE_CHECKING:
     from mlflow.entities import Param

@@ -33,8 +33,8 @@ from orchestrator.tracking.spool import (
 )
 from orchestrator.tracking.tables import Row, example_rows, sample_rows
 from orchestrator.views.report import write_report
-from policies.errors import PawlError, TrackingError, boundary
-from policies.records import PolicyVersion
+from policies.base.errors import PawlError, TrackingError, boundary
+from policies.base.records import PolicyVersion
 
 logger = logging.getLogger(__name__)
 

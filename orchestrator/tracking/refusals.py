@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator.tracking.spool import TrackingAnswered
 from orchestrator.tracking.sqlite_store import State, Store, revisions, store_problem
 from orchestrator.tracking.uri import redact, sqlite_file
-from policies.errors import TrackingError, explain
+from policies.base.errors import TrackingError, explain
 
 _STATUS = re.compile(r"failed with error code (\d{3})\b")
 _SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+)")

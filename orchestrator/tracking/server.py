@@ -16,7 +16,7 @@ from orchestrator.config.files import load_config, resolve_tracking
 from orchestrator.run_folder import open_run
 from orchestrator.tracking.uri import SERVERS, absolute_uri, redact, sqlite_file
 from orchestrator.views.run_state import read_config
-from policies.errors import ConfigurationError, InputError
+from policies.base.errors import ConfigurationError, InputError
 
 HOST = "127.0.0.1"
 _DEFAULT = "sqlite:///mlflow.db"

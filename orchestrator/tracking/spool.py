@@ -19,12 +19,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from policies import files
-from policies.errors import TrackingError
-from policies.files import storage
-from policies.records import PolicyVersion, Record, RoundResult
-from policies.seals import SealedLine, read_sealed, with_seal
-from policies.shards import write_json
+from policies.base.errors import TrackingError
+from policies.base.records import PolicyVersion, Record, RoundResult
+from policies.storage import files
+from policies.storage.artifacts import write_json
+from policies.storage.checksums import SealedLine, read_sealed, with_seal
+from policies.storage.files import storage
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.tracking.spool import TrackingAnswered
-from policies.errors import TrackingError, explain
+from policies.base.errors import TrackingError, explain
 
 LOCK_SECONDS = 120.0
 """Longest wait for the process that makes the store."""

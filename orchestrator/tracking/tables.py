@@ -16,9 +16,9 @@ from orchestrator.run_folder import RoundFolder, ShardKind
 from orchestrator.tracking.metric_names import clean_text
 from orchestrator.views.conversation import calls_text, is_conversation, told
 from orchestrator.views.run_state import example_kind
-from policies.examples import Example, PreferencePair, TokenSequence, UnpairedExample
-from policies.records import Feedback, Prompt, Record, Trajectory
-from policies.shards import marker_path, read_records
+from policies.base.records import Feedback, Prompt, Record, Trajectory
+from policies.examples.kinds import Example, PreferencePair, TokenSequence, UnpairedExample
+from policies.storage.artifacts import marker_path, read_records
 
 Row = dict[str, str | int | float | bool | None]
 R = TypeVar("R", bound=Record)

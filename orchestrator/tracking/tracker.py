@@ -29,9 +29,9 @@ from orchestrator.tracking.spool import (
 )
 from orchestrator.tracking.uri import redact
 from orchestrator.views.report import write_report
-from policies.errors import PawlError, PolicyStoreError
-from policies.records import PolicyVersion, RoundResult
-from policies.store import PolicyStore
+from policies.base.errors import PawlError, PolicyStoreError
+from policies.base.records import PolicyVersion, RoundResult
+from policies.storage.policy_store import PolicyStore
 
 FINISH_TIMEOUT = 30.0
 """Seconds that the end of a run waits for what has not been sent yet."""

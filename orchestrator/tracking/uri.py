@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from policies.errors import ConfigurationError, explain
-from policies.redaction import redact_secrets
+from policies.base.errors import ConfigurationError, explain
+from policies.base.redaction import redact_secrets
 
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

@@ -13,7 +13,7 @@ from html import escape
 from typing import Literal
 
 from orchestrator.tracking.metric_names import clean_text
-from policies.records import Ending, Span, StopReason, ToolCall, ToolCallStatus, Trajectory
+from policies.base.records import Ending, Span, StopReason, ToolCall, ToolCallStatus, Trajectory
 
 _CUT = {StopReason.LENGTH: "cut at its token budget"}
 

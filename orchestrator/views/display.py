@@ -20,7 +20,7 @@ from orchestrator.events import Event, EventKind, Observer
 from orchestrator.tracking.metric_names import clean_text
 from orchestrator.views.judge_columns import judge_columns
 from orchestrator.views.scores import pass_names, with_error
-from policies.records import RoundResult
+from policies.base.records import RoundResult
 
 _LAST_STAGES = frozenset({"prefer", "grade"})
 """The stages that finish a shard of collect and of evaluate."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.records import RoundResult
+from policies.base.records import RoundResult
 
 
 def judge_columns(results: Sequence[RoundResult]) -> list[tuple[str, str]]:

@@ -26,10 +26,10 @@ from orchestrator.views.conversation import STYLE, Part, as_html, cut, is_conver
 from orchestrator.views.judge_columns import judge_columns
 from orchestrator.views.run_state import phase_seconds, read_config, results_of
 from orchestrator.views.scores import final_line, pass_names
-from policies.errors import ArtifactError
-from policies.files import write_text
-from policies.records import RoundResult, Trajectory
-from policies.seals import with_last_line
+from policies.base.errors import ArtifactError
+from policies.base.records import RoundResult, Trajectory
+from policies.storage.checksums import with_last_line
+from policies.storage.files import write_text
 
 MAIN_METRIC = "eval/pass@1"
 COLUMNS = (

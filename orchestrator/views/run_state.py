@@ -18,10 +18,10 @@ from orchestrator.rounds.phases import Collected, Drawn, Phase, Trained
 from orchestrator.run_folder import SHARD_KINDS, RoundFolder, RunFolder, ShardKind
 from orchestrator.run_reader import read_config_tree, read_entries, read_sound
 from orchestrator.views.activity import read_activity
-from policies.errors import ArtifactError, InputError, PawlError
-from policies.examples import Example, PreferencePair, SupervisedExample, UnpairedExample
-from policies.records import Json, Record, RoundResult
-from policies.shards import read_marker, read_records
+from policies.base.errors import ArtifactError, InputError, PawlError
+from policies.base.records import Json, Record, RoundResult
+from policies.examples.kinds import Example, PreferencePair, SupervisedExample, UnpairedExample
+from policies.storage.artifacts import read_marker, read_records
 
 R = TypeVar("R", bound=Record)
 

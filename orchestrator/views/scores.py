@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from policies.records import RoundResult
+from policies.base.records import RoundResult
 
 
 def pass_names(metrics: Mapping[str, float], prefix: str = "eval") -> list[str]:

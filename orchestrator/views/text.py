@@ -25,8 +25,8 @@ from orchestrator.views.run_state import (
 )
 from orchestrator.views.scores import pass_names, with_error
 from orchestrator.views.trace import find_prompts, find_trajectories, trajectories_of
-from policies.examples import Example, PreferencePair, UnpairedExample
-from policies.records import Feedback, Trajectory
+from policies.base.records import Feedback, Trajectory
+from policies.examples.kinds import Example, PreferencePair, UnpairedExample
 
 _INDENT = "    "
 

@@ -14,11 +14,11 @@ from orchestrator.run_folder import RoundFolder, RunFolder
 from orchestrator.run_reader import read_sound
 from orchestrator.views.conversation import ending_text, headings_of, opening_text
 from orchestrator.views.run_state import read_config, results_of, stream, stream_examples
-from policies.errors import CorruptPolicyError, InputError, PolicyStoreError, explain
-from policies.examples import Example, PreferencePair
-from policies.records import Comparison, Feedback, Prompt, Trajectory, Verdict
-from policies.shards import read_marker, read_records
-from policies.store import PolicyStore
+from policies.base.errors import CorruptPolicyError, InputError, PolicyStoreError, explain
+from policies.base.records import Comparison, Feedback, Prompt, Trajectory, Verdict
+from policies.examples.kinds import Example, PreferencePair
+from policies.storage.artifacts import read_marker, read_records
+from policies.storage.policy_store import PolicyStore
 
 _MAX_CANDIDATES = 20_000
 

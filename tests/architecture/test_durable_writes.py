@@ -1,4 +1,4 @@
-"""What a run folder holds is written through `policies.files`: nothing else opens, renames or removes files there."""
+"""A run folder is written through `policies.storage.files`: nothing else opens, renames or removes files there."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ UNBUFFERED = {"write", "pwrite", "writev", "ftruncate", "fdopen", "sendfile", "p
 
 ELSEWHERE = {
     "orchestrator/refused_start.py": "removes the empty folders above a refused run: rmdir takes no file of anybody",
-    "policies/files.py": "the module itself",
-    "policies/file_layer.py": "the operations that it is made of",
-    "policies/faulty_files.py": "breaks files on purpose",
-    "policies/fake_model.py": "makes the starting model, or fills a folder that is synced and renamed as a whole",
+    "policies/storage/files.py": "the module itself",
+    "policies/storage/file_layer.py": "the operations that it is made of",
+    "policies/storage/faulty_files.py": "breaks files on purpose",
+    "policies/storage/fake_model.py": "the starting model, or a folder that is synced and renamed as a whole",
     "workers/sandbox/": "folders of the sandbox, never of a run",
     "workers/child_process.py": "settings of its own process under /proc",
     "workers/training/": "a draft of the update, in an attempt folder that is synced and moved as a whole",
@@ -85,7 +85,7 @@ def test_run_folders_are_written_through_one_module() -> None:
             if calls := writes(path):
                 found[str(path.relative_to(ROOT))] = calls
     assert {name: calls for name, calls in found.items() if excused(name) is None} == {}, (
-        "use policies.files, or say in ELSEWHERE why not"
+        "use policies.storage.files, or say in ELSEWHERE why not"
     )
     used = {excused(name) for name in found}
     assert set(ELSEWHERE) == used, f"no longer needed: {sorted(set(ELSEWHERE) - used)}"
@@ -100,7 +100,11 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in sorted(writes(source))] == ["1", "2", "3", "4", "5", "6"]
 
 
-MODULES = ("policies/files.py", "policies/file_layer.py", "policies/faulty_files.py")
+MODULES = (
+    "policies/storage/files.py",
+    "policies/storage/file_layer.py",
+    "policies/storage/faulty_files.py",
+)
 NO_FILES_OF_A_RUN = {
     "workers/sandbox/": "pipes and folders of the sandbox",
     "workers/ray_token.py": "a token among the temporary files, made anew by each driver",
@@ -111,8 +115,8 @@ NO_FILES_OF_A_RUN = {
     "orchestrator/claim_lock.py": "a lock without content",
     "orchestrator/commands/surroundings.py": "standard streams, led to nowhere where there is none",
     "orchestrator/tracking/sqlite_store.py": "a lock without content",
-    "policies/bounded_json.py": "opens to read, without waiting for a pipe",
-    "policies/safetensors_header.py": "opens to read, without waiting for a pipe",
+    "policies/storage/bounded_json.py": "opens to read, without waiting for a pipe",
+    "policies/storage/safetensors_header.py": "opens to read, without waiting for a pipe",
     "workers/child_process.py": "a file among the temporary ones for what a child prints",
     "orchestrator/commands/output.py": "standard output, led to nowhere when nobody takes it",
 }
@@ -157,7 +161,7 @@ def test_nobody_but_the_file_layer_appends_or_writes_without_counting() -> None:
         name: next((k for k in NO_FILES_OF_A_RUN if name.startswith(k)), None) for name in found
     }
     assert {name: found[name] for name, key in known.items() if key is None} == {}, (
-        "use policies.files.append_line or append_unsynced, or put for a whole file"
+        "use policies.storage.files.append_line or append_unsynced, or put for a whole file"
     )
     assert set(NO_FILES_OF_A_RUN) == set(known.values())
 

@@ -21,10 +21,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("policies", "workers", "orchestrator")
 RECORD_MODULES = (
-    "policies/messages.py",
-    "policies/tool_calls.py",
-    "policies/records.py",
-    "policies/examples.py",
+    "policies/base/messages.py",
+    "policies/base/tool_calls.py",
+    "policies/base/records.py",
+    "policies/examples/kinds.py",
 )
 BASES = ("Record", "Settings", "Component.Config")
 
@@ -244,6 +244,6 @@ def test_records_and_settings_are_found() -> None:
     assert {"Verdict.confidence", "PreferencePair.soft_label", "ScoredGroup.comparisons"} <= {
         f"{owner.name}.{name}" for owner, name in _records()
     }
-    assert {"dpo.DPO.Config.soft_labels", "preference.PreferenceBuilder.Config.drop_truncated"} <= {
+    assert {"dpo.DPO.Config.soft_labels", "builder.PreferenceBuilder.Config.drop_truncated"} <= {
         _label(each) for each in _settings()
     }

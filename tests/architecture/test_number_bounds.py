@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.config.run_config import RunConfig
-from policies.component import FamilyField
+from policies.base.component import FamilyField
 
 Bounds = tuple[list[float], list[float]]
 
@@ -75,8 +75,8 @@ def test_the_walk_reaches_numbers_of_sections_lists_unions_and_components() -> N
 
 def test_every_number_of_a_config_has_a_finite_lower_and_upper_bound() -> None:
     for name, (low, high) in NUMBERS.items():
-        assert low, f"{name} has no lower bound: give one of policies.bounds"
-        assert high, f"{name} has no upper bound: give one of policies.bounds"
+        assert low, f"{name} has no lower bound: give one of policies.base.bounds"
+        assert high, f"{name} has no upper bound: give one of policies.base.bounds"
         assert all(map(math.isfinite, (*low, *high))), name
         assert max(low) < min(high), name
         assert min(high) < 1e16 or min(high) == float(2**63 - 1), name

@@ -12,7 +12,7 @@ from functools import cache
 
 import pytest
 
-from policies.errors import SandboxUnavailableError
+from policies.base.errors import SandboxUnavailableError
 from tests.attacks.arena import ROOT, SETTINGS, Arena, Attack, open_arena
 from tests.attacks.endings import note
 from tests.attacks.host_programs import ATTACKS

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.component import create
-from policies.records import ToolCallStatus
+from policies.base.component import create
+from policies.base.records import ToolCallStatus
 from workers.rollout.call_format import CALL_FORMATS, CallFormat, Parsed
 from workers.rollout.tool import ToolOutput
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.errors import PolicyStoreError
-from policies.fake_model import write_fake_model
-from policies.records import Message, PolicyVersion, Sampling, StopReason
+from policies.base.component import create
+from policies.base.errors import PolicyStoreError
+from policies.base.records import Message, PolicyVersion, Sampling, StopReason
+from policies.storage.fake_model import write_fake_model
 from tests.architectures import LINEAR, write_architecture
 from tests.training_cases import version, write_tiny_model
 from workers.rollout.engine import ENGINES, Generation, GenerationRequest, RolloutEngine

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.records import Message, Prompt
+from policies.base.component import create
+from policies.base.records import Message, Prompt
 from workers.rollout.environment import ENVIRONMENTS, Environment
 
 NAMES = sorted(ENVIRONMENTS.members())

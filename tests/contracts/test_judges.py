@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.records import (
+from policies.base.component import create
+from policies.base.records import (
     Message,
     PolicyVersion,
     Prompt,
 )
-from policies.shards import canonical_json
+from policies.storage.artifacts import canonical_json
 from tests.attempts import attempt
 from tests.heavy_imports import loaded_by
 from workers.verify.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement

@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.examples import PreferencePair, UnpairedExample
-from policies.preference import PREFERENCES, Built, PreferenceBuilder
-from policies.records import (
+from policies.base.component import create
+from policies.base.records import (
     Feedback,
     Message,
     Prompt,
@@ -24,7 +22,9 @@ from policies.records import (
     TrajectoryStatus,
     Turn,
 )
-from policies.seeds import derive_rng
+from policies.base.seeds import derive_rng
+from policies.examples.builder import PREFERENCES, Built, PreferenceBuilder
+from policies.examples.kinds import PreferencePair, UnpairedExample
 
 NAMES = list(PREFERENCES.members())
 SETTINGS: dict[str, list[dict[str, Any]]] = {

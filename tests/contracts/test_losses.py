@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from policies.loss import (
+from policies.objectives.loss import (
     LOSSES,
     Loss,
     PairLoss,
@@ -170,8 +170,8 @@ def test_the_config_survives_json_and_the_loss_has_a_trl_spelling(name: str) -> 
 
 def test_importing_all_losses_imports_nothing_heavy() -> None:
     code = (
-        "from policies.loss import LOSSES\n"
-        "from policies.reference import REFERENCES\n"
+        "from policies.objectives.loss import LOSSES\n"
+        "from policies.objectives.reference import REFERENCES\n"
         "from workers.training.engine import TRAINING_ENGINES\n"
         "for family in (LOSSES, REFERENCES, TRAINING_ENGINES):\n"
         "    for name in family.members(): family.resolve(name)"

@@ -11,10 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policies.component import create
-from policies.examples import ExampleKind, PreferencePair, SupervisedExample, UnpairedExample
-from policies.preference import PREFERENCES, Built
-from policies.records import (
+from policies.base.component import create
+from policies.base.records import (
     Feedback,
     Message,
     Prompt,
@@ -25,6 +23,8 @@ from policies.records import (
     TrajectoryStatus,
     Turn,
 )
+from policies.examples.builder import PREFERENCES, Built
+from policies.examples.kinds import ExampleKind, PreferencePair, SupervisedExample, UnpairedExample
 from tests.heavy_imports import loaded_by
 from workers.training.batching import unusable_because
 
@@ -167,7 +167,7 @@ def test_settings_survive_json_and_pickle(name: str) -> None:
 
 def test_importing_builders_loads_nothing_heavy() -> None:
     code = (
-        "from policies.preference import PREFERENCES\n"
+        "from policies.examples.builder import PREFERENCES\n"
         "for name in PREFERENCES.members(): PREFERENCES.resolve(name)"
     )
     assert loaded_by(code, HEAVY) == []

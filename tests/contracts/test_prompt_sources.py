@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.prompts.source import PROMPT_SOURCES, is_safe_id
-from policies.component import create
-from policies.records import Prompt
+from policies.base.component import create
+from policies.base.records import Prompt
 from tests.heavy_imports import loaded_by
 
 NAMES = list(PROMPT_SOURCES.members())

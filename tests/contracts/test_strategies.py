@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.fake_model import write_fake_model
-from policies.records import Ending, Message, Prompt, Sampling, TrajectoryStatus
+from policies.base.component import create
+from policies.base.records import Ending, Message, Prompt, Sampling, TrajectoryStatus
+from policies.storage.fake_model import write_fake_model
 from tests.training_cases import version
 from workers.rollout.engine import ENGINES, RolloutEngine
 from workers.rollout.strategy import STRATEGIES, RolloutJob, RolloutStrategy

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policies.component import create
-from policies.records import Json, ToolCallStatus
+from policies.base.component import create
+from policies.base.records import Json, ToolCallStatus
 from tests.heavy_imports import loaded_by
 from workers.rollout.tool import TOOLS, Tool
 from workers.sandbox.keeper import keeper

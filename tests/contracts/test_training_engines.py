@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from policies.errors import PawlError, TrainingError
-from policies.reference import ReferencePart, ReferencePlan
-from policies.shards import file_sha256
-from policies.store import weight_files
+from policies.base.errors import PawlError, TrainingError
+from policies.objectives.reference import ReferencePart, ReferencePlan
+from policies.storage.artifacts import file_sha256
+from policies.storage.policy_store import weight_files
 from tests.training_cases import (
     demonstrations,
     examples_of,

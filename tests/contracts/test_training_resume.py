@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from policies.shards import file_sha256
-from policies.store import weight_files
+from policies.storage.artifacts import file_sha256
+from policies.storage.policy_store import weight_files
 from tests.cut_updates import CutOffError, cut_at
 from tests.training_cases import (
     examples_of,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from policies.component import create
-from policies.records import Message, PolicyVersion
+from policies.base.component import create
+from policies.base.records import Message, PolicyVersion
 from workers.cluster import Resources
 from workers.pool import RayCluster
 from workers.rollout.engine import ENGINES, Generation, GenerationRequest

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from orchestrator.run_folder import RunFolder
-from policies.examples import PreferencePair, UnpairedExample
-from policies.records import Trajectory
-from policies.shards import read_records
+from policies.base.records import Trajectory
+from policies.examples.kinds import PreferencePair, UnpairedExample
+from policies.storage.artifacts import read_records
 from tests.e2e.demo_model import demo_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from policies.errors import PolicyStoreError
-from policies.records import Message, PolicyVersion, Sampling, StopReason
+from policies.base.errors import PolicyStoreError
+from policies.base.records import Message, PolicyVersion, Sampling, StopReason
 from tests.e2e.demo_model import demo_model
 from tests.e2e.hosted_engine import HostedEngine
 from tests.training_cases import version

@@ -29,11 +29,12 @@ from orchestrator.commands.output import exit_code_of
 from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
-from policies import files
-from policies.component import create
-from policies.errors import PawlError
-from policies.fake_model import write_fake_model
-from policies.faulty_files import (
+from policies.base.component import create
+from policies.base.errors import PawlError
+from policies.base.records import Prompt, Trajectory, Verdict
+from policies.storage import files
+from policies.storage.fake_model import write_fake_model
+from policies.storage.faulty_files import (
     EXIT_CODE,
     CountingFiles,
     CrashingFiles,
@@ -42,7 +43,6 @@ from policies.faulty_files import (
     FailingDisk,
     FailingReads,
 )
-from policies.records import Prompt, Trajectory, Verdict
 from workers.verify.isolation import IsolatedVerifier
 
 for _late in (

@@ -114,7 +114,7 @@ def commands(subject: Subject) -> list[tuple[str, ...]]:
 
 def _some_trajectory(folder: RunFolder) -> str:
     from orchestrator.views.run_state import first_records
-    from policies.records import Trajectory
+    from policies.base.records import Trajectory
 
     for index in reversed(folder.rounds()):
         for place in (folder.round(index), folder.round(index).evaluation):

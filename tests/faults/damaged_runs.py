@@ -17,7 +17,7 @@ from orchestrator.quarantine import Quarantine
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import ArtifactLine, FinishLine, RoundLine, Spool
 from orchestrator.views.run_state import results_of
-from policies.errors import PawlError
+from policies.base.errors import PawlError
 from tests.cut_updates import cut_at
 from tests.fake_runs import fake_config
 

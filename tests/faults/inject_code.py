@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from policies.processes import process_start
+from policies.base.process_identity import process_start
 from tests.faults.fault import Fault
 from tests.faults.inject_workers import PLUGINS, children_of, counts, plugin
 from tests.faults.scene import Moment, Scene

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from policies.shards import marker_path
+from policies.storage.artifacts import marker_path
 from tests.faults.scene import Moment, Scene
 
 Damage = Callable[[Path], object]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from policies.fake_model import write_fake_model
+from policies.storage.fake_model import write_fake_model
 from tests.faults.fault import Fault
 from tests.faults.inject_workers import counts
 from tests.faults.scene import Moment, Scene

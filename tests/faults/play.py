@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from policies.fake_model import write_fake_model
+from policies.storage.fake_model import write_fake_model
 from tests.faults.fault import Fault
 from tests.faults.inject_memory import can_limit_memory
 from tests.faults.inject_ray import shared_cluster

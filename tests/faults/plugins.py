@@ -7,7 +7,7 @@ import re
 import sys
 import time
 
-from policies.records import Prompt, Trajectory, Verdict
+from policies.base.records import Prompt, Trajectory, Verdict
 from workers.sandbox.sandbox import Sandbox
 from workers.sandbox.settings import SandboxBackend, SandboxSettings
 from workers.verify.verifier import Verifier

@@ -20,7 +20,7 @@ from typing import Any, Self
 from orchestrator.audit.run import audit
 from orchestrator.events import read_events
 from orchestrator.run_folder import RunFolder
-from policies.fake_model import write_fake_model
+from policies.storage.fake_model import write_fake_model
 
 ROOT = Path(__file__).parents[2]
 PHASES = ("draw", "collect", "train", "publish", "sync", "evaluate", "accept")

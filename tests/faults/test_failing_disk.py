@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from policies.faulty_files import FailingDisk
+from policies.storage.faulty_files import FailingDisk
 from tests.faults.test_crash_points import SEED, run_cases
 
 PARTIAL = ("short", "half-ENOSPC", "half-EIO")

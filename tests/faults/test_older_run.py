@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from orchestrator.audit.run import audit
 from orchestrator.cli import app
 from orchestrator.run_folder import RunFolder
-from policies.shards import write_json
+from policies.storage.artifacts import write_json
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "runs-of-0cd685b.tar.xz"
 

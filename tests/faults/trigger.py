@@ -20,9 +20,9 @@ from orchestrator.events import Event
 from orchestrator.journal import Journal
 from orchestrator.rounds.phases import Phase
 from orchestrator.run import Groups
-from policies.faulty_files import CountingFiles, RefusingFiles
-from policies.files import using
-from policies.records import Record
+from policies.base.records import Record
+from policies.storage.faulty_files import CountingFiles, RefusingFiles
+from policies.storage.files import using
 
 HOLD_SECONDS = 60.0
 

@@ -20,7 +20,7 @@ from orchestrator.journal import Journal
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
-from policies.records import Record
+from policies.base.records import Record
 
 
 def die() -> None:

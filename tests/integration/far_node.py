@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policies.fake_model import write_fake_model
+from policies.storage.fake_model import write_fake_model
 from tests.faults.scene import Scene, Zygote, merged
 from tests.ray_head import end
 

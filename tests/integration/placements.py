@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
-from policies.errors import PlacementError
+from policies.base.errors import PlacementError
 from workers.cluster import Resources
 from workers.pool import RayCluster
 

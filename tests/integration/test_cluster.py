@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from policies.errors import (
+from policies.base.errors import (
     CallNotStartedError,
     ConfigurationError,
     PawlError,
@@ -191,7 +191,7 @@ def test_an_address_that_nobody_answers_is_refused_with_what_to_do() -> None:
 
     script = (
         "from workers.pool import RayCluster\n"
-        "from policies.errors import ConfigurationError\n"
+        "from policies.base.errors import ConfigurationError\n"
         "try:\n    RayCluster(address='127.0.0.1:1')\n"
         "except ConfigurationError as error:\n    print('REFUSED', 'cluster.address' in str(error))\n"
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from policies.errors import ClusterLostError, ConfigurationError
+from policies.base.errors import ClusterLostError, ConfigurationError
 from tests.ray_head import end
 from workers.pool import RayCluster
 from workers.ray_session import answers_without_token, check_exposure

@@ -12,8 +12,7 @@ from typing import Any
 from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import run_experiment
 from orchestrator.run_folder import RunFolder
-from policies.fake_model import write_fake_model
-from policies.records import (
+from policies.base.records import (
     Ending,
     RoundResult,
     RoundStatus,
@@ -21,7 +20,8 @@ from policies.records import (
     Trajectory,
     TrajectoryStatus,
 )
-from policies.shards import read_records
+from policies.storage.artifacts import read_records
+from policies.storage.fake_model import write_fake_model
 from tests.attacks.arena import descendants
 from tests.misbehaving import HABITS
 

@@ -22,7 +22,7 @@ from orchestrator.tracking.push import SendingThread
 from orchestrator.tracking.spool import TrackedRun
 from orchestrator.tracking.tags import tracked_run
 from orchestrator.views.run_state import results_of
-from policies.errors import TrackingError
+from policies.base.errors import TrackingError
 from tests.mlflow_server import MlflowServer, free_port
 from tests.run_folders import RUN_ID, add_round, make_run, phase_seconds, start_run
 

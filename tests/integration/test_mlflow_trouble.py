@@ -15,7 +15,7 @@ import pytest
 from orchestrator.tracking.mlflow_client import MlflowSink
 from orchestrator.tracking.push import Point
 from orchestrator.tracking.spool import TrackedRun, TrackingRefused
-from policies.errors import TrackingError
+from policies.base.errors import TrackingError
 
 RUN = TrackedRun(run_id="r-1", name="q-1", experiment="e")
 

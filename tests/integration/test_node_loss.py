@@ -21,7 +21,7 @@ import pytest
 from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import run_experiment
 from orchestrator.run_folder import RunFolder
-from policies.fake_model import write_fake_model
+from policies.storage.fake_model import write_fake_model
 from tests.training_cases import weights_of, write_tiny_model
 
 HERE = Path(__file__).parent

@@ -13,10 +13,10 @@ import pytest
 
 from orchestrator.journal import Journal
 from orchestrator.run_folder import RunFolder
-from policies.examples import PreferencePair
-from policies.fake_model import write_fake_model
-from policies.records import Trajectory
-from policies.shards import read_records
+from policies.base.records import Trajectory
+from policies.examples.kinds import PreferencePair
+from policies.storage.artifacts import read_records
+from policies.storage.fake_model import write_fake_model
 
 DRIVER = Path(__file__).with_name("driver.py")
 PHASES = ("draw", "collect", "train", "publish", "sync", "evaluate", "accept")

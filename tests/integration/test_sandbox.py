@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.errors import ConfigurationError, SandboxUnavailableError
+from policies.base.errors import ConfigurationError, SandboxUnavailableError
 from tests.attacks.arena import ROOT, descendants, ready, tagged
 from tests.attacks.test_battery import BACKENDS, need
 from workers.sandbox.keeper import keeper

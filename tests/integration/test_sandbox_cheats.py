@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.errors import SandboxUnavailableError
-from policies.records import Json, Message, Prompt, Verdict, VerdictStatus
+from policies.base.component import create
+from policies.base.errors import SandboxUnavailableError
+from policies.base.records import Json, Message, Prompt, Verdict, VerdictStatus
 from tests.attacks.test_battery import BACKENDS, need
 from tests.contracts.test_verifiers import attempt
 from workers.verify.isolation import IsolatedVerifier

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from policies.errors import SandboxUnavailableError
+from policies.base.errors import SandboxUnavailableError
 from tests.attacks.arena import ROOT
 from workers.sandbox.keeper import Keeper, keeper
 from workers.sandbox.sandbox import Sandbox

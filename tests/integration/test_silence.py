@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.run_folder import RunFolder
 from orchestrator.views.run_state import read_run_events, results_of
-from policies.fake_model import write_fake_model
+from policies.storage.fake_model import write_fake_model
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = '''

@@ -24,16 +24,16 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.storage.bucket import Bucket, Location
 from orchestrator.storage.fetch import fetch_run
 from orchestrator.storage.mirror import Mirror
-from policies import files
-from policies.errors import (
+from policies.base.errors import (
     ConfigurationError,
     CorruptStateError,
     LeaseError,
     RunNotFoundError,
     StorageError,
 )
-from policies.fake_model import write_fake_model
-from policies.faulty_files import FailingDisk
+from policies.storage import files
+from policies.storage.fake_model import write_fake_model
+from policies.storage.faulty_files import FailingDisk
 from tests.run_folders import start_run
 from tests.s3_server import CREDENTIALS, s3_server
 

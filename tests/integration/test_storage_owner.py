@@ -23,7 +23,7 @@ from orchestrator.storage.bucket import Bucket, Location
 from orchestrator.storage.fetch import fetch_run
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.owner import claim_place, owner_of, read_claims, run_id_of
-from policies.errors import ConfigurationError, CorruptStateError, StorageError
+from policies.base.errors import ConfigurationError, CorruptStateError, StorageError
 from tests.fake_runs import fake_tree
 from tests.s3_server import s3_server
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from policies.examples import PreferencePair, TokenSequence
-from policies.loss import PairLoss
-from policies.records import Sampling, StopReason, Trajectory, TrajectoryStatus, Turn
+from policies.base.records import Sampling, StopReason, Trajectory, TrajectoryStatus, Turn
+from policies.examples.kinds import PreferencePair, TokenSequence
+from policies.objectives.loss import PairLoss
 from tests.training_cases import make_loss
 from workers.training.batching import MicroBatch, completion_scored
 from workers.training.collate import PairCollator

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from policies.loss import LOSSES, UnpairedLoss, UnpairedTensors
+from policies.objectives.loss import LOSSES, UnpairedLoss, UnpairedTensors
 from tests.parity.trl_stub import NumbersModel, inputs_for, trl_loss
 from tests.parity.vectors import (
     F1,

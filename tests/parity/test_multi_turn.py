@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from policies.examples import Example, PreferencePair, TokenSequence, UnpairedExample
-from policies.logprobs import padded, token_scores
-from policies.loss import PairLoss, UnpairedLoss, UnpairedTensors
+from policies.examples.kinds import Example, PreferencePair, TokenSequence, UnpairedExample
+from policies.objectives.logprobs import padded, token_scores
+from policies.objectives.loss import PairLoss, UnpairedLoss, UnpairedTensors
 from tests.parity.trl_stub import NumbersModel, inputs_for, trl_loss
 from tests.parity.updates import against, load, log_probs, run, total
 from tests.training_cases import (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from policies.logprobs import _Head, head_is_linear, padded, token_scores
+from policies.objectives.logprobs import _Head, head_is_linear, padded, token_scores
 from tests.architectures import LINEAR, TRANSFORMING, tiny
 from tests.training_cases import sequence
 
@@ -28,7 +28,7 @@ def test_logits_that_are_scaled_capped_or_normalised_are_scored_as_the_model_sco
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny(kind, TRANSFORMING[kind])
-    with caplog.at_level(logging.INFO, "policies.logprobs"):
+    with caplog.at_level(logging.INFO, "policies.objectives.logprobs"):
         ours, own = scored_both_ways(model)
     torch.testing.assert_close(ours, own, rtol=1e-5, atol=1e-5)
     assert "its own forward pass" in caplog.text
@@ -96,7 +96,7 @@ def near_certain(p: float, rows: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
 def test_in_bf16_a_nearly_certain_token_keeps_its_gradient(
     p: float, saved_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("policies.logprobs._SAVED_BYTES", saved_bytes)
+    monkeypatch.setattr("policies.objectives.logprobs._SAVED_BYTES", saved_bytes)
     hidden, weight = near_certain(p)
     labels, grads = torch.zeros(8, dtype=torch.long), torch.linspace(0.3, 2.0, 8)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from policies.errors import ConfigurationError, TrainingError
-from policies.logprobs import padded
+from policies.base.errors import ConfigurationError, TrainingError
+from policies.objectives.logprobs import padded
 from tests.training_cases import (
     VOCABULARY,
     demonstrations,

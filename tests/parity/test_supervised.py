@@ -11,7 +11,7 @@ import pytest
 import torch
 from trl import SFTTrainer
 
-from policies.examples import SupervisedExample
+from policies.examples.kinds import SupervisedExample
 from tests.training_cases import (
     demonstrations,
     log_of,

@@ -15,10 +15,10 @@ import trl
 from trl import DPOTrainer, KTOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from policies.errors import DivergenceError, TrainingError
-from policies.examples import PreferencePair
-from policies.logprobs import padded, sequence_logprobs, token_scores
-from policies.reference import ReferencePart, ReferencePlan
+from policies.base.errors import DivergenceError, TrainingError
+from policies.examples.kinds import PreferencePair
+from policies.objectives.logprobs import padded, sequence_logprobs, token_scores
+from policies.objectives.reference import ReferencePart, ReferencePlan
 from tests.training_cases import (
     log_of,
     make_engine,
@@ -103,8 +103,8 @@ def test_probabilities_made_again_give_the_gradient_of_those_kept(
     gradients = []
     ids, attention, mask = padded([sequence("a", 0), sequence("b", 1)])
     for limit, block in ((1 << 30, 1 << 25), (0, 200)):
-        monkeypatch.setattr("policies.logprobs._SAVED_BYTES", limit)
-        monkeypatch.setattr("policies.logprobs._BLOCK_ELEMENTS", block)
+        monkeypatch.setattr("policies.objectives.logprobs._SAVED_BYTES", limit)
+        monkeypatch.setattr("policies.objectives.logprobs._BLOCK_ELEMENTS", block)
         model = load(model_dir)
         token_scores(model, ids, attention, mask, statistics=True).sums.sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from policies.examples import PreferencePair, TokenSequence
-from policies.losses.dmpo import turn_weights
+from policies.examples.kinds import PreferencePair, TokenSequence
+from policies.objectives.losses.dmpo import turn_weights
 from tests.parity.updates import against, log_probs, run
 from tests.training_cases import (
     log_of,

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from policies.examples import PreferencePair, TokenSequence
+from policies.examples.kinds import PreferencePair, TokenSequence
 from tests.step_gradients import OWN
 from tests.training_cases import (
     log_of,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from policies.errors import WaitTimeoutError
+from policies.base.errors import WaitTimeoutError
 from tests.parallel_update import CASES, all_cases, update
 from tests.started_process import ended_after
 from tests.training_cases import log_of, weights_of, write_tiny_model

@@ -11,7 +11,7 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
-from policies.loss import PairLoss, ReferencedLoss, UnpairedLoss
+from policies.objectives.loss import PairLoss, ReferencedLoss, UnpairedLoss
 
 
 class NumbersModel:

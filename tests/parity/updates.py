@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from policies.examples import Example, TokenSequence
-from policies.reference import ReferencePart, ReferencePlan
+from policies.examples.kinds import Example, TokenSequence
+from policies.objectives.reference import ReferencePart, ReferencePlan
 from tests.training_cases import make_engine, make_job, version
 from workers.training.engine import UpdateOutcome
 from workers.training.weights import load_model

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policies.examples import TokenSequence
-from policies.loss import PairLoss, PairTensors
+from policies.examples.kinds import TokenSequence
+from policies.objectives.loss import PairLoss, PairTensors
 from workers.training.collate import spread_weights
 from workers.training.steps import pair_tensors
 

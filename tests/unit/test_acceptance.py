@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.acceptance.measurement import Evidence, Measurement, PromptCounts
 from orchestrator.acceptance.rule import ACCEPTANCE, AcceptanceRule
-from policies.component import create
+from policies.base.component import create
 
 SAMPLES = 8
 

@@ -17,7 +17,7 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.stopping import StopRequest
 from orchestrator.views.activity import activity_lines, read_activity
 from orchestrator.waiting import wait_for_any, wait_for_result
-from policies.errors import WaitTimeoutError, WorkerLostError
+from policies.base.errors import WaitTimeoutError, WorkerLostError
 from workers import alive
 from workers.cluster import NO_FILES, Call, Cluster, Files, Group, Resources
 from workers.inline import InlineCluster

@@ -13,10 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.errors import ArtifactError, ConfigurationError
-from policies.examples import PreferencePair
-from policies.preference import PREFERENCES, PreferenceBuilder
-from policies.records import (
+from policies.base.errors import ArtifactError, ConfigurationError
+from policies.base.records import (
     Comparison,
     Feedback,
     Message,
@@ -30,7 +28,9 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.shards import file_sha256, read_marker, read_records, write_records
+from policies.examples.builder import PREFERENCES, PreferenceBuilder
+from policies.examples.kinds import PreferencePair
+from policies.storage.artifacts import file_sha256, read_marker, read_records, write_records
 from tests.committing import committed
 from workers.verify.aggregate import FeedbackSettings, aggregate, pass_at_k, powers_of_two
 from workers.verify.verifier import VERIFIERS, Verifier

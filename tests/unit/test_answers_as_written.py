@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.errors import VerificationError
-from policies.records import (
+from policies.base.component import create
+from policies.base.errors import VerificationError
+from policies.base.records import (
     Ending,
     Json,
     Message,

@@ -14,10 +14,10 @@ from orchestrator.events import EventKind, EventLog, read_events
 from orchestrator.journal import Journal
 from orchestrator.rounds.phases import Drawn, Phase
 from orchestrator.tracking.spool import FinishLine, Spool
-from policies import files
-from policies.errors import StorageError
-from policies.faulty_files import FailingDisk
-from policies.files import FileLayer
+from policies.base.errors import StorageError
+from policies.storage import files
+from policies.storage.faulty_files import FailingDisk
+from policies.storage.files import FileLayer
 from tests.full_disk import largest_file
 from workers.training.engine import log_line
 from workers.verify.judge_cache import ReplyCache

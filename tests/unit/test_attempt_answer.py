@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from policies.attempt_answer import answer_of, left_open, without_thoughts, written_by
-from policies.records import (
+from policies.base.attempt_answer import answer_of, left_open, without_thoughts, written_by
+from policies.base.records import (
     Ending,
     Span,
     StopReason,

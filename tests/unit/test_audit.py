@@ -19,9 +19,9 @@ from orchestrator.journal_reading import JournalEntry
 from orchestrator.launch import run_experiment
 from orchestrator.removal_notes import FETCHED, LeftInBucket, note_path
 from orchestrator.run_folder import RunFolder
-from policies.examples import PreferencePair
-from policies.records import Feedback, Record, Trajectory, Verdict
-from policies.shards import marker_path, read_records, write_json, write_records
+from policies.base.records import Feedback, Record, Trajectory, Verdict
+from policies.examples.kinds import PreferencePair
+from policies.storage.artifacts import marker_path, read_records, write_json, write_records
 from tests.fake_runs import fake_config
 
 

@@ -18,11 +18,11 @@ from orchestrator.cli import app
 from orchestrator.config.strict_yaml import parse_yaml
 from orchestrator.prompts.sources import jsonl
 from orchestrator.prompts.sources.parquet import ParquetSource
-from policies.bounded_json import BoundsError, parse_json, read_bounded
-from policies.errors import ConfigurationError, InputError
-from policies.fake_model import read_skill
-from policies.model_folder import check_folder
-from policies.safetensors_header import read_header
+from policies.base.errors import ConfigurationError, InputError
+from policies.storage.bounded_json import BoundsError, parse_json, read_bounded
+from policies.storage.fake_model import read_skill
+from policies.storage.model_folder import check_folder
+from policies.storage.safetensors_header import read_header
 from tests.bad_rows import FAKE_MODEL, Row
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.component import create
-from policies.fake_model import write_fake_model
-from policies.records import Message, PolicyVersion, Prompt, Sampling, StopReason, Trajectory
-from policies.seeds import derive_rng
+from policies.base.component import create
+from policies.base.records import Message, PolicyVersion, Prompt, Sampling, StopReason, Trajectory
+from policies.base.seeds import derive_rng
+from policies.storage.fake_model import write_fake_model
 from tests.training_cases import version
 from workers.rollout.engine import ENGINES, BatchEngine, Generation, GenerationRequest
 from workers.rollout.engines.fake import TERMINATOR, FakeChat

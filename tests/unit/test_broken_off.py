@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from policies.fake_model import write_fake_model
-from policies.records import Ending, Prompt, Sampling, StopReason, Trajectory, TrajectoryStatus
-from policies.shards import read_records, write_records
+from policies.base.records import Ending, Prompt, Sampling, StopReason, Trajectory, TrajectoryStatus
+from policies.storage.artifacts import read_records, write_records
+from policies.storage.fake_model import write_fake_model
 from tests.committing import committed
 from tests.contracts.test_strategies import PROMPTS, SETTINGS
 from tests.training_cases import version

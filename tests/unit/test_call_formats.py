@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.records import Message
+from policies.base.component import create
+from policies.base.records import Message
 from workers.rollout.call_format import CALL_FORMATS, Parsed
 from workers.rollout.tool import ToolOutput
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from policies.errors import DivergenceError, TrainingError
+from policies.base.errors import DivergenceError, TrainingError
 from workers.training.candidate import check_candidate, shapes_of
 
 

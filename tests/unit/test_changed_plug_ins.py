@@ -16,9 +16,9 @@ from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.plug_in_changes import accepted_changes, began_with
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_identity import read_identity
-from policies.errors import CorruptStateError, PlugInChangedError
-from policies.plugin_code import PlugInCode, code_of
-from policies.shards import marker_path, read_marker, write_json
+from policies.base.errors import CorruptStateError, PlugInChangedError
+from policies.plug_ins.plugin_code import PlugInCode, code_of
+from policies.storage.artifacts import marker_path, read_marker, write_json
 from tests.fake_runs import fake_config
 from workers.pinned import PinnedWorker
 

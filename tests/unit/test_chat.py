@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.errors import RolloutError
-from policies.records import Message
+from policies.base.errors import RolloutError
+from policies.base.records import Message
 from tests.chat_formats import CONTROLS, END, REWRITING, TEXT, chat_of, control_ids
 from workers.rollout.chat import cuts, split_at
 from workers.rollout.engines.fake import TERMINATOR, FakeChat

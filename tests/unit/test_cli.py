@@ -19,8 +19,8 @@ from orchestrator.config.files import shipped_configs
 from orchestrator.families import FAMILIES
 from orchestrator.run_naming import new_run_folder
 from orchestrator.tracking import server as tracking_server
-from policies.errors import ConfigurationError, InputError
-from policies.shards import write_json
+from policies.base.errors import ConfigurationError, InputError
+from policies.storage.artifacts import write_json
 from tests.started_process import ended_after
 
 HEAVY = ("ray", "vllm", "torch", "mlflow", "trl", "transformers", "datasets", "pyarrow", "numpy")

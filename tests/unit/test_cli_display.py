@@ -20,7 +20,7 @@ from orchestrator.views.display import (
     plain_text,
     rounds_table,
 )
-from policies.records import RoundResult, RoundStatus
+from policies.base.records import RoundResult, RoundStatus
 
 
 def event(

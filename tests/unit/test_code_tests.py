@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.component import create
-from policies.errors import VerificationError
-from policies.records import Json, Message, Prompt
+from policies.base.component import create
+from policies.base.errors import VerificationError
+from policies.base.records import Json, Message, Prompt
 from tests.contracts.test_verifiers import attempt
 from workers.verify.verifier import VERIFIERS
 from workers.verify.verifiers.code_tests import last_block, same_value

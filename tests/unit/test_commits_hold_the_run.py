@@ -17,10 +17,16 @@ from orchestrator.claim_lock import locked
 from orchestrator.lease import LOCK, Fence, claim
 from orchestrator.quarantine import Quarantine
 from orchestrator.run_folder import RunFolder
-from policies.errors import LeaseError
-from policies.records import Message, Prompt
-from policies.shards import discard, find_damage, marker_path, read_records, write_records
-from policies.store import PolicyStore
+from policies.base.errors import LeaseError
+from policies.base.records import Message, Prompt
+from policies.storage.artifacts import (
+    discard,
+    find_damage,
+    marker_path,
+    read_records,
+    write_records,
+)
+from policies.storage.policy_store import PolicyStore
 
 
 @pytest.fixture

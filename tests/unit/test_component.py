@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.families import FAMILIES
-from policies.component import Component, ComponentConfigError, Family, create
-from policies.errors import ConfigurationError
+from policies.base.component import Component, ComponentConfigError, Family, create
+from policies.base.errors import ConfigurationError
 from workers.verify.verifier import VERIFIERS, Verifier
 
 

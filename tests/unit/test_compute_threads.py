@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.fake_model import write_fake_model
+from policies.storage.fake_model import write_fake_model
 from workers.compute_threads import cores_in, set_threads
 
 ROOT = Path(__file__).parents[2]

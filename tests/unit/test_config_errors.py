@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.config.errors import show_value
 from orchestrator.config.files import load_config
-from policies.errors import ConfigurationError
+from policies.base.errors import ConfigurationError
 
 BASE = """\
 rounds: 2

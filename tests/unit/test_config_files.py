@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import orchestrator
 from orchestrator.config.files import find_config, load_config, resolve_tracking, shipped_configs
 from orchestrator.config.strict_yaml import parse_yaml
-from policies.errors import ConfigurationError
+from policies.base.errors import ConfigurationError
 
 SMALL = """\
 policy: {model: smollm2-135m-instruct}

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from policies.errors import RolloutError
-from policies.records import (
+from policies.base.errors import RolloutError
+from policies.base.records import (
     Ending,
     Message,
     Span,

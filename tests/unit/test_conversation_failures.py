@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from policies.errors import RolloutError
-from policies.records import (
+from policies.base.errors import RolloutError
+from policies.base.records import (
     Ending,
     Message,
     Prompt,

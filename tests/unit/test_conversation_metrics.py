@@ -12,7 +12,7 @@ from orchestrator.rounds.collecting import totals
 from orchestrator.rounds.evaluating import metrics_of
 from orchestrator.rounds.metrics import collection_metrics
 from orchestrator.rounds.phases import Collected
-from policies.records import (
+from policies.base.records import (
     Ending,
     StopReason,
     ToolCall,
@@ -21,7 +21,7 @@ from policies.records import (
     TrajectoryStatus,
     Turn,
 )
-from policies.shards import read_records
+from policies.storage.artifacts import read_records
 from tests.run_folders import make_run
 from workers.rollout.worker import summarize
 

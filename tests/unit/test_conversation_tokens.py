@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from policies.errors import ConfigurationError, RolloutError
-from policies.records import Message, Prompt
+from policies.base.errors import ConfigurationError, RolloutError
+from policies.base.records import Message, Prompt
 from tests.chat_formats import CONTROLS, END, REWRITING, chat_of, control_ids
 from tests.scripted_engine import ScriptedEngine
 from workers.rollout.chat import ChatFormat

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from policies.examples import PreferencePair
-from policies.loss import PairTensors, UnpairedTensors
+from policies.examples.kinds import PreferencePair
+from policies.objectives.loss import PairTensors, UnpairedTensors
 from tests.training_cases import pair_loss, pairs, unpaired_loss
 from workers.training.batching import select
 

@@ -15,8 +15,8 @@ from orchestrator.launch import RunSummary, resume_experiment, run_experiment
 from orchestrator.rounds.phases import Collected, Evaluated, Phase, Remeasured, Trained
 from orchestrator.run_folder import RunFolder
 from orchestrator.views.run_state import run_status
-from policies.errors import InputError, LimitExceededError
-from policies.records import RoundStatus
+from policies.base.errors import InputError, LimitExceededError
+from policies.base.records import RoundStatus
 from tests.cut_journals import cut_journal
 from tests.fake_runs import arithmetic, fake_config
 

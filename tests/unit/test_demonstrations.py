@@ -8,10 +8,18 @@ from typing import Any
 import pytest
 
 from orchestrator.prompts.source import PROMPT_SOURCES
-from policies.component import create
-from policies.examples import TokenSequence
-from policies.fake_model import write_fake_model
-from policies.records import Ending, Json, Message, Prompt, Sampling, Trajectory, TrajectoryStatus
+from policies.base.component import create
+from policies.base.records import (
+    Ending,
+    Json,
+    Message,
+    Prompt,
+    Sampling,
+    Trajectory,
+    TrajectoryStatus,
+)
+from policies.examples.kinds import TokenSequence
+from policies.storage.fake_model import write_fake_model
 from tests.training_cases import version
 from workers.rollout.engine import ENGINES, RolloutEngine
 from workers.rollout.engines.fake import TERMINATOR

@@ -25,8 +25,8 @@ from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.rounds.phases import Phase, Trained
 from orchestrator.run_folder import RunFolder
 from orchestrator.views.run_state import read_run_events, results_of
-from policies.errors import StorageError
-from policies.reference import ReferencePart, ReferencePlan
+from policies.base.errors import StorageError
+from policies.objectives.reference import ReferencePart, ReferencePlan
 from tests.run_folders import make_run
 from workers.training.engine import UpdateOutcome
 

@@ -24,9 +24,9 @@ from orchestrator.events import Event, EventKind, EventLog
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import FinishLine, Spool
-from policies.machine_identity import boot_id, pid_namespace
-from policies.processes import process_start
-from policies.shards import write_json
+from policies.base.machine_identity import boot_id, pid_namespace
+from policies.base.process_identity import process_start
+from policies.storage.artifacts import write_json
 
 
 def invoke(*arguments: object) -> tuple[int, str, str]:

@@ -18,10 +18,10 @@ import pytest
 from orchestrator.journal_reading import read_journal
 from orchestrator.lease import Claim, claim, is_alive, latest_claim
 from orchestrator.run_folder import RunFolder
-from policies.errors import LeaseError
-from policies.files import write_json
-from policies.machine_identity import boot_id, pid_namespace, seconds_since_boot
-from policies.processes import process_start
+from policies.base.errors import LeaseError
+from policies.base.machine_identity import boot_id, pid_namespace, seconds_since_boot
+from policies.base.process_identity import process_start
+from policies.storage.files import write_json
 
 ROOT = Path(__file__).parents[2]
 DRIVER = ROOT / "tests" / "claiming_driver.py"
@@ -210,8 +210,8 @@ import sys
 from pathlib import Path
 from orchestrator.lease import latest_claim
 from orchestrator.run_folder import RunFolder
-from policies.errors import StorageError
-from policies.faulty_files import FailingReads
+from policies.base.errors import StorageError
+from policies.storage.faulty_files import FailingReads
 folder = RunFolder(Path(sys.argv[1]))
 assert latest_claim(folder) is not None
 FailingReads(folder.path, 1, lasting=True)  # for the rest of this process

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.errors import ConfigurationError, InputError, RolloutError
-from policies.records import Json, Message, Prompt
+from policies.base.component import create
+from policies.base.errors import ConfigurationError, InputError, RolloutError
+from policies.base.records import Json, Message, Prompt
 from workers.rollout.environment import ENVIRONMENTS, Environment
 
 HERE = "tests.unit.test_environment_adapters"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.errors import InputError
-from policies.records import Json, Message, Prompt
+from policies.base.component import create
+from policies.base.errors import InputError
+from policies.base.records import Json, Message, Prompt
 from workers.rollout.environment import ENVIRONMENTS, Environment
 from workers.rollout.environments.nim import read_move, winning_move
 

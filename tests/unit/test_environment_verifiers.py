@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.errors import ConfigurationError, RolloutError
-from policies.records import Json, Message, Prompt
+from policies.base.component import create
+from policies.base.errors import ConfigurationError, RolloutError
+from policies.base.records import Json, Message, Prompt
 from tests.contracts.test_environments import ThreeQuestions
 from workers.rollout.environment import ENVIRONMENTS, Environment
 

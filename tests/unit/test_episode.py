@@ -9,10 +9,18 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from policies.component import create
-from policies.errors import ConfigurationError
-from policies.fake_model import write_fake_model
-from policies.records import Ending, Json, Message, Prompt, Sampling, Trajectory, TrajectoryStatus
+from policies.base.component import create
+from policies.base.errors import ConfigurationError
+from policies.base.records import (
+    Ending,
+    Json,
+    Message,
+    Prompt,
+    Sampling,
+    Trajectory,
+    TrajectoryStatus,
+)
+from policies.storage.fake_model import write_fake_model
 from tests.training_cases import version
 from workers.rollout.engine import ENGINES, RolloutEngine
 from workers.rollout.environment import Environment, Observation, observe

@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.prompts.overlap import overlapping
 from orchestrator.prompts.source import PROMPT_SOURCES
-from policies.component import create
-from policies.records import Message, Prompt
+from policies.base.component import create
+from policies.base.records import Message, Prompt
 
 
 def load(**settings: Any) -> list[Prompt]:

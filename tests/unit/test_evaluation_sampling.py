@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import EvaluationSettings, RolloutSettings
-from policies.records import Sampling
+from policies.base.records import Sampling
 
 OTHER: dict[str, Any] = {
     "temperature": 0.31,

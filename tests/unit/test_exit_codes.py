@@ -21,8 +21,8 @@ from orchestrator.commands.output import exit_code_of
 from orchestrator.launch import run_experiment
 from orchestrator.run_folder import RunFolder
 from orchestrator.stopping import InterruptedRun
-from policies import errors
-from policies.errors import PawlError, RolloutError
+from policies.base import errors
+from policies.base.errors import PawlError, RolloutError
 from tests.fake_runs import fake_config
 from tests.run_folders import make_run
 from tests.started_process import ended_after

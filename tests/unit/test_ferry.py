@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.file_sharing import WRITABLE
-from policies.errors import ArtifactError, InputError, WorkerLostError
+from policies.base.errors import ArtifactError, InputError, WorkerLostError
 from workers.alive import beat, reporting
 from workers.cluster import Files
 from workers.ferry import Ferry

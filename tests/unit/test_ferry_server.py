@@ -13,10 +13,10 @@ import pytest
 
 from orchestrator.config.files import load_config
 from orchestrator.file_sharing import WRITABLE, models_of
-from policies.errors import ArtifactError, ConfigurationError, LeaseError, StorageError
-from policies.faulty_files import FailingDisk
-from policies.files import FileLayer, using
-from policies.store import PolicyStore
+from policies.base.errors import ArtifactError, ConfigurationError, LeaseError, StorageError
+from policies.storage.faulty_files import FailingDisk
+from policies.storage.files import FileLayer, using
+from policies.storage.policy_store import PolicyStore
 from workers.ferry_server import FileServer
 from workers.run_files import RunFiles
 

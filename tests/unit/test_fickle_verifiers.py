@@ -10,7 +10,7 @@ from orchestrator.audit.run import audit
 from orchestrator.events import Event, EventKind
 from orchestrator.launch import run_experiment
 from orchestrator.run_folder import RunFolder
-from policies.records import RoundResult
+from policies.base.records import RoundResult
 from tests.fake_runs import fake_config
 
 SEEN = """

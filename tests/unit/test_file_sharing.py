@@ -11,10 +11,10 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.file_sharing import judge_files, models_of, run_files, update_files
 from orchestrator.plan.network import seen_by
 from orchestrator.run_folder import RunFolder
-from policies.fake_model import write_fake_model
-from policies.records import PolicyVersion
-from policies.reference import ReferencePart, ReferencePlan
-from policies.store import PolicyStore
+from policies.base.records import PolicyVersion
+from policies.objectives.reference import ReferencePart, ReferencePlan
+from policies.storage.fake_model import write_fake_model
+from policies.storage.policy_store import PolicyStore
 from workers.training.engine import ProcessGroup, UpdateJob
 
 FAKE_JUDGE = "{type: rubric, backend: {type: engine, engine: {type: fake}, model: %s}}"

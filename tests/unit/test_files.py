@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from policies import files
-from policies.errors import StorageError
-from policies.faulty_files import CountingFiles, CrashingFiles, CrashMode, RefusingFiles
-from policies.records import Prompt
-from policies.shards import find_damage, marker_path, read_records, write_records
+from policies.base.errors import StorageError
+from policies.base.records import Prompt
+from policies.storage import files
+from policies.storage.artifacts import find_damage, marker_path, read_records, write_records
+from policies.storage.faulty_files import CountingFiles, CrashingFiles, CrashMode, RefusingFiles
 
 
 class Died(BaseException):

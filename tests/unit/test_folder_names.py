@@ -13,7 +13,7 @@ from orchestrator.cli import app
 from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import run_experiment
 from orchestrator.run_folder import RunFolder
-from policies.folder_names import is_leftover_of_others, numbered, shown, strangers
+from policies.storage.folder_names import is_leftover_of_others, numbered, shown, strangers
 from tests.cut_journals import cut_journal
 from tests.fake_runs import fake_tree
 from workers.training.checkpoints import newest_step
@@ -101,8 +101,8 @@ def test_doctor_finds_no_more_in_a_littered_run(clean: RunFolder, littered: RunF
 
 
 def test_an_example_of_a_littered_run_can_be_traced(littered: RunFolder) -> None:
-    from policies.examples import PreferencePair
-    from policies.shards import read_records
+    from policies.examples.kinds import PreferencePair
+    from policies.storage.artifacts import read_records
 
     pair = read_records(littered.round(1).shards("examples")[0], PreferencePair)[0]
     assert pawl("trace", littered.path, pair.id).exit_code == 0

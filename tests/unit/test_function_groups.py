@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from policies.errors import VerificationError
-from policies.records import (
+from policies.base.errors import VerificationError
+from policies.base.records import (
     Json,
     StopReason,
     ToolCall,

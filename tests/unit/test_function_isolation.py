@@ -10,9 +10,9 @@ import pytest
 
 from orchestrator.launch import run_experiment
 from orchestrator.run_folder import RunFolder
-from policies.component import load_object
-from policies.records import Prompt, RoundResult, Trajectory, Verdict, VerdictStatus
-from policies.shards import read_records
+from policies.base.component import load_object
+from policies.base.records import Prompt, RoundResult, Trajectory, Verdict, VerdictStatus
+from policies.storage.artifacts import read_records
 from tests.attempts import attempt
 from tests.fake_runs import fake_config
 from tests.user_functions import attempts, question, written

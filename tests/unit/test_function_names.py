@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from policies.errors import ConfigurationError, VerificationError
-from policies.records import Json
+from policies.base.errors import ConfigurationError, VerificationError
+from policies.base.records import Json
 from tests.user_functions import question, scores, verifier_of, written
 from workers.verify.parameter_names import MANY, MEANINGS, ONE
 

@@ -15,8 +15,8 @@ from orchestrator.config.number_formats import with_number_formats
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.machine import Machine
 from orchestrator.plan.preflight import make_plan
-from policies.errors import ConfigurationError, TrainingError
-from policies.fake_model import write_fake_model
+from policies.base.errors import ConfigurationError, TrainingError
+from policies.storage.fake_model import write_fake_model
 from tests.fake_runs import fake_config, fake_tree
 from tests.training_cases import make_engine, make_job, make_loss, pairs, version
 from workers import gpus

@@ -12,8 +12,7 @@ from orchestrator.cli import app
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.tables import sample_rows
 from orchestrator.views.report import write_report
-from policies.examples import SupervisedExample, TokenSequence
-from policies.records import (
+from policies.base.records import (
     Branch,
     Feedback,
     Message,
@@ -24,7 +23,8 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.shards import canonical_json, read_records, write_records
+from policies.examples.kinds import SupervisedExample, TokenSequence
+from policies.storage.artifacts import canonical_json, read_records, write_records
 from tests.run_folders import make_run
 
 FORGED = "\npolicy 9 (graded):\x1b[2J"

@@ -21,9 +21,8 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.run_reader import read_entries
 from orchestrator.views.run_state import run_status
 from orchestrator.views.trace import trace
-from policies.errors import InputError
-from policies.examples import PreferencePair, TokenSequence
-from policies.records import (
+from policies.base.errors import InputError
+from policies.base.records import (
     Comparison,
     Feedback,
     Message,
@@ -38,9 +37,10 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.reference import ReferencePart, ReferencePlan
-from policies.shards import write_json, write_records
-from policies.store import PolicyStore
+from policies.examples.kinds import PreferencePair, TokenSequence
+from policies.objectives.reference import ReferencePart, ReferencePlan
+from policies.storage.artifacts import write_json, write_records
+from policies.storage.policy_store import PolicyStore
 
 EVIL = "\x1b[31mred\x1b[0m [bold]7 x 8[/bold] \u202e= 56"
 QUESTION = "What is 7 times 8?"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from policies.records import (
+from policies.base.records import (
     Message,
     Prompt,
     Sampling,

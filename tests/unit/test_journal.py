@@ -9,8 +9,8 @@ import pytest
 
 from orchestrator.journal import Journal
 from orchestrator.rounds.phases import Drawn, Phase
-from policies.errors import CorruptStateError
-from policies.records import RoundResult, RoundStatus
+from policies.base.errors import CorruptStateError
+from policies.base.records import RoundResult, RoundStatus
 
 DRAWN = Drawn(num_prompts=4, num_shards=2, digest="d")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from policies.errors import JudgeError
-from policies.records import Message
+from policies.base.errors import JudgeError
+from policies.base.records import Message
 from workers.verify.judge import JudgeBackend, Question, Reply
 from workers.verify.judge_cache import CachedBackend, ReplyCache, cache_scope
 

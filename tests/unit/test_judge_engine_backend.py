@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from policies.component import Component, create
-from policies.errors import JudgeError
-from policies.records import Message, PolicyVersion, StopReason
-from policies.store import PolicyStore
+from policies.base.component import Component, create
+from policies.base.errors import JudgeError
+from policies.base.records import Message, PolicyVersion, StopReason
+from policies.storage.policy_store import PolicyStore
 from workers.rollout.chat_settings import ChatSettings
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.engines.fake import FakeChat

@@ -16,10 +16,10 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.metric_names import clean_metrics
 from orchestrator.views.display import rounds_table
 from orchestrator.views.report import COLUMNS
-from policies.component import create
-from policies.fake_model import write_fake_model
-from policies.records import Message, PolicyVersion, RoundResult
-from policies.store import PolicyStore
+from policies.base.component import create
+from policies.base.records import Message, PolicyVersion, RoundResult
+from policies.storage.fake_model import write_fake_model
+from policies.storage.policy_store import PolicyStore
 from tests.fake_runs import fake_config
 from tests.judge_server import COMPLETION_TOKENS, PROMPT_TOKENS, judge_server
 from workers.verify.judge import BACKENDS, BackendContext, JudgeBackend, Question, Reply, Usage

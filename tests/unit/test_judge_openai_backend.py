@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import pytest
 
-from policies.component import create
-from policies.errors import JudgeError
-from policies.records import Message, PolicyVersion
+from policies.base.component import create
+from policies.base.errors import JudgeError
+from policies.base.records import Message, PolicyVersion
 from workers.verify.judge import BACKENDS, BackendContext, JudgeBackend, Question, Reply
 
 KEY = "sk-CANARY-0123456789"

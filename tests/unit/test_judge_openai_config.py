@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.records import PolicyVersion
+from policies.base.component import create
+from policies.base.records import PolicyVersion
 from workers.verify.chat_completion import retry_after_seconds
 from workers.verify.judge import BACKENDS, JUDGES, BackendContext, JudgeBackend
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policies.errors import JudgeError
+from policies.base.errors import JudgeError
 from workers.verify.judge_parse import cleaned, read_score, read_winner
 
 

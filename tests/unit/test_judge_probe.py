@@ -15,7 +15,7 @@ from orchestrator.launch import run_experiment
 from orchestrator.plan.judges import plan_judges
 from orchestrator.plan.lines import Plan
 from orchestrator.run_folder import RunFolder
-from policies.errors import JudgeError
+from policies.base.errors import JudgeError
 from tests.fake_runs import fake_config
 from tests.judge_server import COMPLETION_TOKENS, PROMPT_TOKENS, judge_server
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.records import Message, Prompt, StopReason, Trajectory, Turn
+from policies.base.records import Message, Prompt, StopReason, Trajectory, Turn
 from workers.verify.judge import JUDGES, Judge
 from workers.verify.judge_prompt import PromptTemplate, fenced, prompt_text, viewed_text
 

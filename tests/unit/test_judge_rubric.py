@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from policies.component import create
-from policies.records import (
+from policies.base.component import create
+from policies.base.records import (
     Message,
     Prompt,
     VerdictStatus,

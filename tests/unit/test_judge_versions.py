@@ -16,10 +16,10 @@ from orchestrator.plan.judges import plan_judges
 from orchestrator.plan.lines import Plan
 from orchestrator.retention import needed_policies
 from orchestrator.run_folder import RunFolder
-from policies.errors import ConfigurationError, PawlError
-from policies.policy_choice import PolicyChoice, RoundsAgo, chosen_version
-from policies.records import RoundResult, RoundStatus, Verdict
-from policies.shards import read_records
+from policies.base.errors import ConfigurationError, PawlError
+from policies.base.policy_choice import PolicyChoice, RoundsAgo, chosen_version
+from policies.base.records import RoundResult, RoundStatus, Verdict
+from policies.storage.artifacts import read_records
 from tests.fake_runs import fake_config
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from policies.errors import ArtifactError, ConfigurationError, JudgeError
-from policies.records import (
+from policies.base.errors import ArtifactError, ConfigurationError, JudgeError
+from policies.base.records import (
     Comparison,
     Message,
     PolicyVersion,
@@ -20,7 +20,7 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.shards import read_marker, read_records, write_records
+from policies.storage.artifacts import read_marker, read_records, write_records
 from tests import attempts
 from tests.committing import committed
 from workers.portion import WHOLE, Portion

@@ -18,11 +18,11 @@ from orchestrator.journal import Journal
 from orchestrator.lease import Claim, Fence, claim, is_alive, latest_claim
 from orchestrator.rounds.phases import Drawn, Phase
 from orchestrator.run_folder import RunFolder
-from policies.errors import LeaseError
-from policies.files import write_json
-from policies.machine_identity import boot_id, pid_namespace
-from policies.processes import process_start
-from policies.store import PolicyStore
+from policies.base.errors import LeaseError
+from policies.base.machine_identity import boot_id, pid_namespace
+from policies.base.process_identity import process_start
+from policies.storage.files import write_json
+from policies.storage.policy_store import PolicyStore
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from policies.loss import PairTensors, UnpairedTensors
+from policies.objectives.loss import PairTensors, UnpairedTensors
 from tests.parity.vectors import masked_sequence, weights_for
 from tests.training_cases import make_loss, pair_loss, unpaired_loss
 from workers.training.reference_pass import weighted_sum

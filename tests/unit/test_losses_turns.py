@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from policies.examples import LabelledStep, TokenSequence, TokenSpan
-from policies.loss import (
+from policies.examples.kinds import LabelledStep, TokenSequence, TokenSpan
+from policies.objectives.loss import (
     PairLoss,
     PairTensors,
     StepTensors,
@@ -20,7 +20,7 @@ from policies.loss import (
     UnpairedLoss,
     UnpairedTensors,
 )
-from policies.losses.dmpo import turn_weights
+from policies.objectives.losses.dmpo import turn_weights
 from tests.training_cases import make_loss
 from workers.training.collate import ReferenceSums, spread_weights, step_batch
 from workers.training.reference_pass import step_sums, weighted_sum

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policies.examples import TokenSequence
-from policies.records import Message, Prompt, Sampling, StopReason, Trajectory
+from policies.base.records import Message, Prompt, Sampling, StopReason, Trajectory
+from policies.examples.kinds import TokenSequence
 from tests.chat_formats import CONTROLS, END, chat_of, control_ids
 from tests.scripted_engine import ScriptedEngine
 from workers.rollout.conversation import ConversationStrategy, Partner, Reply

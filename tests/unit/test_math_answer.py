@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.errors import VerificationError
-from policies.records import Json, Message, Prompt
+from policies.base.component import create
+from policies.base.errors import VerificationError
+from policies.base.records import Json, Message, Prompt
 from tests.attempts import attempt
 from workers.verify.verifier import VERIFIERS, Verifier
 

@@ -14,8 +14,8 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.events import Event, EventKind
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
-from policies.errors import CorruptPolicyError, CorruptStateError, PlugInChangedError
-from policies.shards import find_damage, marker_path
+from policies.base.errors import CorruptPolicyError, CorruptStateError, PlugInChangedError
+from policies.storage.artifacts import find_damage, marker_path
 from tests.fake_runs import fake_config
 
 

@@ -14,8 +14,8 @@ from orchestrator.config.files import load_config
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.losses import plan_losses, plan_routers
 from orchestrator.plan.model import ModelFacts
-from policies.loss import LOSSES, Loss
-from policies.loss_trial import refused_because
+from policies.objectives.loss import LOSSES, Loss
+from policies.objectives.loss_trial import refused_because
 from tests.training_cases import make_loss
 
 SHIPPED = sorted(name for name, where in LOSSES.members().items() if where.startswith("policies."))

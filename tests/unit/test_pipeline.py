@@ -13,9 +13,15 @@ from orchestrator.quarantine import Quarantine
 from orchestrator.rounds.pipeline import Pipeline, Stage
 from orchestrator.run_folder import RoundFolder, RunFolder, ShardPaths
 from orchestrator.stopping import InterruptedRun, StopRequest
-from policies.errors import ArtifactError, LeaseError, ResumeError, RolloutError, WorkerLostError
-from policies.records import Prompt
-from policies.shards import (
+from policies.base.errors import (
+    ArtifactError,
+    LeaseError,
+    ResumeError,
+    RolloutError,
+    WorkerLostError,
+)
+from policies.base.records import Prompt
+from policies.storage.artifacts import (
     Marker,
     Written,
     content_digest,
@@ -60,18 +66,12 @@ def build(
     **settings: Any,
 ) -> tuple[Pipeline, list[ShardPaths]]:
     cluster = InlineCluster()
+    told = {"calls": calls, "fail": fail, "lies": lies}
     group = cluster.start_group(
-        "w",
-        Recorder,
-        {"calls": calls, "fail": fail, "lies": lies},
-        size=1,
-        resources=Resources(),
-        timeout_seconds=1,
+        "w", Recorder, told, size=1, resources=Resources(), timeout_seconds=1
     )
 
-    def stage(
-        name: str, kind: Any, after: tuple[str, ...] = (), reads: tuple[Any, ...] = ()
-    ) -> Stage:
+    def stage(name: str, kind: Any, after: tuple[str, ...] = (), reads: Any = ()) -> Stage:
         return Stage(
             name=name,
             group=group,

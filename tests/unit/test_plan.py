@@ -17,8 +17,8 @@ from orchestrator.plan.machine import Machine, this_machine
 from orchestrator.plan.model import read_model
 from orchestrator.plan.preflight import make_plan
 from orchestrator.plan.sizes import memory_text
-from policies.errors import ConfigurationError, InputError
-from policies.safetensors_header import read_header
+from policies.base.errors import ConfigurationError, InputError
+from policies.storage.safetensors_header import read_header
 from tests.judge_server import judge_server
 
 MODEL_CONFIG = {

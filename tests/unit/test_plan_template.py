@@ -12,7 +12,7 @@ from orchestrator.config.files import load_config
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.preflight import make_plan
 from orchestrator.plan.template import job_of
-from policies.component import create
+from policies.base.component import create
 from tests.template_folders import of_tests, tokenizer_with, write_model
 from workers.rollout.preview_child import look_at_template
 

@@ -17,10 +17,10 @@ from orchestrator.rounds.phases import Drawn, Phase
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import SendLock
 from orchestrator.views.report import write_report
-from policies import files
-from policies.errors import CorruptStateError
-from policies.records import Message, Prompt
-from policies.shards import read_records, write_draft, write_records
+from policies.base.errors import CorruptStateError
+from policies.base.records import Message, Prompt
+from policies.storage import files
+from policies.storage.artifacts import read_records, write_draft, write_records
 from tests.bad_rows import TRAIN, Row
 from tests.run_folders import make_run
 from workers.alive import write_unsynced

@@ -20,8 +20,8 @@ from orchestrator.launch import run_experiment
 from orchestrator.plugins.asked import acceptance_of, load_prompts, objective_of, reference_plan
 from orchestrator.plugins.host import environment_of_plug_ins, hosting
 from orchestrator.run_folder import RunFolder
-from policies.component import create
-from policies.loss import PairLoss
+from policies.base.component import create
+from policies.objectives.loss import PairLoss
 from tests.fake_runs import fake_tree
 from workers.child_process import ChildProcess
 
@@ -157,13 +157,13 @@ def test_a_config_without_plug_ins_starts_no_process(
 
 MANY = '''
 import random
-from policies.examples import PreferencePair
-from policies.loss import PairLoss
-from policies.preferences.right_vs_wrong import RightVsWrong
-from policies.reference import ReferencePart, ReferencePlan, ReferenceSchedule
+from policies.examples.kinds import PreferencePair
+from policies.objectives.loss import PairLoss
+from policies.examples.builders.right_vs_wrong import RightVsWrong
+from policies.objectives.reference import ReferencePart, ReferencePlan, ReferenceSchedule
 from orchestrator.acceptance.rule import AcceptanceRule, Decision
 from orchestrator.prompts.source import PromptSource
-from policies.records import Message, Prompt
+from policies.base.records import Message, Prompt
 from workers.rollout.strategies.independent import Independent
 from workers.verify.verifier import Verifier
 

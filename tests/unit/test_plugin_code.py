@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.plugin_code import PlugInCode, changes, code_of, codes_of, now
+from policies.plug_ins.plugin_code import PlugInCode, changes, code_of, codes_of, now
 
 Write = Callable[..., Path]
 

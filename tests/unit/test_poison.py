@@ -11,9 +11,9 @@ import pytest
 from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
-from policies.errors import LimitExceededError, RolloutError, VerificationError
-from policies.records import Feedback, Trajectory, TrajectoryStatus
-from policies.shards import read_records
+from policies.base.errors import LimitExceededError, RolloutError, VerificationError
+from policies.base.records import Feedback, Trajectory, TrajectoryStatus
+from policies.storage.artifacts import read_records
 from tests.fake_runs import fake_config
 
 ENGINES = Path(__file__).parents[1] / "deadly_engine.py"

@@ -11,10 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.component import create
-from policies.examples import PreferencePair, UnpairedExample
-from policies.preference import PREFERENCES, Built
-from policies.records import (
+from policies.base.component import create
+from policies.base.records import (
     Feedback,
     Message,
     Prompt,
@@ -25,6 +23,8 @@ from policies.records import (
     TrajectoryStatus,
     Turn,
 )
+from policies.examples.builder import PREFERENCES, Built
+from policies.examples.kinds import PreferencePair, UnpairedExample
 
 
 def turn(role: str, *ids: int) -> Turn:

@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.component import create
-from policies.examples import PreferencePair, SupervisedExample, UnpairedExample
-from policies.preference import PREFERENCES, Built
-from policies.records import (
+from policies.base.component import create
+from policies.base.records import (
     Branch,
     Ending,
     Feedback,
@@ -30,6 +28,8 @@ from policies.records import (
     TrajectoryStatus,
     Turn,
 )
+from policies.examples.builder import PREFERENCES, Built
+from policies.examples.kinds import PreferencePair, SupervisedExample, UnpairedExample
 from workers.training.batching import unusable_because
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="?"),))

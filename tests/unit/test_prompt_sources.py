@@ -21,9 +21,9 @@ from orchestrator.prompts.draw import draw
 from orchestrator.prompts.overlap import check_overlap
 from orchestrator.prompts.source import PROMPT_SOURCES, is_safe_id
 from orchestrator.prompts.templates import fill
-from policies.component import create
-from policies.errors import ConfigurationError, InputError
-from policies.records import Message, Prompt
+from policies.base.component import create
+from policies.base.errors import ConfigurationError, InputError
+from policies.base.records import Message, Prompt
 
 
 def load(config: dict[str, Any]) -> list[Prompt]:
@@ -241,7 +241,7 @@ def test_a_hugging_face_data_set_is_read_from_disk_and_a_hub_name_offline_is_ref
     pq.write_table(pa.table({"prompt": ["one", "two"], "answer": [1, 2]}), folder / "train.parquet")
     code = (
         "import sys\n"
-        "from policies.component import create\n"
+        "from policies.base.component import create\n"
         "from orchestrator.prompts.source import PROMPT_SOURCES\n"
         "for path in sys.argv[1:]:\n"
         "    config = {'type': 'huggingface', 'path': path}\n"

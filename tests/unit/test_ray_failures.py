@@ -8,7 +8,7 @@ import os
 import pytest
 from ray import exceptions
 
-from policies.errors import (
+from policies.base.errors import (
     ClusterLostError,
     ConfigurationError,
     PawlError,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.errors import ConfigurationError
+from policies.base.errors import ConfigurationError
 from tests.started_process import ended_after
 from workers.ray_session import RaySession
 from workers.ray_token import OWNER, PREFIX, remove_orphaned_tokens

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from orchestrator.prompts.source import PROMPT_SOURCES
-from policies.component import create
-from policies.records import Prompt
+from policies.base.component import create
+from policies.base.records import Prompt
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "plain": [{"prompt": "7*8?", "answer": 56}, {"prompt": "2*3?", "answer": 6}],

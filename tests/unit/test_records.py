@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from policies.examples import PreferencePair, TokenSequence
-from policies.records import (
+from policies.base.records import (
     Sampling,
     StopReason,
     Trajectory,
@@ -19,6 +18,7 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
+from policies.examples.kinds import PreferencePair, TokenSequence
 
 
 def policy_turn(ids: list[int]) -> Turn:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from policies.errors import ConfigurationError
-from policies.reference import REFERENCES, ReferencePlan
+from policies.base.errors import ConfigurationError
+from policies.objectives.reference import REFERENCES, ReferencePlan
 
 
 def plan(name: str, served: list[int], **settings: Any) -> ReferencePlan:

@@ -13,13 +13,13 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import run_experiment
 from orchestrator.refused_start import leaving_nothing
 from orchestrator.run_folder import RunFolder
-from policies.errors import ConfigurationError, InputError, LeaseError, RolloutError
+from policies.base.errors import ConfigurationError, InputError, LeaseError, RolloutError
 from tests.bad_rows import Row
 from tests.fake_runs import arithmetic, fake_config, fake_tree
 
 _REFUSES = """
 from orchestrator.acceptance.rules.always import Always
-from policies.errors import ConfigurationError
+from policies.base.errors import ConfigurationError
 
 class Late(Always):
     def __init__(self, config, **runtime):

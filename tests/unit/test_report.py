@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from orchestrator.views.report import write_report
-from policies.records import RoundStatus
+from policies.base.records import RoundStatus
 from tests.run_folders import make_run, start_run
 
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m | **b** [a](http://x)"

@@ -17,11 +17,11 @@ from orchestrator.removal_notes import removed, why_gone
 from orchestrator.retention import best_round, needed_policies
 from orchestrator.run_folder import RunFolder
 from orchestrator.views.run_state import results_of
-from policies.errors import InputError, PawlError
-from policies.faulty_files import CountingFiles, CrashingFiles
-from policies.files import using
-from policies.records import RoundResult, RoundStatus
-from policies.shards import read_marker
+from policies.base.errors import InputError, PawlError
+from policies.base.records import RoundResult, RoundStatus
+from policies.storage.artifacts import read_marker
+from policies.storage.faulty_files import CountingFiles, CrashingFiles
+from policies.storage.files import using
 from tests.fake_runs import fake_config
 
 

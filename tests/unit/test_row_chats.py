@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from orchestrator.plan.sizes import prompt_text
-from policies.errors import InputError, RolloutError
-from policies.records import Message, Prompt, ScoredGroup
-from policies.shards import canonical_json, commit, read_records, write_draft
+from policies.base.errors import InputError, RolloutError
+from policies.base.records import Message, Prompt, ScoredGroup
+from policies.storage.artifacts import canonical_json, commit, read_records, write_draft
 from tests.chat_formats import chat_of
 from tests.row_files import pasted, read
 from workers.rollout.shown_calls import check_shown

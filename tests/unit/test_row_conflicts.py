@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from policies.errors import InputError
+from policies.base.errors import InputError
 from tests.row_files import pasted, read, source_of
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.prompts.formats import FORMATS
 from orchestrator.prompts.rows import Format
-from policies.component import create
-from policies.errors import InputError
+from policies.base.component import create
+from policies.base.errors import InputError
 from tests.row_files import pasted, read, source_of
 from workers.verify.verifier import VERIFIERS
 

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.prompts.column_paths import look_up
 from orchestrator.prompts.row_values import RowError
 from orchestrator.prompts.templates import fill
-from policies.errors import InputError
+from policies.base.errors import InputError
 from tests.row_files import read
 
 NESTED: dict[str, Any] = {

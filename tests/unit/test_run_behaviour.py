@@ -14,15 +14,15 @@ from orchestrator.events import Event, EventKind, Observer, read_events
 from orchestrator.launch import RunSummary, resume_experiment, run_experiment
 from orchestrator.lease import claim
 from orchestrator.run_folder import RunFolder
-from policies.errors import (
+from policies.base.errors import (
     ConfigurationError,
     InputError,
     LimitExceededError,
     ResumeError,
     RolloutError,
 )
-from policies.processes import process_start
-from policies.records import RoundStatus
+from policies.base.process_identity import process_start
+from policies.base.records import RoundStatus
 from tests.fake_runs import arithmetic, fake_config
 
 
@@ -210,7 +210,7 @@ def test_prompts_that_stand_in_both_sets_are_refused_before_anything_runs(tmp_pa
 def test_a_starting_model_that_changed_is_refused_on_resume(tmp_path: Path) -> None:
     run(tmp_path, fake_config(tmp_path))
     (tmp_path / "model" / "model.safetensors").write_bytes(b"other")
-    from policies.errors import PolicyStoreError
+    from policies.base.errors import PolicyStoreError
 
     with pytest.raises(PolicyStoreError, match="changed since the run began"):
         resume_experiment(RunFolder(tmp_path / "run"))

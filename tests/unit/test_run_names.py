@@ -13,7 +13,7 @@ from orchestrator.launch import run_experiment
 from orchestrator.lease import claim
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_naming import give_back, new_run_folder, take
-from policies.errors import ConfigurationError, LeaseError
+from policies.base.errors import ConfigurationError, LeaseError
 from tests.fake_runs import fake_config
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.records import Json
+from policies.base.records import Json
 from workers.sandbox.outcome import last_lines, read_cell, read_replies, result_of
 from workers.sandbox.process import Raw
 from workers.sandbox.settings import CallResult, SandboxResult, SandboxSettings, SandboxStatus

@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator.views.display import rounds_table
 from orchestrator.views.report import write_report
 from orchestrator.views.scores import final_line, pass_names, with_error
-from policies.records import RoundResult, RoundStatus
+from policies.base.records import RoundResult, RoundStatus
 from tests.run_folders import make_run
 
 

@@ -22,9 +22,9 @@ from orchestrator.plan.preflight import make_plan
 from orchestrator.private import check_confined
 from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.metric_names import flatten_params
-from policies import redaction
-from policies.errors import ConfigurationError, CorruptStateError, PawlError, boundary
-from policies.redaction import redact_secrets, seal
+from policies.base import redaction
+from policies.base.errors import ConfigurationError, CorruptStateError, PawlError, boundary
+from policies.base.redaction import redact_secrets, seal
 from tests.bad_rows import FAKE_MODEL, Row
 
 CANARY = "canary-5f1b9e77"

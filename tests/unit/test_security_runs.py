@@ -17,7 +17,7 @@ from orchestrator.config.files import load_config
 from orchestrator.tracking.tags import tracked_run
 from orchestrator.views.display import plain_text
 from orchestrator.views.report import write_report
-from policies import redaction
+from policies.base import redaction
 from tests.artefacts import holding, pickles_in
 from tests.bad_rows import Row
 from tests.run_folders import make_run
@@ -26,7 +26,7 @@ CANARY = "canary-5f1b9e77-do-not-print"
 
 LEAKY = '''
 import sys
-from policies.records import Prompt, Trajectory, Verdict
+from policies.base.records import Prompt, Trajectory, Verdict
 from workers.verify.verifier import Verifier
 
 

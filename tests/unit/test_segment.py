@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.records import (
+from policies.base.records import (
     Sampling,
     Span,
     StopReason,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.fake_model import write_fake_model
-from policies.records import Ending, Message, Prompt, Sampling, Trajectory, TrajectoryStatus
+from policies.base.component import create
+from policies.base.records import Ending, Message, Prompt, Sampling, Trajectory, TrajectoryStatus
+from policies.storage.fake_model import write_fake_model
 from tests.training_cases import version
 from workers.rollout.engine import ENGINES, RolloutEngine
 from workers.rollout.strategies.self_refine import Instructions, SelfRefine

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from policies.errors import ArtifactError, LeaseError
-from policies.records import (
+from policies.base.errors import ArtifactError, LeaseError
+from policies.base.records import (
     Message,
     Prompt,
     Sampling,
@@ -22,7 +22,7 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.shards import (
+from policies.storage.artifacts import (
     commit,
     content_digest,
     discard,

@@ -10,11 +10,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from policies.component import create
-from policies.examples import PreferencePair, SupervisedExample, UnpairedExample
-from policies.loss import LOSSES, PairLoss, PairTensors
-from policies.preference import PREFERENCES
-from policies.records import (
+from policies.base.component import create
+from policies.base.records import (
     Comparison,
     Message,
     Prompt,
@@ -24,7 +21,10 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.soft_labels import soft_label
+from policies.examples.builder import PREFERENCES
+from policies.examples.kinds import PreferencePair, SupervisedExample, UnpairedExample
+from policies.examples.soft_labels import soft_label
+from policies.objectives.loss import LOSSES, PairLoss, PairTensors
 from tests.attempts import attempt
 from workers.training.batching import MicroBatch
 from workers.training.collate import PairCollator

@@ -25,7 +25,7 @@ from orchestrator.tracking.sqlite_store import (
     revisions,
     store_problem,
 )
-from policies.errors import TrackingError
+from policies.base.errors import TrackingError
 
 HEAD = revisions()[1]
 

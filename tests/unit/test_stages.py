@@ -14,8 +14,8 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.launch import run_experiment
 from orchestrator.plan.preflight import make_plan
 from orchestrator.run_folder import RunFolder
-from policies.records import RoundStatus, Trajectory
-from policies.shards import read_records
+from policies.base.records import RoundStatus, Trajectory
+from policies.storage.artifacts import read_records
 from tests.fake_runs import fake_config
 
 UNPAIRED = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from policies.errors import CorruptPolicyError, InputError, PolicyStoreError
-from policies.store import PolicyStore, check_files, weight_files
+from policies.base.errors import CorruptPolicyError, InputError, PolicyStoreError
+from policies.storage.policy_store import PolicyStore, check_files, weight_files
 
 
 def model(path: Path, content: bytes = b"weights") -> Path:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.errors import ConfigurationError
-from policies.records import Message, Prompt
+from policies.base.component import create
+from policies.base.errors import ConfigurationError
+from policies.base.records import Message, Prompt
 from tests.template_folders import chat_with, of_packages, of_tests
 from workers.rollout.chat_settings import ChatSettings
 from workers.rollout.strategies.tool_loop import ToolLoop

@@ -11,8 +11,8 @@ import pytest
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder import RunFolder, template_date
-from policies.errors import RolloutError, boundary
-from policies.records import Message, StopReason
+from policies.base.errors import RolloutError, boundary
+from policies.base.records import Message, StopReason
 from tests.scripted_engine import ScriptedEngine
 from tests.template_folders import chat_with, of_packages, of_tests
 from workers.rollout import tokenizer_chat

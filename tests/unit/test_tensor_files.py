@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from policies.errors import StorageError, TrainingError, boundary
-from policies.fake_model import write_fake_model
+from policies.base.errors import StorageError, TrainingError, boundary
+from policies.storage.fake_model import write_fake_model
 from tests.full_disk import largest_file
 from workers.training.checkpoints import Checkpoints
 from workers.training.engine import TrainingOptions

@@ -10,8 +10,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from policies.attempt_answer import answer_of
-from policies.records import Sampling, StopReason, Trajectory, TrajectoryStatus, Turn
+from policies.base.attempt_answer import answer_of
+from policies.base.records import Sampling, StopReason, Trajectory, TrajectoryStatus, Turn
 from tests.chat_formats import chat_of
 from tests.unit.test_tool_loop import Counting, loop, run
 from workers.rollout.chat import ChatFormat

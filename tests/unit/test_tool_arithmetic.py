@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from orchestrator.prompts.overlap import check_overlap
 from orchestrator.prompts.source import PROMPT_SOURCES
-from policies.component import create
-from policies.errors import InputError
-from policies.records import Prompt
+from policies.base.component import create
+from policies.base.errors import InputError
+from policies.base.records import Prompt
 from workers.rollout.call_format import CALL_FORMATS
 from workers.rollout.tool import TOOLS
 

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import pytest
 
-from policies.component import create
-from policies.errors import ConfigurationError
-from policies.records import Json, ToolCallStatus
+from policies.base.component import create
+from policies.base.errors import ConfigurationError
+from policies.base.records import Json, ToolCallStatus
 from workers.rollout.function_signature import ArgumentProblemsError, FunctionSignature
 from workers.rollout.tool import TOOLS, Tool, ToolOutput
 

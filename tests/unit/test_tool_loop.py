@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from policies.component import Component, ComponentConfigError, create
-from policies.errors import ConfigurationError
-from policies.fake_model import write_fake_model
-from policies.records import (
+from policies.base.component import Component, ComponentConfigError, create
+from policies.base.errors import ConfigurationError
+from policies.base.records import (
     Ending,
     Json,
     Message,
@@ -23,6 +22,7 @@ from policies.records import (
     Trajectory,
     TrajectoryStatus,
 )
+from policies.storage.fake_model import write_fake_model
 from tests.chat_formats import chat_of
 from tests.scripted_engine import ScriptedEngine
 from tests.training_cases import version

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from policies.component import create
-from policies.records import ToolCallStatus
+from policies.base.component import create
+from policies.base.records import ToolCallStatus
 from workers.rollout.tool import TOOLS, ToolOutput
 from workers.rollout.tools.python import Python
 from workers.sandbox.settings import SandboxResult, SandboxStatus

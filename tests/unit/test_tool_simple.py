@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.component import create
-from policies.records import ToolCallStatus
+from policies.base.component import create
+from policies.base.records import ToolCallStatus
 from workers.rollout.tool import TOOLS, BadArgumentsError, Tool, text_argument
 
 

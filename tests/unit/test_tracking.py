@@ -18,8 +18,8 @@ from orchestrator.tracking.push import SendingThread
 from orchestrator.tracking.spool import SendLock, TrackedRun, TrackingRefused
 from orchestrator.tracking.tracker import NullTracker, SpooledTracker
 from orchestrator.views.run_state import results_of
-from policies.errors import TrackingError
-from policies.records import RoundResult, RoundStatus
+from policies.base.errors import TrackingError
+from policies.base.records import RoundResult, RoundStatus
 from tests.run_folders import RUN_ID, make_run, phase_seconds
 
 RUN = TrackedRun(run_id=RUN_ID, name="q-1", experiment="multiply", params={"seed": "0"})

@@ -14,9 +14,9 @@ from orchestrator.tracking.spool import TrackedRun
 from orchestrator.tracking.tables import example_rows, sample_rows
 from orchestrator.tracking.tracker import SpooledTracker
 from orchestrator.views.run_state import results_of
-from policies.examples import PreferencePair, TokenSequence
-from policies.records import Trajectory
-from policies.shards import read_records, write_records
+from policies.base.records import Trajectory
+from policies.examples.kinds import PreferencePair, TokenSequence
+from policies.storage.artifacts import read_records, write_records
 from tests.run_folders import RUN_ID, make_run, phase_seconds
 
 RUN = TrackedRun(run_id=RUN_ID, name="q-1", experiment="multiply", params={"seed": "0"})

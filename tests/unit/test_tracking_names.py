@@ -17,7 +17,7 @@ from orchestrator.tracking.metric_names import (
     flatten_params,
 )
 from orchestrator.tracking.uri import absolute_uri, artifact_root, check_uri, redact
-from policies.errors import ConfigurationError
+from policies.base.errors import ConfigurationError
 
 ACCEPTED = re.compile(r"[A-Za-z0-9_./ :-]+")
 ODD_NAMES = [

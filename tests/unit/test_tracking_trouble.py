@@ -21,7 +21,7 @@ from orchestrator.tracking.push import SendingThread
 from orchestrator.tracking.spool import FinishLine, RoundLine, Spool, StepsLine, TrackedRun
 from orchestrator.tracking.tracker import SpooledTracker
 from orchestrator.views.run_state import results_of
-from policies.errors import StorageError, TrackingError
+from policies.base.errors import StorageError, TrackingError
 from tests.full_disk import largest_file
 from tests.run_folders import RUN_ID, make_run
 

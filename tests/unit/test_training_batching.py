@@ -8,10 +8,10 @@ from typing import cast
 
 import pytest
 
-from policies.errors import DivergenceError, TrainingError
-from policies.examples import UnpairedExample
-from policies.reference import ReferencePart, ReferencePlan
-from policies.seeds import derive_rng
+from policies.base.errors import DivergenceError, TrainingError
+from policies.base.seeds import derive_rng
+from policies.examples.kinds import UnpairedExample
+from policies.objectives.reference import ReferencePart, ReferencePlan
 from tests.training_cases import make_engine, make_loss, sequence, singles, turn_singles
 from workers.training.batching import mismatched_partners, plan_batches
 from workers.training.engine import AdapterSettings

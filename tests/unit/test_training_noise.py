@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, CLIPVisionConfig, LlavaConfig
 
-from policies.errors import TrainingError
+from policies.base.errors import TrainingError
 from tests.architectures import NOISY, write_architecture
 from tests.training_cases import log_of, make_engine, make_job, make_loss, pairs, version
 from workers.training.engine import AdapterSettings

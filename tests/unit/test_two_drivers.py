@@ -18,9 +18,9 @@ from orchestrator.journal_reading import Reading, read_journal, reading_of
 from orchestrator.lease import Claim, Fence, Lease, claim
 from orchestrator.rounds.phases import Phase
 from orchestrator.run_folder import RunFolder
-from policies import files
-from policies.errors import CorruptStateError, LeaseError, StorageError
-from policies.records import RoundResult, RoundStatus
+from policies.base.errors import CorruptStateError, LeaseError, StorageError
+from policies.base.records import RoundResult, RoundStatus
+from policies.storage import files
 from tests.interleavings import Program, World, counted_locks, explore, looking, stop_before
 
 

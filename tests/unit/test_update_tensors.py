@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from policies.examples import LabelledStep, PreferencePair
-from policies.records import Prompt, Sampling
-from policies.seeds import derive_seed
+from policies.base.records import Prompt, Sampling
+from policies.base.seeds import derive_seed
+from policies.examples.kinds import LabelledStep, PreferencePair
 from tests.training_cases import make_job, pair_loss, pairs, sequence, version, write_tiny_model
 from workers.rollout.strategy import RolloutJob
 from workers.training.arguments import loss_arguments, training_arguments
@@ -38,7 +38,7 @@ def expected(model: Any, ids: tuple[int, ...], mask: tuple[int, ...]) -> list[fl
 
 
 def test_a_token_is_scored_by_what_stands_before_it_and_by_no_padding(model: Any) -> None:
-    from policies.logprobs import padded, sequence_logprobs
+    from policies.objectives.logprobs import padded, sequence_logprobs
 
     sequences = [sequence("a", 0, length=5), sequence("b", 0, length=9), sequence("c", 1)]
     scores = sequence_logprobs(model, sequences).per_token

@@ -12,8 +12,8 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.events import EventKind, read_events
 from orchestrator.launch import RunSummary, resume_experiment, run_experiment
 from orchestrator.run_folder import RunFolder
-from policies.errors import TrainingError, WorkerMemoryError
-from policies.records import RoundStatus
+from policies.base.errors import TrainingError, WorkerMemoryError
+from policies.base.records import RoundStatus
 from tests.fake_runs import fake_config
 
 ENGINE = f"{Path(__file__).parents[1] / 'dying_engine.py'}:DyingEngine"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from policies.component import create
-from policies.records import Feedback, Message, Prompt, Verdict, VerdictStatus
+from policies.base.component import create
+from policies.base.records import Feedback, Message, Prompt, Verdict, VerdictStatus
 from tests.attempts import attempt
 from workers.verify.aggregate import FeedbackSettings, aggregate
 from workers.verify.judge import JUDGES, JudgeBackend, JudgeJob, Question, Reply

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from policies.component import create
-from policies.records import Message, Prompt, Sampling, Trajectory, VerdictStatus
+from policies.base.component import create
+from policies.base.records import Message, Prompt, Sampling, Trajectory, VerdictStatus
 from workers.verify.verifier import VERIFIERS, Verifier
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="Play."),))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.component import create
-from policies.errors import ConfigurationError, VerificationError
-from policies.records import (
+from policies.base.component import create
+from policies.base.errors import ConfigurationError, VerificationError
+from policies.base.records import (
     Json,
     Message,
     Prompt,
@@ -319,7 +319,7 @@ def test_trl_functions_can_have_chat_messages_and_another_answer_column(tmp_path
 
 def test_none_is_an_abstention_and_a_verdict_is_taken_over(tmp_path: Path) -> None:
     source = (
-        "from policies.records import Verdict\n"
+        "from policies.base.records import Verdict\n"
         "def f(completion, answer):\n"
         "    if completion == 'skip': return None\n"
         "    return Verdict(source='x', trajectory_id='y', status='scored', score=0.25, rationale='so')\n"

@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from policies.component import ComponentConfigError
-from policies.examples import UnpairedExample
-from policies.preference import PREFERENCES, PreferenceBuilder
-from policies.records import (
+from policies.base.component import ComponentConfigError
+from policies.base.records import (
     Feedback,
     Message,
     PolicyVersion,
@@ -27,7 +25,9 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.shards import read_records, write_records
+from policies.examples.builder import PREFERENCES, PreferenceBuilder
+from policies.examples.kinds import UnpairedExample
+from policies.storage.artifacts import read_records, write_records
 from tests.committing import committed
 from workers.portion import Portion
 from workers.verify.aggregate import FeedbackSettings, aggregate

@@ -18,12 +18,12 @@ from orchestrator.judge_models import check_same_models, local_judge_models, mod
 from orchestrator.launch import run_experiment
 from orchestrator.rounds.phases import Drawn
 from orchestrator.run_folder import RunFolder
-from policies.errors import CorruptPolicyError, CorruptStateError, PolicyStoreError
-from policies.fake_model import FAKE_POLICY, write_fake_model
-from policies.records import PolicyVersion
-from policies.shards import write_json
-from policies.store import PolicyStore, check_companions, check_files
-from policies.version_files import files_digest
+from policies.base.errors import CorruptPolicyError, CorruptStateError, PolicyStoreError
+from policies.base.records import PolicyVersion
+from policies.storage.artifacts import write_json
+from policies.storage.fake_model import FAKE_POLICY, write_fake_model
+from policies.storage.policy_store import PolicyStore, check_companions, check_files
+from policies.storage.version_files import files_digest
 from tests.fake_runs import fake_config, fake_tree
 
 SIDE_FILES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from policies.loss import PairTensors
+from policies.objectives.loss import PairTensors
 from workers.training.process_group import WorkerGroup
 from workers.training.whole_step import reference_point, rows_of_step, values_by_row
 

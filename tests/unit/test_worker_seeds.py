@@ -9,10 +9,10 @@ from typing import Any
 from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder import RunFolder
 from orchestrator.worker_groups import start_groups
-from policies.errors import WorkerLostError
-from policies.fake_model import write_fake_model
-from policies.records import PolicyVersion
-from policies.store import PolicyStore
+from policies.base.errors import WorkerLostError
+from policies.base.records import PolicyVersion
+from policies.storage.fake_model import write_fake_model
+from policies.storage.policy_store import PolicyStore
 from tests.training_cases import version
 from workers.cluster import Resources, WorkerSeed
 from workers.inline import InlineCluster

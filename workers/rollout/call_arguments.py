@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from policies.errors import RolloutError
+from policies.base.errors import RolloutError
 
 Messages = list[dict[str, object]]
 _KEY = "pawlkey"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from policies.component import Component, Family
-from policies.records import Json, Message
+from policies.base.component import Component, Family
+from policies.base.records import Json, Message
 from workers.rollout.tool import ToolOutput
 
 

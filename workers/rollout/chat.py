@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 
-from policies.records import Message
+from policies.base.records import Message
 from workers.rollout.chat_settings import ChatSettings
 
 

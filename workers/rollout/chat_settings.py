@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from policies.records import Json, Message, Record
+from policies.base.records import Json, Message, Record
 
 TemplateRoles = Literal["as_given", "user_only"]
 TemplateTools = Literal["template", "text"]

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from policies.bounds import MAX_ROUNDS, MAX_SECONDS, MAX_TOKENS, MAX_WORKERS
-from policies.component import Component
-from policies.records import Message, Prompt, Trajectory
+from policies.base.bounds import MAX_ROUNDS, MAX_SECONDS, MAX_TOKENS, MAX_WORKERS
+from policies.base.component import Component
+from policies.base.records import Message, Prompt, Trajectory
 from workers.rollout.chat import ChatFormat
 from workers.rollout.conversations import Conversations
 from workers.rollout.engine import RolloutEngine

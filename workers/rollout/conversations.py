@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from policies.errors import PawlError, RolloutError, boundary
-from policies.records import (
+from policies.base.errors import PawlError, RolloutError, boundary
+from policies.base.records import (
     Ending,
     Message,
     Prompt,
@@ -23,7 +23,7 @@ from policies.records import (
     TrajectoryStatus,
     Turn,
 )
-from policies.seeds import derive_seed
+from policies.base.seeds import derive_seed
 from workers.alive import beat
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.partner import Outcome, Partner, Reply

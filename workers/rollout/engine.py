@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from policies.component import Component, Family
-from policies.records import Message, PolicyVersion, Sampling, StopReason
+from policies.base.component import Component, Family
+from policies.base.records import Message, PolicyVersion, Sampling, StopReason
 from workers.rollout.chat import ChatFormat
 from workers.rollout.chat_settings import ChatSettings
 from workers.rollout.shown_calls import check_shown

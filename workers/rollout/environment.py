@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from policies.bounds import MAX_SECONDS
-from policies.component import Component, Family
-from policies.errors import InputError, explain
-from policies.records import Message, Probability, Prompt
+from policies.base.bounds import MAX_SECONDS
+from policies.base.component import Component, Family
+from policies.base.errors import InputError, explain
+from policies.base.records import Message, Probability, Prompt
 
 
 @dataclass(frozen=True)

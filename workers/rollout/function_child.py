@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import Field, JsonValue
 
-from policies.component import import_from_folder_of, load_object
-from policies.errors import ConfigurationError, PawlError, RolloutError, boundary
-from policies.records import Record, ToolCallStatus
+from policies.base.component import import_from_folder_of, load_object
+from policies.base.errors import ConfigurationError, PawlError, RolloutError, boundary
+from policies.base.records import Record, ToolCallStatus
 from workers.child_process import begin_as_child, clean_text, line_of, storable
 from workers.rollout.function_signature import ArgumentProblemsError, FunctionSignature
 

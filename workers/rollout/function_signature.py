@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
-from policies.errors import ConfigurationError
-from policies.records import Json
+from policies.base.errors import ConfigurationError
+from policies.base.records import Json
 
 _PARAMETER = re.compile(r"(\w+)\s*(?:\([^)]*\))?:\s*(.*)")
 _NUM_PROBLEMS = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from policies.records import Ending, Message, Probability, Prompt, ToolCall
+from policies.base.records import Ending, Message, Probability, Prompt, ToolCall
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from policies.errors import PawlError, RolloutError, boundary
+from policies.base.errors import PawlError, RolloutError, boundary
 
 _IDLE_SECONDS = 0.5
 """Longest sleep between two looks at what is overdue."""

@@ -11,9 +11,9 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from policies.component import create
-from policies.errors import ConfigurationError, PawlError, boundary
-from policies.records import Prompt, Record
+from policies.base.component import create
+from policies.base.errors import ConfigurationError, PawlError, boundary
+from policies.base.records import Prompt, Record
 from workers.child_process import begin_as_child, clean_text, line_of, storable
 from workers.rollout.chat import ChatFormat
 from workers.rollout.chat_settings import ChatSettings

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.records import Step, Trajectory
+from policies.base.records import Step, Trajectory
 from workers.rollout.chat import ChatFormat
 
 StepKind = Literal["turn", "line", "sentence"]

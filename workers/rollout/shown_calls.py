@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from policies.errors import RolloutError, explain
-from policies.records import Message
+from policies.base.errors import RolloutError, explain
+from policies.base.records import Message
 
 
 def check_shown(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from policies.component import Component, Family
-from policies.records import Prompt, Sampling, Trajectory
-from policies.seeds import derive_seed
+from policies.base.component import Component, Family
+from policies.base.records import Prompt, Sampling, Trajectory
+from policies.base.seeds import derive_seed
 from workers.rollout.chat import ChatFormat
 from workers.rollout.engine import RolloutEngine
 

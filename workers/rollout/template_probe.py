@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from policies.errors import ConfigurationError, RolloutError, explain
-from policies.records import Message, Prompt
+from policies.base.errors import ConfigurationError, RolloutError, explain
+from policies.base.records import Message, Prompt
 from workers.rollout.chat import ChatFormat
 from workers.rollout.transcript import (
     RewrittenHistory,

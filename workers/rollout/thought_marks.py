@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.attempt_answer import left_open, without_thoughts
-from policies.records import Trajectory, Turn
+from policies.base.attempt_answer import left_open, without_thoughts
+from policies.base.records import Trajectory, Turn
 from workers.rollout.chat import ChatFormat
 
 TAIL_TOKENS = 64

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from policies.attempt_answer import is_mark
-from policies.errors import RolloutError, boundary
-from policies.records import Message
+from policies.base.attempt_answer import is_mark
+from policies.base.errors import RolloutError, boundary
+from policies.base.records import Message
 from workers.rollout.call_arguments import wants_text, with_arguments
 from workers.rollout.chat import ChatFormat, cuts, split_at
 from workers.rollout.chat_settings import (

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import Field
 
-from policies.bounds import MAX_CHARACTERS, MAX_SECONDS
-from policies.component import Component, Family
-from policies.records import Json, ToolCallStatus
+from policies.base.bounds import MAX_CHARACTERS, MAX_SECONDS
+from policies.base.component import Component, Family
+from policies.base.records import Json, ToolCallStatus
 
 _CUT = " [cut]"
 

@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from policies.errors import RolloutError
-from policies.records import Message
+from policies.base.errors import RolloutError
+from policies.base.records import Message
 from workers.rollout.chat import ChatFormat, cuts, split_at
 
 RewrittenHistory = Literal["auto", "refuse", "keep"]

@@ -11,9 +11,9 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from policies.component import Component, create
-from policies.errors import RolloutError, boundary
-from policies.records import (
+from policies.base.component import Component, create
+from policies.base.errors import RolloutError, boundary
+from policies.base.records import (
     Ending,
     PolicyVersion,
     Prompt,
@@ -24,7 +24,7 @@ from policies.records import (
     TrajectoryStatus,
     Turn,
 )
-from policies.shards import Written, read_records, write_draft
+from policies.storage.artifacts import Written, read_records, write_draft
 from workers.compute_threads import set_threads
 from workers.portion import WHOLE, Portion
 from workers.rollout.chat_settings import ChatSettings

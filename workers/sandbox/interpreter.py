@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from policies.errors import ConfigurationError, SandboxUnavailableError, explain
+from policies.base.errors import ConfigurationError, SandboxUnavailableError, explain
 
 FLAGS = ("-s", "-S", "-P", "-B")
 """Like -I -S (no site, no user folder, no working directory on the path), but with PYTHONHASHSEED in force: the

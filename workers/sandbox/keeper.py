@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from policies.errors import SandboxUnavailableError
+from policies.base.errors import SandboxUnavailableError
 
 _FILE = Path(__file__).with_name("keeper_main.py")
 ANSWER_SECONDS = 60.0

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from policies.records import Json
+from policies.base.records import Json
 from workers.sandbox.process import Raw
 from workers.sandbox.settings import (
     CallResult,

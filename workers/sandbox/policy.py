@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from policies.errors import SandboxUnavailableError, explain
+from policies.base.errors import SandboxUnavailableError, explain
 from workers.sandbox.interpreter import (
     ENVIRONMENT,
     FLAGS,

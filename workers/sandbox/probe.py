@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from policies.errors import ConfigurationError, SandboxUnavailableError, explain
+from policies.base.errors import ConfigurationError, SandboxUnavailableError, explain
 from workers.sandbox.interpreter import ENVIRONMENT
 from workers.sandbox.keeper import keeper
 from workers.sandbox.outcome import read_replies, result_of

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from policies.errors import SandboxUnavailableError
+from policies.base.errors import SandboxUnavailableError
 from workers.sandbox.interpreter import ENVIRONMENT
 from workers.sandbox.keeper import Keeper
 from workers.sandbox.streams import BLOCK, MAX_DESCRIPTORS, Streams

@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
-from policies.errors import SandboxUnavailableError
-from policies.records import Json
+from policies.base.errors import SandboxUnavailableError
+from policies.base.records import Json
 from workers.sandbox.keeper import keeper
 from workers.sandbox.outcome import read_cell, read_replies, result_of
 from workers.sandbox.policy import Plan, next_uid

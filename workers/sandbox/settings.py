@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from policies.bounds import MAX_CHARACTERS, MAX_MEGABYTES, MAX_SECONDS, MAX_WORKERS
-from policies.component import Settings
-from policies.records import Json
+from policies.base.bounds import MAX_CHARACTERS, MAX_MEGABYTES, MAX_SECONDS, MAX_WORKERS
+from policies.base.component import Settings
+from policies.base.records import Json
 
 SandboxBackend = Literal["bwrap", "landlock", "none"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from policies.loss import Loss, ReferencedLoss, UnpairedLoss
+from policies.objectives.loss import Loss, ReferencedLoss, UnpairedLoss
 from workers.training.batching import Plan
 from workers.training.engine import AdapterSettings, TrainingOptions
 

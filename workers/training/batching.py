@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from policies.errors import TrainingError, explain
-from policies.examples import (
+from policies.base.errors import TrainingError, explain
+from policies.base.seeds import derive_rng
+from policies.examples.kinds import (
     Example,
     ExampleKind,
     LabelledStep,
@@ -22,7 +23,6 @@ from policies.examples import (
     TokenSpan,
     UnpairedExample,
 )
-from policies.seeds import derive_rng
 
 _KINDS: dict[ExampleKind, type[Example]] = {
     "pair": PreferencePair,

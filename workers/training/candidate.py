@@ -10,9 +10,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from policies.errors import DivergenceError, TrainingError, explain
-from policies.examples import TokenSequence
-from policies.store import weight_files
+from policies.base.errors import DivergenceError, TrainingError, explain
+from policies.examples.kinds import TokenSequence
+from policies.storage.policy_store import weight_files
 
 TensorShape = tuple[str, tuple[int, ...]]
 """The type of a tensor's numbers in the file's own terms (`F32`), and its shape."""
@@ -94,7 +94,7 @@ def check_logits(model: Any, sequences: Sequence[TokenSequence]) -> None:
     Raises:
         DivergenceError: names the sequence.
     """
-    from policies.logprobs import sequence_logprobs
+    from policies.objectives.logprobs import sequence_logprobs
 
     scores = sequence_logprobs(model, list(sequences), precision="fp32").per_token
     for sequence, values in zip(sequences, scores, strict=True):

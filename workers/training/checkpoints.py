@@ -19,9 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from policies.component import Component
-from policies.examples import Example
-from policies.files import (
+from policies.base.component import Component
+from policies.base.records import Record
+from policies.examples.kinds import Example
+from policies.storage.artifacts import content_digest, file_sha256
+from policies.storage.checksums import read_sealed, with_seal
+from policies.storage.files import (
     TEMPORARY_SUFFIX,
     make_directory,
     move,
@@ -29,10 +32,7 @@ from policies.files import (
     sync_files,
     write_json,
 )
-from policies.folder_names import numbered_folders
-from policies.records import Record
-from policies.seals import read_sealed, with_seal
-from policies.shards import content_digest, file_sha256
+from policies.storage.folder_names import numbered_folders
 from workers.training.engine import AdapterSettings, TrainingOptions, UpdateJob
 from workers.training.tensor_files import check_whole, refusals_told
 

@@ -12,9 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policies.examples import PreferencePair, SupervisedExample, TokenSequence, UnpairedExample
-from policies.logprobs import padded
-from policies.loss import PairLoss
+from policies.examples.kinds import (
+    PreferencePair,
+    SupervisedExample,
+    TokenSequence,
+    UnpairedExample,
+)
+from policies.objectives.logprobs import padded
+from policies.objectives.loss import PairLoss
 from workers.training.batching import MicroBatch, Partner
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from policies.bounds import (
+from policies.base.bounds import (
     MAX_COEFFICIENT,
     MAX_COUNT,
     MAX_SCORE,
@@ -16,12 +16,12 @@ from policies.bounds import (
     MAX_TOKENS,
     MAX_WORKERS,
 )
-from policies.component import Component, Family, Settings
-from policies.examples import Example
-from policies.files import append_unsynced
-from policies.loss import Loss
-from policies.records import PolicyVersion, Record
-from policies.reference import ReferencePlan
+from policies.base.component import Component, Family, Settings
+from policies.base.records import PolicyVersion, Record
+from policies.examples.kinds import Example
+from policies.objectives.loss import Loss
+from policies.objectives.reference import ReferencePlan
+from policies.storage.files import append_unsynced
 
 
 class AdapterSettings(Settings):

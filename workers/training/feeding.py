@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from policies.examples import (
+from policies.examples.kinds import (
     Example,
     LabelledStep,
     PreferencePair,
@@ -15,7 +15,7 @@ from policies.examples import (
     TokenSequence,
     UnpairedExample,
 )
-from policies.loss import Loss, PairLoss, SupervisedLoss, UnpairedLoss
+from policies.objectives.loss import Loss, PairLoss, SupervisedLoss, UnpairedLoss
 from workers.training.batching import (
     Partner,
     Plan,

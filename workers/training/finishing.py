@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from policies.examples import TokenSequence
+from policies.examples.kinds import TokenSequence
 from workers.training.arguments import lora_config
 from workers.training.candidate import check_candidate, check_logits
 from workers.training.engine import AdapterSettings, TrainingOptions, UpdateJob

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from policies.errors import TrainingError, explain
+from policies.base.errors import TrainingError, explain
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policies.errors import TrainingError, boundary, explain
-from policies.files import write_atomically
+from policies.base.errors import TrainingError, boundary, explain
+from policies.storage.files import write_atomically
 from workers.training.tensor_files import save_tensors
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from policies.errors import TrainingError, WaitTimeoutError, explain
+from policies.base.errors import TrainingError, WaitTimeoutError, explain
 from workers.training.batching import MicroBatch
 from workers.training.engine import ProcessGroup
 from workers.training.steplog import AVERAGED

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from policies.errors import TrainingError, explain
-from policies.examples import TokenSequence
-from policies.seeds import derive_rng
+from policies.base.errors import TrainingError, explain
+from policies.base.seeds import derive_rng
+from policies.examples.kinds import TokenSequence
 from workers.alive import beat
 from workers.training.engine import TrainingOptions, UpdateJob
 from workers.training.process_group import WorkerGroup
@@ -81,7 +81,7 @@ def _once_each(
     """Log-probs of `sequences`; equal ones (a winner of several pairs) are scored once, by one of the workers."""
     import torch
 
-    from policies.logprobs import sequence_logprobs
+    from policies.objectives.logprobs import sequence_logprobs
 
     unique = {(s.token_ids, s.loss_mask): i for i, s in enumerate(sequences)}
     rows = sorted(unique.values())
@@ -166,7 +166,7 @@ def _scored_only(sequence: TokenSequence) -> list[float]:
 def _probe(
     job: UpdateJob, sequences: Sequence[TokenSequence], model: Any, precision: str, count: int
 ) -> dict[str, float]:
-    from policies.logprobs import sequence_logprobs
+    from policies.objectives.logprobs import sequence_logprobs
 
     fresh = [s for s in sequences if s.policy_version == job.policy.number]
     chosen = derive_rng(job.seed, "probe").sample(fresh, min(count, len(fresh)))

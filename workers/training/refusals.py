@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from policies.errors import explain
-from policies.loss import Loss, PairLoss, SupervisedLoss, UnpairedLoss
+from policies.base.errors import explain
+from policies.objectives.loss import Loss, PairLoss, SupervisedLoss, UnpairedLoss
 from workers.training.engine import AdapterSettings, TrainingOptions
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from policies.errors import TrainingError, boundary
-from policies.loss import Loss
-from policies.seeds import derive_seed
+from policies.base.errors import TrainingError, boundary
+from policies.base.seeds import derive_seed
+from policies.objectives.loss import Loss
 from workers.alive import beat
 from workers.training.batching import MicroBatch
 from workers.training.checkpoints import Checkpoint, Checkpoints

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from policies.errors import TrainingError, explain
+from policies.base.errors import TrainingError, explain
 
 if TYPE_CHECKING:
     from torch import Tensor

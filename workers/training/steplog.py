@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from policies.errors import DivergenceError, explain
-from policies.files import remove_file
+from policies.base.errors import DivergenceError, explain
+from policies.storage.files import remove_file
 from workers.alive import beat
 from workers.training.engine import log_line
 

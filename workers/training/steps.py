@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from policies.loss import (
+from policies.objectives.loss import (
     PairLoss,
     PairTensors,
     StepTensors,

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policies.errors import StorageError, explain
-from policies.files import storage_error
+from policies.base.errors import StorageError, explain
+from policies.storage.files import storage_error
 
 if TYPE_CHECKING:
     from torch import Tensor

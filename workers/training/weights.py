@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policies.errors import StorageError, TrainingError, explain
-from policies.files import make_directory, move, put, sync_files
-from policies.folder_names import is_leftover_of_others
-from policies.records import PolicyVersion
-from policies.reference import ReferencePlan
-from policies.store import MANIFEST, weight_files
+from policies.base.errors import StorageError, TrainingError, explain
+from policies.base.records import PolicyVersion
+from policies.objectives.reference import ReferencePlan
+from policies.storage.files import make_directory, move, put, sync_files
+from policies.storage.folder_names import is_leftover_of_others
+from policies.storage.policy_store import MANIFEST, weight_files
 from workers.training.tensor_files import check_whole, refusals_told
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def check_loaded(model: Any, token_ids: Sequence[int], *, precision: str) -> Non
     """
     import torch
 
-    from policies.logprobs import head_is_linear
+    from policies.objectives.logprobs import head_is_linear
     from workers.training.noise import check_quiet
 
     check_quiet(model, token_ids, precision=precision)

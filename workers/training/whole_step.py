@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from policies.loss import PairTensors, SupervisedTensors, UnpairedTensors
+from policies.objectives.loss import PairTensors, SupervisedTensors, UnpairedTensors
 from workers.training.process_group import WorkerGroup
 
 if TYPE_CHECKING:

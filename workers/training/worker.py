@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from policies.component import Component, create
-from policies.errors import TrainingError, boundary
-from policies.examples import (
+from policies.base.component import Component, create
+from policies.base.errors import TrainingError, boundary
+from policies.base.records import Record
+from policies.examples.kinds import (
     Example,
     ExampleKind,
     PreferencePair,
     SupervisedExample,
     UnpairedExample,
 )
-from policies.records import Record
-from policies.shards import read_records
-from policies.store import check_companions
+from policies.storage.artifacts import read_records
+from policies.storage.policy_store import check_companions
 from workers.compute_threads import set_threads
 from workers.training.engine import (
     AdapterSettings,

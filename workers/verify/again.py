@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.records import Prompt, Trajectory, Verdict, VerdictStatus
+from policies.base.records import Prompt, Trajectory, Verdict, VerdictStatus
 from workers.verify.isolation import IsolatedVerifier
 
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from policies.component import Settings
-from policies.errors import ArtifactError
-from policies.records import (
+from policies.base.component import Settings
+from policies.base.errors import ArtifactError
+from policies.base.records import (
     Comparison,
     Feedback,
     Prompt,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from policies.attempt_answer import AttemptAnswer, answer_of, is_cut, written_by
-from policies.records import Trajectory, Verdict
+from policies.base.attempt_answer import AttemptAnswer, answer_of, is_cut, written_by
+from policies.base.records import Trajectory, Verdict
 from workers.verify.verifier import Verifier
 
 
 class AnswerVerifier(Verifier):
-    """Reads attempts by the rule of `policies.attempt_answer`; at the level `step`, each step as it was written."""
+    """Reads attempts by the rule of `base/attempt_answer.py`; at the level `step`, each step as it was written."""
 
     class Config(Verifier.Config):
         """Settings of every verifier that grades answers."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from policies.errors import VerificationError, explain
-from policies.records import Json, Prompt
+from policies.base.errors import VerificationError, explain
+from policies.base.records import Json, Prompt
 
 
 def require_answer(prompt: Prompt, source: str) -> Json:

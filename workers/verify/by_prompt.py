@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from policies.records import ScoredGroup, TrajectoryStatus
+from policies.base.records import ScoredGroup, TrajectoryStatus
 
 
 def count_by_prompt(groups: Sequence[ScoredGroup]) -> dict[str, list[float]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from policies.errors import explain
+from policies.base.errors import explain
 from workers.verify.judge import CUT, Unavailable
 from workers.verify.judge_parse import cleaned
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from policies.examples import Example, PreferencePair, TokenSequence, UnpairedExample
+from policies.examples.kinds import Example, PreferencePair, TokenSequence, UnpairedExample
 
 
 def count_examples(examples: Sequence[Example]) -> dict[str, float]:

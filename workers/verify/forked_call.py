@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from policies.errors import PawlError, VerificationError, boundary, explain
+from policies.base.errors import PawlError, VerificationError, boundary, explain
 
 SPARE_BYTES = 2 * 2**30
 """Memory that the copy may take beyond what this process has."""

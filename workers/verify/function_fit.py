@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from policies.errors import ConfigurationError, VerificationError, explain
+from policies.base.errors import ConfigurationError, VerificationError, explain
 from workers.verify.parameter_names import (
     ALWAYS,
     MANY,

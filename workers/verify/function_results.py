@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from policies.errors import VerificationError, explain
-from policies.records import Verdict
+from policies.base.errors import VerificationError, explain
+from policies.base.records import Verdict
 
 MAX_METRICS = 20
 """Numbers beside the score that are kept of one result."""

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from policies.records import Prompt, Trajectory, Turn
+from policies.base.records import Prompt, Trajectory, Turn
 from workers.verify.answers import last_user_message
 from workers.verify.function_fit import COLUMN, Fit
 

@@ -15,8 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from policies.errors import VerificationError, explain
-from policies.records import Prompt, Trajectory, Verdict, VerdictStatus
+from policies.base.errors import VerificationError, explain
+from policies.base.records import Prompt, Trajectory, Verdict, VerdictStatus
 from workers.alive import beat
 from workers.child_process import (
     ChildLostError,

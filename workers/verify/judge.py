@@ -9,10 +9,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from policies.bounds import MAX_COEFFICIENT, MAX_TOKENS
-from policies.component import Component, Family
-from policies.errors import JudgeError, PawlError, boundary
-from policies.records import Comparison, Message, PolicyVersion, Prompt, Trajectory, Verdict
+from policies.base.bounds import MAX_COEFFICIENT, MAX_TOKENS
+from policies.base.component import Component, Family
+from policies.base.errors import JudgeError, PawlError, boundary
+from policies.base.records import Comparison, Message, PolicyVersion, Prompt, Trajectory, Verdict
 from workers.rollout.chat_settings import ChatSettings
 
 CUT = "the answer was cut at max_tokens: its last line may be half of one. Fix: raise judges[...].max_tokens"

@@ -16,10 +16,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from uuid import uuid4
 
-from policies.errors import JudgeError, PawlError
-from policies.files import append_unsynced
-from policies.records import Json, PolicyVersion
-from policies.seals import with_seal
+from policies.base.errors import JudgeError, PawlError
+from policies.base.records import Json, PolicyVersion
+from policies.storage.checksums import with_seal
+from policies.storage.files import append_unsynced
 from workers.verify.judge import JudgeBackend, Question, Reply, Unavailable, Usage
 
 logger = logging.getLogger(__name__)

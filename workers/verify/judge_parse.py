@@ -1,6 +1,6 @@
 """Reading a judge model's answer, strictly: what is not exactly the asked-for last line is an error.
 
-Thoughts are left out by the rule that holds for attempts, too (`policies.attempt_answer`).
+Thoughts are left out by the rule that holds for attempts, too (`policies.base.attempt_answer`).
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import re
 
-from policies.attempt_answer import without_thoughts
-from policies.errors import JudgeError
+from policies.base.attempt_answer import without_thoughts
+from policies.base.errors import JudgeError
 
 MAX_TEXT = 2_000
 """Characters of an answer that are kept in records."""

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
-from policies.attempt_answer import answer_of
-from policies.component import load_object, reference_to
-from policies.errors import ConfigurationError, JudgeError, explain
-from policies.records import Json, Message, Prompt, Span, Trajectory, Turn
+from policies.base.attempt_answer import answer_of
+from policies.base.component import load_object, reference_to
+from policies.base.errors import ConfigurationError, JudgeError, explain
+from policies.base.records import Json, Message, Prompt, Span, Trajectory, Turn
 from workers.verify.judge import Judge, JudgeBackend, Question, Reply
 from workers.verify.judge_parse import cleaned
 from workers.verify.steps import Level

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from policies.component import create
-from policies.errors import (
+from policies.base.component import create
+from policies.base.errors import (
     ArtifactError,
     ConfigurationError,
     JudgeError,
@@ -23,7 +23,7 @@ from policies.errors import (
     boundary,
     explain,
 )
-from policies.records import (
+from policies.base.records import (
     Comparison,
     Json,
     PolicyVersion,
@@ -33,8 +33,8 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.seeds import derive_seed
-from policies.shards import Written, read_records, write_draft
+from policies.base.seeds import derive_seed
+from policies.storage.artifacts import Written, read_records, write_draft
 from workers.compute_threads import set_threads
 from workers.portion import WHOLE, Portion
 from workers.verify.judge import BackendContext, Judge, JudgeBackend, JudgeJob, Judgement

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from policies.errors import explain
-from policies.records import (
+from policies.base.errors import explain
+from policies.base.records import (
     Prompt,
     Record,
     Sampling,

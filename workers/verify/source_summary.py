@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from policies.records import Verdict, VerdictStatus
+from policies.base.records import Verdict, VerdictStatus
 
 Summary = dict[str, Any]
 

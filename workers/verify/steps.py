@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from policies.records import Trajectory, Verdict
+from policies.base.records import Trajectory, Verdict
 
 Level = Literal["trajectory", "step"]
 """What is graded."""

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from policies.bounds import MAX_COEFFICIENT, MAX_SECONDS
-from policies.component import Component, Family
-from policies.records import Prompt, Trajectory, Verdict, VerdictStatus
+from policies.base.bounds import MAX_COEFFICIENT, MAX_SECONDS
+from policies.base.component import Component, Family
+from policies.base.records import Prompt, Trajectory, Verdict, VerdictStatus
 
 
 class Verifier(Component):

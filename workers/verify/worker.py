@@ -1,8 +1,8 @@
 """The verify worker: judges shards, builds preference examples from them, and grades evaluations.
 
 A plain class that an actor hosts. Every method reads finished files, writes drafts on paths that no other attempt
-uses (see `policies.shards`), and answers with them and a summary under 1 KB of sums and counts; the driver commits the
-drafts, and divides.
+uses (see `policies.storage.artifacts`), and answers with them and a summary under 1 KB of sums and counts; the driver
+commits the drafts, and divides.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from policies.component import create
-from policies.errors import (
+from policies.base.component import create
+from policies.base.errors import (
     ArtifactError,
     ConfigurationError,
     PawlError,
@@ -22,9 +22,7 @@ from policies.errors import (
     boundary,
     explain,
 )
-from policies.examples import PreferencePair, SupervisedExample, UnpairedExample
-from policies.preference import Built, PreferenceBuilder, merge_counts
-from policies.records import (
+from policies.base.records import (
     Comparison,
     Feedback,
     Prompt,
@@ -34,8 +32,10 @@ from policies.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.seeds import derive_rng
-from policies.shards import Written, read_marker, read_records, write_draft
+from policies.base.seeds import derive_rng
+from policies.examples.builder import Built, PreferenceBuilder, merge_counts
+from policies.examples.kinds import PreferencePair, SupervisedExample, UnpairedExample
+from policies.storage.artifacts import Written, read_marker, read_records, write_draft
 from workers.portion import WHOLE, Portion
 from workers.verify.again import contradicting
 from workers.verify.aggregate import FeedbackSettings, aggregate

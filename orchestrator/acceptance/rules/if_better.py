@@ -18,8 +18,8 @@ from pydantic import Field
 from orchestrator.acceptance.measurement import Evidence, Measurement, difference
 from orchestrator.acceptance.rule import AcceptanceRule, Decision
 from orchestrator.acceptance.statistics import Estimate, is_clearly_below
-from policies.bounds import MAX_SCORE
-from policies.component import Component
+from policies.base.bounds import MAX_SCORE
+from policies.base.component import Component
 
 SUSPICION = 0.7
 """Confidence of a loss from which on the better version is measured again before anything is decided."""

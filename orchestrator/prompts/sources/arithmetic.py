@@ -9,9 +9,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from orchestrator.prompts.source import PromptSource
-from policies.bounds import MAX_GENERATED, MAX_WHOLE
-from policies.records import Message, Prompt
-from policies.seeds import derive_rng
+from policies.base.bounds import MAX_GENERATED, MAX_WHOLE
+from policies.base.records import Message, Prompt
+from policies.base.seeds import derive_rng
 
 Operation = Literal["plus", "minus", "times"]
 

@@ -10,10 +10,10 @@ from typing import Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from orchestrator.prompts.source import PromptSource, digest_of, is_safe_id
-from policies.bounds import MAX_GENERATED, MAX_WHOLE, Whole
-from policies.component import Settings
-from policies.records import Message, Prompt
-from policies.seeds import derive_rng
+from policies.base.bounds import MAX_GENERATED, MAX_WHOLE, Whole
+from policies.base.component import Settings
+from policies.base.records import Message, Prompt
+from policies.base.seeds import derive_rng
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.prompts.row_values import Row, RowError
 from orchestrator.prompts.rows import RowConfig, RowSource
-from policies.errors import InputError, boundary, explain
+from policies.base.errors import InputError, boundary, explain
 
 _BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 

@@ -10,8 +10,8 @@ from typing import BinaryIO
 from orchestrator.prompts.paths import existing_file, listed
 from orchestrator.prompts.row_values import Row, RowError
 from orchestrator.prompts.rows import RowConfig, RowSource
-from policies.bounded_json import parse_json
-from policies.errors import InputError, explain
+from policies.base.errors import InputError, explain
+from policies.storage.bounded_json import parse_json
 
 MAX_LINE_BYTES = 16 * 2**20
 MAX_LINE_VALUES = 500_000

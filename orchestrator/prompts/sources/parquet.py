@@ -14,7 +14,7 @@ from orchestrator.prompts.parquet_pages import (
 from orchestrator.prompts.paths import existing_file, listed
 from orchestrator.prompts.row_values import Row, RowError
 from orchestrator.prompts.rows import RowConfig, RowSource
-from policies.errors import InputError, explain
+from policies.base.errors import InputError, explain
 
 NUM_ROWS_AT_ONCE = 1024
 

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import Field, JsonValue
 
 from orchestrator.prompts.source import PromptSource, chat, digest_of
-from policies.bounds import MAX_GENERATED, MAX_WHOLE
-from policies.errors import InputError, boundary, explain
-from policies.records import Prompt
+from policies.base.bounds import MAX_GENERATED, MAX_WHOLE
+from policies.base.errors import InputError, boundary, explain
+from policies.base.records import Prompt
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from orchestrator.prompts.source import PromptSource
-from policies.bounds import MAX_GENERATED, MAX_WHOLE
-from policies.errors import InputError, explain
-from policies.records import Json, Message, Prompt
-from policies.seeds import derive_rng, derive_seed
+from policies.base.bounds import MAX_GENERATED, MAX_WHOLE
+from policies.base.errors import InputError, explain
+from policies.base.records import Json, Message, Prompt
+from policies.base.seeds import derive_rng, derive_seed
 
 Form = Literal["times", "times_plus", "times_minus", "plus_minus"]
 Numbers = tuple[int, ...]

@@ -16,9 +16,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from policies.bounds import MAX_COUNT
-from policies.component import Component
-from policies.records import Message
+from policies.base.bounds import MAX_COUNT
+from policies.base.component import Component
+from policies.base.records import Message
 from workers.rollout.call_format import CallFormat, Parsed, RequestedCall
 from workers.rollout.tool import ToolOutput
 

@@ -18,13 +18,13 @@ from typing import cast
 
 from pydantic import Field
 
-from policies.bounds import MAX_SECONDS, MAX_TOKENS
-from policies.component import Component
-from policies.errors import RolloutError
-from policies.fake_model import FAKE_POLICY, read_skill
-from policies.records import Message, PolicyVersion, StopReason
-from policies.seeds import derive_rng
-from policies.store import check_files
+from policies.base.bounds import MAX_SECONDS, MAX_TOKENS
+from policies.base.component import Component
+from policies.base.errors import RolloutError
+from policies.base.records import Message, PolicyVersion, StopReason
+from policies.base.seeds import derive_rng
+from policies.storage.fake_model import FAKE_POLICY, read_skill
+from policies.storage.policy_store import check_files
 from workers.alive import beat
 from workers.rollout.chat import ChatFormat
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
@@ -101,7 +101,7 @@ class FakeEngine(BatchEngine):
         if not path.is_file():
             raise RolloutError(
                 f"the fake engine serves fake policies only: {path} does not exist. "
-                "Fix: make one with policies.fake_model.write_fake_model, or use another "
+                "Fix: make one with policies.storage.fake_model.write_fake_model, or use another "
                 "rollout.engine"
             )
         self.skill = read_skill(Path(policy.path))

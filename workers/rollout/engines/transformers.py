@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
 
-from policies.bounds import MAX_COUNT
-from policies.component import Component
-from policies.records import PolicyVersion, Sampling, StopReason
-from policies.seeds import derive_seed
-from policies.store import check_files, weight_files
+from policies.base.bounds import MAX_COUNT
+from policies.base.component import Component
+from policies.base.records import PolicyVersion, Sampling, StopReason
+from policies.base.seeds import derive_seed
+from policies.storage.policy_store import check_files, weight_files
 from workers.alive import beat
 from workers.compute_threads import follow_threads
 from workers.rollout.chat import ChatFormat
@@ -84,7 +84,7 @@ class TransformersEngine(BatchEngine):
         tied = set(getattr(self._model, "_tied_weights_keys", None) or ())
         lost = [name for name in missing if name not in tied]
         if lost or unexpected:
-            from policies.errors import PolicyStoreError
+            from policies.base.errors import PolicyStoreError
 
             raise PolicyStoreError(
                 f"policy version {policy.number} does not fit the model: missing {lost[:3]}, "

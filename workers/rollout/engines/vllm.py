@@ -12,12 +12,12 @@ from typing import Any, cast
 
 from pydantic import Field, field_validator
 
-from policies.bounds import MAX_COUNT, MAX_CPUS, MAX_MEGABYTES, MAX_TOKENS
-from policies.component import Component
-from policies.errors import RolloutError
-from policies.records import PolicyVersion, StopReason
-from policies.seeds import derive_seed
-from policies.store import check_files
+from policies.base.bounds import MAX_COUNT, MAX_CPUS, MAX_MEGABYTES, MAX_TOKENS
+from policies.base.component import Component
+from policies.base.errors import RolloutError
+from policies.base.records import PolicyVersion, StopReason
+from policies.base.seeds import derive_seed
+from policies.storage.policy_store import check_files
 from workers.alive import beat
 from workers.compute_threads import bind_cores, cores_in, follow_threads
 from workers.private_folder import private_folder

@@ -7,10 +7,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from policies.bounds import MAX_COUNT, MAX_WHOLE
-from policies.errors import InputError, explain
-from policies.records import Message, Prompt
-from policies.seeds import derive_rng
+from policies.base.bounds import MAX_COUNT, MAX_WHOLE
+from policies.base.errors import InputError, explain
+from policies.base.records import Message, Prompt
+from policies.base.seeds import derive_rng
 from workers.rollout.environment import Environment, Observation, observe, whole_number
 
 _NUMBER = re.compile(r"-?\d{1,9}")

@@ -11,11 +11,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from policies.bounds import MAX_SCORE
-from policies.component import load_object
-from policies.errors import ConfigurationError, RolloutError, boundary, explain
-from policies.records import Message, Prompt
-from policies.seeds import derive_seed
+from policies.base.bounds import MAX_SCORE
+from policies.base.component import load_object
+from policies.base.errors import ConfigurationError, RolloutError, boundary, explain
+from policies.base.records import Message, Prompt
+from policies.base.seeds import derive_seed
 from workers.rollout.environment import Environment, Observation, observe, whole_number
 from workers.rollout.environment_trial import actions_refused, random_returns
 

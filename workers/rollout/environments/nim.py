@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from policies.bounds import MAX_COUNT
-from policies.errors import InputError, explain
-from policies.records import Message, Prompt
-from policies.seeds import derive_rng
+from policies.base.bounds import MAX_COUNT
+from policies.base.errors import InputError, explain
+from policies.base.records import Message, Prompt
+from policies.base.seeds import derive_rng
 from workers.rollout.environment import Environment, Observation, observe, whole_number
 
 _WORDS: Mapping[str, int] = MappingProxyType(

@@ -15,10 +15,10 @@ from typing import Any, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from policies.bounds import MAX_SCORE
-from policies.component import load_object
-from policies.errors import ConfigurationError, RolloutError, boundary, explain
-from policies.records import Message, Prompt
+from policies.base.bounds import MAX_SCORE
+from policies.base.component import load_object
+from policies.base.errors import ConfigurationError, RolloutError, boundary, explain
+from policies.base.records import Message, Prompt
 from workers.rollout.environment import Environment, Observation
 from workers.rollout.rubric_watch import has_group_rewards, noting_failures, watch
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from policies.bounds import MAX_COUNT
-from policies.component import Component
-from policies.records import (
+from policies.base.bounds import MAX_COUNT
+from policies.base.component import Component
+from policies.base.records import (
     Branch,
     Ending,
     Prompt,
@@ -20,7 +20,7 @@ from policies.records import (
     TrajectoryStatus,
     Turn,
 )
-from policies.seeds import derive_rng
+from policies.base.seeds import derive_rng
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.segment import steps_of
 from workers.rollout.strategy import RolloutJob, RolloutStrategy

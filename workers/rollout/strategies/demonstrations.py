@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from policies.component import Component
-from policies.errors import PawlError, RolloutError, boundary, explain
-from policies.records import (
+from policies.base.component import Component
+from policies.base.errors import PawlError, RolloutError, boundary, explain
+from policies.base.records import (
     Ending,
     Json,
     Message,

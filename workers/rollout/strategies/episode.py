@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from policies.component import Component, create
-from policies.errors import ConfigurationError, RolloutError, boundary, explain
-from policies.records import Ending, Message, Prompt
+from policies.base.component import Component, create
+from policies.base.errors import ConfigurationError, RolloutError, boundary, explain
+from policies.base.records import Ending, Message, Prompt
 from workers.rollout.chat import ChatFormat
 from workers.rollout.conversation import ConversationStrategy, Outcome, Partner, Reply
 from workers.rollout.environment import ENVIRONMENTS, Environment, Observation

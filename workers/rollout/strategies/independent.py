@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.records import Ending, Prompt, StopReason, Trajectory, TrajectoryStatus, Turn
+from policies.base.records import Ending, Prompt, StopReason, Trajectory, TrajectoryStatus, Turn
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
 

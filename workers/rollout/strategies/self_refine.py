@@ -6,8 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from policies.bounds import MAX_ROUNDS
-from policies.records import Ending, Message, Prompt
+from policies.base.bounds import MAX_ROUNDS
+from policies.base.records import Ending, Message, Prompt
 from workers.rollout.conversation import ConversationStrategy, Outcome, Partner, Reply
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from policies.component import Component, create
-from policies.records import Ending, Message, Prompt, ToolCall, ToolCallStatus
-from policies.seeds import derive_seed
+from policies.base.component import Component, create
+from policies.base.records import Ending, Message, Prompt, ToolCall, ToolCallStatus
+from policies.base.seeds import derive_seed
 from workers.rollout.call_format import CALL_FORMATS, CallFormat, Parsed, RequestedCall
 from workers.rollout.conversation import ConversationStrategy, Partner, Reply
 from workers.rollout.engine import RolloutEngine

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from policies.records import Json, ToolCallStatus
+from policies.base.records import Json, ToolCallStatus
 from workers.rollout.tool import (
     BadArgumentsError,
     Tool,

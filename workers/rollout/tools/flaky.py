@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema
 
-from policies.component import create
-from policies.records import Json, ToolCallStatus
-from policies.seeds import derive_rng
+from policies.base.component import create
+from policies.base.records import Json, ToolCallStatus
+from policies.base.seeds import derive_rng
 from workers.rollout.tool import TOOLS, Tool, ToolOutput, ToolSession
 
 # Spelled out: the family's own description of its members would contain this one, and so have no end.

@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic import Field
 
-from policies.bounds import MAX_SECONDS, MAX_WORKERS
-from policies.errors import ConfigurationError, RolloutError, explain
-from policies.records import Json, ToolCallStatus
+from policies.base.bounds import MAX_SECONDS, MAX_WORKERS
+from policies.base.errors import ConfigurationError, RolloutError, explain
+from policies.base.records import Json, ToolCallStatus
 from workers.child_process import (
     ChildLostError,
     ChildProcess,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from policies.bounds import MAX_CHARACTERS
-from policies.errors import SandboxUnavailableError
-from policies.records import Json, ToolCallStatus
+from policies.base.bounds import MAX_CHARACTERS
+from policies.base.errors import SandboxUnavailableError
+from policies.base.records import Json, ToolCallStatus
 from workers.rollout.tool import (
     BadArgumentsError,
     Tool,

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from pydantic import Field
 
-from policies.bounds import MAX_ROUNDS, MAX_SCORE, MAX_SECONDS
-from policies.component import Component
-from policies.errors import TrainingError, explain
-from policies.examples import Example, PreferencePair, UnpairedExample
-from policies.fake_model import read_skill, write_fake_model
-from policies.files import write_json
-from policies.loss import ReferencedLoss
-from policies.shards import content_digest
+from policies.base.bounds import MAX_ROUNDS, MAX_SCORE, MAX_SECONDS
+from policies.base.component import Component
+from policies.base.errors import TrainingError, explain
+from policies.examples.kinds import Example, PreferencePair, UnpairedExample
+from policies.objectives.loss import ReferencedLoss
+from policies.storage.artifacts import content_digest
+from policies.storage.fake_model import read_skill, write_fake_model
+from policies.storage.files import write_json
 from workers.training.batching import plan_batches, require_some, select, sequences_of
 from workers.training.candidate import check_candidate
 from workers.training.checkpoints import Checkpoints, inputs_digest
@@ -155,7 +155,7 @@ class FakeTrainingEngine(TrainingEngine):
                     "the fake training engine trains fake policies only",
                     value=str(source),
                     where="policy.model",
-                    fix="make one with policies.fake_model.write_fake_model, or use another training.engine",
+                    fix="make one with policies.storage.fake_model.write_fake_model, or use another training.engine",
                 )
             ) from error
 

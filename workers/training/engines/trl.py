@@ -17,11 +17,11 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
-from policies.bounds import MAX_COUNT, MAX_CPUS
-from policies.component import Component
-from policies.errors import ConfigurationError, TrainingError, boundary
-from policies.examples import Example, TokenSequence
-from policies.loss import Loss, PairLoss, ReferencedLoss, UnpairedLoss
+from policies.base.bounds import MAX_COUNT, MAX_CPUS
+from policies.base.component import Component
+from policies.base.errors import ConfigurationError, TrainingError, boundary
+from policies.examples.kinds import Example, TokenSequence
+from policies.objectives.loss import Loss, PairLoss, ReferencedLoss, UnpairedLoss
 from workers.gpus import require_one_gpu, visible_gpus
 from workers.training.arguments import lora_config, loss_arguments, training_arguments
 from workers.training.batching import completion_scored, require_some, select, sequences_of
@@ -337,7 +337,8 @@ def trainer_classes(loss: Loss) -> tuple[Any, Any]:
 
 
 def score_with_ours(model: Any, *, sum_squares: bool) -> None:
-    """Replace TRL's fused head by `policies.logprobs.token_scores`, the routine that also scored the reference.
+    """Replace TRL's fused head by `policies.objectives.logprobs.token_scores`, the routine that also scored the
+    reference.
 
     Away from Triton, TRL computes logits at every position, prompts included, and its backward pass in float32:
     on a CPU that is the larger part of a step.
@@ -345,7 +346,7 @@ def score_with_ours(model: Any, *, sum_squares: bool) -> None:
     import torch
     from trl.trainer.utils import FusedCausalLMOutput
 
-    from policies.logprobs import token_scores
+    from policies.objectives.logprobs import token_scores
 
     original = type(model).forward
 

@@ -10,11 +10,11 @@ from typing import Annotated, ClassVar, Self, cast
 
 from pydantic import Field, JsonValue, model_validator
 
-from policies.component import Component, create
-from policies.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
-from policies.policy_choice import PolicyChoice
-from policies.records import PolicyVersion, Sampling, StopReason
-from policies.seeds import derive_seed
+from policies.base.component import Component, create
+from policies.base.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
+from policies.base.policy_choice import PolicyChoice
+from policies.base.records import PolicyVersion, Sampling, StopReason
+from policies.base.seeds import derive_seed
 from workers.rollout.chat_settings import ChatSettings, refused_arguments
 from workers.rollout.engine import (
     ENGINES,

@@ -13,9 +13,9 @@ from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 
-from policies.bounds import MAX_SCORE, MAX_TOKENS
-from policies.component import Component
-from policies.seeds import derive_rng
+from policies.base.bounds import MAX_SCORE, MAX_TOKENS
+from policies.base.component import Component
+from policies.base.seeds import derive_rng
 from workers.verify.judge import BackendContext, JudgeBackend, Question, Reply, Usage
 
 _FENCED = re.compile(r"<<<([0-9a-f]{8,64})\n(.*?)\n\1>>>", re.DOTALL)

@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, model_validator
 
-from policies.bounds import MAX_COUNT, MAX_SCORE, MAX_SECONDS, MAX_WORKERS
-from policies.component import Component
-from policies.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
-from policies.records import Json, Message
+from policies.base.bounds import MAX_COUNT, MAX_SCORE, MAX_SECONDS, MAX_WORKERS
+from policies.base.component import Component
+from policies.base.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
+from policies.base.records import Json, Message
 from workers.alive import beat
 from workers.verify.chat_completion import (
     Attempt,

@@ -11,10 +11,10 @@ from typing import ClassVar, NamedTuple, Self, cast
 
 from pydantic import Field, model_validator
 
-from policies.bounds import MAX_COUNT
-from policies.errors import ConfigurationError, explain
-from policies.records import Comparison, Prompt, Trajectory, Verdict, VerdictStatus
-from policies.seeds import derive_rng
+from policies.base.bounds import MAX_COUNT
+from policies.base.errors import ConfigurationError, explain
+from policies.base.records import Comparison, Prompt, Trajectory, Verdict, VerdictStatus
+from policies.base.seeds import derive_rng
 from workers.verify.judge import Judge, JudgeBackend, JudgeJob, Judgement, Question
 from workers.verify.judge_parse import read_winner
 from workers.verify.judge_prompt import Answer, PromptedJudge, PromptSlots, viewed_text

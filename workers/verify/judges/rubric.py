@@ -10,9 +10,9 @@ from typing import ClassVar, Self, cast
 
 from pydantic import Field, model_validator
 
-from policies.bounds import MAX_COUNT, MAX_SCORE
-from policies.errors import ConfigurationError, explain
-from policies.records import Trajectory, Verdict, VerdictStatus
+from policies.base.bounds import MAX_COUNT, MAX_SCORE
+from policies.base.errors import ConfigurationError, explain
+from policies.base.records import Trajectory, Verdict, VerdictStatus
 from workers.verify.judge import Judge, JudgeBackend, JudgeJob, Judgement
 from workers.verify.judge_parse import read_score
 from workers.verify.judge_prompt import Answer, PromptedJudge, PromptSlots, viewed_text

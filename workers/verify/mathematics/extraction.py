@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from policies.attempt_answer import closing_brace
+from policies.base.attempt_answer import closing_brace
 from workers.verify.mathematics.notation import plain_signs, tidy, unwrapped
 from workers.verify.mathematics.quantity import last_quantity, read_quantity
 

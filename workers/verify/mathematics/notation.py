@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from policies.attempt_answer import closing_brace
+from policies.base.attempt_answer import closing_brace
 
 _SIGNS = {
     "\u2212": "-",

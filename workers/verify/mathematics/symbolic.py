@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import weakref
 
-from policies.errors import VerificationError, explain
+from policies.base.errors import VerificationError, explain
 from workers.child_process import ChildLostError, ChildProcess, ChildTimedOutError, line_of
 from workers.verify.mathematics.symbolic_child import Answered, Question
 

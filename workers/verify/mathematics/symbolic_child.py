@@ -11,8 +11,8 @@ import math
 import resource
 from typing import Any
 
-from policies.errors import PawlError, VerificationError, boundary
-from policies.records import Record
+from policies.base.errors import PawlError, VerificationError, boundary
+from policies.base.records import Record
 from workers.child_process import begin_as_child, line_of
 
 MAX_BYTES = 4 * 2**30

@@ -21,10 +21,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from policies.bounds import Score
-from policies.component import load_object
-from policies.errors import ConfigurationError, PawlError, VerificationError, boundary, explain
-from policies.records import Json, Prompt, Trajectory, Verdict
+from policies.base.bounds import Score
+from policies.base.component import load_object
+from policies.base.errors import ConfigurationError, PawlError, VerificationError, boundary, explain
+from policies.base.records import Json, Prompt, Trajectory, Verdict
 from workers.verify.function_fit import WANTED, Fit, FunctionSignature
 from workers.verify.function_results import Logged, ResultError, ResultReader, Said
 from workers.verify.function_values import answer_of, arguments_for_many, arguments_for_one

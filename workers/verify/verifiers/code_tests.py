@@ -8,10 +8,10 @@ from typing import Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from policies.attempt_answer import answer_of
-from policies.bounds import MAX_SCORE, MAX_SECONDS
-from policies.errors import SandboxUnavailableError, VerificationError, explain
-from policies.records import Json, Prompt, Record, Trajectory, Verdict
+from policies.base.attempt_answer import answer_of
+from policies.base.bounds import MAX_SCORE, MAX_SECONDS
+from policies.base.errors import SandboxUnavailableError, VerificationError, explain
+from policies.base.records import Json, Prompt, Record, Trajectory, Verdict
 from workers.sandbox.sandbox import Sandbox, hide_memory
 from workers.sandbox.settings import CallResult, SandboxSettings, SandboxStatus
 from workers.verify.answer_verifier import AnswerVerifier

@@ -9,8 +9,8 @@ import unicodedata
 from decimal import Decimal
 from typing import Literal
 
-from policies.errors import VerificationError, explain
-from policies.records import Json, Prompt, Trajectory, Verdict
+from policies.base.errors import VerificationError, explain
+from policies.base.records import Json, Prompt, Trajectory, Verdict
 from workers.verify.answer_verifier import AnswerVerifier
 from workers.verify.answers import require_answer, scalar_text
 

@@ -7,9 +7,9 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from policies.attempt_answer import is_cut, written_by
-from policies.bounds import MAX_CHARACTERS, MAX_TOKENS
-from policies.records import Prompt, Trajectory, Verdict
+from policies.base.attempt_answer import is_cut, written_by
+from policies.base.bounds import MAX_CHARACTERS, MAX_TOKENS
+from policies.base.records import Prompt, Trajectory, Verdict
 from workers.verify.verifier import Verifier
 
 

@@ -11,9 +11,9 @@ from decimal import Decimal
 
 from pydantic import Field
 
-from policies.bounds import MAX_CHARACTERS, MAX_SECONDS
-from policies.errors import VerificationError, explain
-from policies.records import Prompt, Trajectory, Verdict
+from policies.base.bounds import MAX_CHARACTERS, MAX_SECONDS
+from policies.base.errors import VerificationError, explain
+from policies.base.records import Prompt, Trajectory, Verdict
 from workers.verify.answer_verifier import AnswerVerifier
 from workers.verify.answers import answer_text
 from workers.verify.mathematics.comparison import Comparison

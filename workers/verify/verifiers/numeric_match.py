@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from policies.attempt_answer import explicit_answer
-from policies.bounds import MAX_SCORE
-from policies.errors import VerificationError, explain
-from policies.records import Prompt, Trajectory, Verdict
+from policies.base.attempt_answer import explicit_answer
+from policies.base.bounds import MAX_SCORE
+from policies.base.errors import VerificationError, explain
+from policies.base.records import Prompt, Trajectory, Verdict
 from workers.verify.answer_verifier import AnswerVerifier
 from workers.verify.answers import require_answer, scalar_text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.records import Prompt, Trajectory, Verdict
+from policies.base.records import Prompt, Trajectory, Verdict
 from workers.verify.verifier import Verifier
 
 

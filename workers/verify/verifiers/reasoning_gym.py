@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from policies.bounds import MAX_SECONDS
-from policies.errors import VerificationError, explain
-from policies.records import Prompt, Trajectory, Verdict
+from policies.base.bounds import MAX_SECONDS
+from policies.base.errors import VerificationError, explain
+from policies.base.records import Prompt, Trajectory, Verdict
 from workers.verify.answer_verifier import AnswerVerifier
 from workers.verify.forked_call import call_in_copy
 

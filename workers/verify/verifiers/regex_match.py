@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from policies.errors import VerificationError, explain
-from policies.records import Prompt, Trajectory, Verdict
+from policies.base.errors import VerificationError, explain
+from policies.base.records import Prompt, Trajectory, Verdict
 from workers.verify.answer_verifier import AnswerVerifier
 from workers.verify.answers import answer_text
 

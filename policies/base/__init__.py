@@ -1,0 +1,1 @@
+"""The foundation: components, errors, records, seeds, redaction. Imports nothing of ours but itself."""

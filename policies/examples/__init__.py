@@ -1,0 +1,1 @@
+"""Training examples: their kinds, and how they are built from judged trajectories."""

@@ -1,0 +1,1 @@
+"""Files of a run: artifacts with markers, published policies, durable writes, bounded reads."""
