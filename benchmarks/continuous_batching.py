@@ -21,8 +21,8 @@ from policies.base.records import Message, PolicyVersion, Prompt, Sampling, Traj
 from policies.base.seeds import derive_rng
 from policies.storage.artifacts import file_sha256
 from policies.storage.policy_store import digest_of, weight_files
-from workers.rollout.conversation import ConversationStrategy, Partner, Reply
 from workers.rollout.engine import ENGINES, Generation, GenerationRequest, RolloutEngine
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Partner, Reply
 from workers.rollout.strategy import RolloutJob
 
 DEMO = Path.home() / ".cache" / "pawl" / "models" / "smollm2-135m-instruct"

@@ -28,11 +28,11 @@ from orchestrator.config.number_formats import cpu_multiplies_bf16
 from policies.base.records import Message, PolicyVersion, Prompt, Sampling
 from policies.storage.artifacts import commit, file_sha256, write_records
 from policies.storage.policy_store import digest_of, weight_files
-from workers.cluster import Group, Resources
-from workers.pool import RayCluster
+from workers.cluster.ray.cluster import RayCluster
+from workers.cluster.seam import Group, Resources
+from workers.rollout.chat.tokenizer_chat import TokenizerChat
 from workers.rollout.engine import ENGINES
 from workers.rollout.strategy import STRATEGIES
-from workers.rollout.tokenizer_chat import TokenizerChat
 from workers.rollout.worker import RolloutWorker, ShardJob
 
 DEMO = Path.home() / ".cache" / "pawl" / "models" / "smollm2-135m-instruct"

@@ -1,7 +1,7 @@
 """Which worker does what since when: kept by the driver, shown by `pawl status`, and ended when nothing moves.
 
 `WatchedCluster` stands before the real cluster. It remembers every open call, reads the workers' signs of life
-(`workers.alive`), writes both to `<run>/activity.json` for onlookers, and gives up a worker that is silent.
+(`workers.cluster.heartbeat`), writes both to `<run>/activity.json` for onlookers, and gives up a worker that is silent.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.run_folder import RunFolder
-from workers.alive import SignOfLife, read_sign, write_unsynced
-from workers.cluster import NO_FILES, Call, Cluster, Files, Group, Resources
+from workers.cluster.heartbeat import SignOfLife, read_sign, write_unsynced
+from workers.cluster.seam import NO_FILES, Call, Cluster, Files, Group, Resources
 
 WRITE_SECONDS = 1.0
 """Shortest time between two writes of `activity.json`."""

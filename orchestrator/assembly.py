@@ -32,10 +32,10 @@ from orchestrator.worker_groups import start_groups
 from policies.base.errors import ConfigurationError, explain
 from policies.base.records import Prompt
 from policies.storage.policy_store import PolicyStore
-from workers.cluster import Cluster
-from workers.gpus import usable_gpus
-from workers.inline import InlineCluster
-from workers.run_files import RunFiles
+from workers.cluster.gpus import usable_gpus
+from workers.cluster.inline import InlineCluster
+from workers.cluster.seam import Cluster
+from workers.cluster.transfer.shared_folder import RunFiles
 
 
 @contextmanager
@@ -197,7 +197,7 @@ def _cluster(
 ) -> Cluster:
     if config.cluster.backend == "inline":
         return InlineCluster(gpus=_inline_gpus(config))
-    from workers.pool import RayCluster
+    from workers.cluster.ray.cluster import RayCluster
 
     asked = config.cluster
     return RayCluster(

@@ -10,13 +10,13 @@ from policies.base.component import Family
 from policies.examples.builder import PREFERENCES
 from policies.objectives.loss import LOSSES
 from policies.objectives.reference import REFERENCES
+from workers.judge.judge import BACKENDS, JUDGES
 from workers.rollout.call_format import CALL_FORMATS
 from workers.rollout.engine import ENGINES
 from workers.rollout.environment import ENVIRONMENTS
 from workers.rollout.strategy import STRATEGIES
 from workers.rollout.tool import TOOLS
 from workers.training.engine import TRAINING_ENGINES
-from workers.verify.judge import BACKENDS, JUDGES
 from workers.verify.verifier import VERIFIERS
 
 FAMILIES: tuple[Family[Any], ...] = (

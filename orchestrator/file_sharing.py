@@ -14,11 +14,11 @@ from orchestrator.run_folder import RoundFolder, RunFolder
 from policies.base.errors import InputError
 from policies.base.records import PolicyVersion
 from policies.storage.policy_store import PolicyStore
-from workers.alive import write_unsynced
-from workers.cluster import Files
-from workers.run_files import RunFiles
+from workers.cluster.heartbeat import write_unsynced
+from workers.cluster.seam import Files
+from workers.cluster.transfer.shared_folder import RunFiles
+from workers.judge.backends.engine import EngineBackend
 from workers.training.engine import UpdateJob
-from workers.verify.backends.engine import EngineBackend
 
 WRITABLE = (
     "activity",

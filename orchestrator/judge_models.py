@@ -16,7 +16,7 @@ from policies.base.errors import CorruptStateError, InputError, explain
 from policies.base.records import PolicyVersion
 from policies.storage.policy_store import PolicyStore
 from policies.storage.version_files import files_digest
-from workers.verify.backends.engine import EngineBackend
+from workers.judge.backends.engine import EngineBackend
 
 
 def judge_model_names(config: RunConfig) -> list[str]:

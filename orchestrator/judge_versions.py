@@ -8,7 +8,7 @@ from orchestrator.config.run_config import RunConfig
 from policies.base.policy_choice import PolicyChoice, chosen_version
 from policies.base.records import PolicyVersion, RoundResult, RoundStatus
 from policies.storage.policy_store import PolicyStore
-from workers.verify.backends.engine import EngineBackend
+from workers.judge.backends.engine import EngineBackend
 
 _PUBLISHED = (RoundStatus.IMPROVED, RoundStatus.KEPT, RoundStatus.REJECTED)
 

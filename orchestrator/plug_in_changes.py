@@ -26,7 +26,7 @@ from policies.plug_ins.plugin_code import PlugInCode, changes, codes_of, now
 from policies.storage import files
 from policies.storage.checksums import read_sealed, with_seal
 from policies.storage.folder_names import numbered
-from workers.pinned import refusal
+from workers.cluster.pinned import refusal
 
 Codes = Mapping[str, PlugInCode]
 

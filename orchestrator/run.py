@@ -20,7 +20,7 @@ from orchestrator.storage.mirror import Mirror
 from orchestrator.tracking.tracker import Tracker
 from policies.base.records import PolicyVersion, Prompt, Record
 from policies.storage.policy_store import PolicyStore
-from workers.cluster import Cluster, Group
+from workers.cluster.seam import Cluster, Group
 
 R = TypeVar("R", bound=Record)
 

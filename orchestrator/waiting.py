@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.stopping import StopRequest
 from policies.base.errors import WaitTimeoutError, explain
-from workers.cluster import Call, Cluster
+from workers.cluster.seam import Call, Cluster
 
 SLICE_SECONDS = 0.5
 """How often a long wait looks up: for a stop request and for progress."""

@@ -18,13 +18,13 @@ from policies.base.component import Component
 from policies.base.records import PolicyVersion, RoundResult
 from policies.plug_ins.plugin_code import PlugInCode
 from policies.storage.policy_store import PolicyStore
-from workers.cluster import NO_FILES, Cluster, Files, Group, Resources, WorkerSeed
-from workers.pinned import PinnedWorker
-from workers.rollout.chat_settings import ChatSettings
+from workers.cluster.pinned import PinnedWorker
+from workers.cluster.seam import NO_FILES, Cluster, Files, Group, Resources, WorkerSeed
+from workers.judge.judge import BackendContext
+from workers.judge.worker import JudgeWorker
+from workers.rollout.chat.chat_settings import ChatSettings
 from workers.rollout.worker import RolloutWorker
 from workers.training.worker import TrainWorker
-from workers.verify.judge import BackendContext
-from workers.verify.judge_worker import JudgeWorker
 from workers.verify.worker import VerifyWorker
 
 NO_PLUG_INS: Mapping[str, PlugInCode] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from workers.rollout.tokenizer_chat import TokenizerChat
+from workers.rollout.chat.tokenizer_chat import TokenizerChat
 
 TEMPLATES = Path(__file__).parent / "chat_templates"
 CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from workers.training.steplog import StepLog
+from workers.training.step_log import StepLog
 
 
 class CutOffError(BaseException):

@@ -21,9 +21,9 @@ from tests.training_cases import (
     turn_singles,
     version,
 )
-from workers.training.checkpoints import newest_step
+from workers.training.checkpoints.store import newest_step
+from workers.training.distributed.process_group import LOOPBACK, listen
 from workers.training.engine import AdapterSettings, ProcessGroup, UpdateJob
-from workers.training.process_group import LOOPBACK, listen
 
 OPTIONS: dict[str, Any] = {"learning_rate": 1e-4, "epochs": 2, "group_timeout_seconds": 120.0}
 SHARDED = {"sharding": "fsdp", "workers": 2}

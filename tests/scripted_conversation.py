@@ -15,9 +15,9 @@ from policies.base.records import (
     Trajectory,
 )
 from tests.scripted_engine import ScriptedEngine
-from workers.rollout.conversation import ConversationStrategy, Outcome, Partner, Reply
 from workers.rollout.engine import Generation, GenerationRequest
 from workers.rollout.engines.fake import TERMINATOR, FakeChat
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Outcome, Partner, Reply
 from workers.rollout.strategy import RolloutJob
 
 QUESTION = Message(role="user", content="go")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from policies.base.records import PolicyVersion
-from workers.rollout.chat import ChatFormat
+from workers.rollout.chat.chat import ChatFormat
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
 
 Script = Callable[[GenerationRequest], Generation]

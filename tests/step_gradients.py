@@ -28,9 +28,9 @@ from tests.training_cases import (
     turn_singles,
     version,
 )
+from workers.training.distributed.process_group import LOOPBACK, listen
 from workers.training.engine import ProcessGroup
-from workers.training.process_group import LOOPBACK, listen
-from workers.training.resuming import ResumableSteps
+from workers.training.trl_parts.resumable import ResumableSteps
 
 OWN = str(Path(__file__).parent / "own_losses.py")
 NUM_ROWS, BATCH_SIZE = 9, 8

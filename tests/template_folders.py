@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.chat_formats import TEMPLATES, TEXT
-from workers.rollout.chat_settings import ChatSettings
-from workers.rollout.tokenizer_chat import TokenizerChat
+from workers.rollout.chat.chat_settings import ChatSettings
+from workers.rollout.chat.tokenizer_chat import TokenizerChat
 
 MARKS = (
     *(

@@ -1,1 +1,1 @@
-"""What runs inside an actor: rollout, verify, train. It does not know rounds."""
+"""Workers: what runs inside an actor. They sample, verify, judge and train, and know no rounds."""

@@ -20,7 +20,7 @@ from orchestrator.acceptance.statistics import (
     sampling_error,
 )
 from policies.base.records import Record
-from workers.verify.aggregate import pass_at_k, powers_of_two
+from workers.scoring.aggregate import pass_at_k, powers_of_two
 
 Values = dict[int, float]
 """One value per measured prompt, by its place in the held-out set."""

@@ -20,8 +20,8 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.tracking.spool import is_line
 from policies.base.errors import CorruptStateError
 from policies.storage.checksums import SEAL, is_text_whole, read_sealed
-from workers.training.checkpoints import damage_of
-from workers.verify.judge_cache import is_reply
+from workers.judge.reply_cache import is_reply
+from workers.training.checkpoints.store import damage_of
 
 ENDINGS = (EventKind.RUN_FINISHED, EventKind.RUN_FAILED, EventKind.RUN_INTERRUPTED)
 

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.config.gpu_counts import with_gpu_counts
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.stages import StageSettings
-from workers.gpus import usable_gpus
+from workers.cluster.gpus import usable_gpus
 
 BF16_CAPABILITY = 8.0
 """CUDA compute capability (Ampere) from which a GPU computes in bfloat16; vLLM refuses it below."""

@@ -36,8 +36,8 @@ from policies.base.records import Sampling
 from policies.examples.builder import PREFERENCES, PreferenceBuilder
 from policies.examples.kinds import ExampleKind
 from policies.plug_ins.stand_ins import StandIns
-from workers.verify.aggregate import FeedbackSettings
-from workers.verify.judge import JUDGES, Judge
+from workers.judge.judge import JUDGES, Judge
+from workers.scoring.aggregate import FeedbackSettings
 from workers.verify.verifier import VERIFIERS, Verifier
 
 

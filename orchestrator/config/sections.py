@@ -21,8 +21,8 @@ from policies.base.component import Component, Settings
 from policies.base.records import Sampling
 from policies.objectives.loss import LOSSES
 from policies.objectives.reference import REFERENCES, ReferenceSchedule
-from workers.cluster import Placement
-from workers.rollout.chat_settings import (
+from workers.cluster.seam import Placement
+from workers.rollout.chat.chat_settings import (
     ChatSettings,
     TemplateRoles,
     TemplateTools,

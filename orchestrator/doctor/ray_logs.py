@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.views.display import one_line
 from policies.base.redaction import redact_secrets
-from workers.private_folder import places_of_ray
+from workers.cluster.private_folder import places_of_ray
 
 _TAIL_BYTES = 4000
 _NUM_LINES = 4

@@ -36,7 +36,7 @@ _MANY_STARTS = 3
 _CHILDREN = (
     "workers.verify.child",
     "workers.verify.mathematics.symbolic_child",
-    "workers.rollout.function_child",
+    "workers.rollout.function_tool.child",
     "workers.sandbox",
 )
 

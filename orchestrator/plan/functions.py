@@ -13,7 +13,7 @@ from orchestrator.plan.sizes import completion_tokens
 from orchestrator.plugins.asked import judging_of
 from policies.base.errors import PawlError, explain
 from policies.base.records import Prompt
-from workers.verify.isolation import IsolatedVerifier
+from workers.verify.isolated_verifier import IsolatedVerifier
 from workers.verify.probe import Probe, probe_attempts
 from workers.verify.verifier import VERIFIERS, Verifier
 

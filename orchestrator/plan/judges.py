@@ -23,8 +23,8 @@ from policies.base.errors import (
 )
 from policies.base.policy_choice import PolicyChoice, RoundsAgo
 from policies.base.records import PolicyVersion
-from workers.verify.backends.engine import EngineBackend
-from workers.verify.judge import BackendContext, Unavailable
+from workers.judge.backends.engine import EngineBackend
+from workers.judge.judge import BackendContext, Unavailable
 
 
 def plan_judges(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:

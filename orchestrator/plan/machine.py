@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.gpus import usable_gpus
+from workers.cluster.gpus import usable_gpus
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from policies.base.records import (
     Verdict,
     VerdictStatus,
 )
-from workers.verify.isolation import IsolatedVerifier
+from workers.verify.isolated_verifier import IsolatedVerifier
 from workers.verify.verifier import Verifier
 
 NUM_SHOWN = 3

@@ -14,7 +14,7 @@ from orchestrator.plan.lines import Plan
 from orchestrator.plan.model import ModelFacts
 from orchestrator.plan.sizes import fast_tokenizer
 from policies.base.records import Prompt
-from workers.child_process import (
+from workers.isolation.child_process import (
     ChildLostError,
     ChildProcess,
     ChildTimedOutError,

@@ -27,7 +27,7 @@ from policies.base.records import PolicyVersion, Prompt
 from policies.objectives.loss import LOSSES
 from policies.objectives.reference import REFERENCES, ReferenceSchedule
 from policies.plug_ins.plugin_code import check_number, codes_of
-from workers.verify.judge import BACKENDS, BackendContext, Unavailable
+from workers.judge.judge import BACKENDS, BackendContext, Unavailable
 from workers.verify.verifier import VERIFIERS, Verifier
 
 Body = dict[str, Any]

@@ -20,7 +20,7 @@ from policies.base.records import Prompt
 from policies.objectives.loss import Loss
 from policies.objectives.reference import ReferencePlan, ReferenceSchedule
 from policies.plug_ins.stand_ins import is_stand_in
-from workers.verify.judge import Unavailable
+from workers.judge.judge import Unavailable
 from workers.verify.verifier import Verifier
 
 _PROMPTS_AT_ONCE = 500

@@ -19,7 +19,7 @@ from orchestrator.plugins.answering import ANSWERS, Memory
 from orchestrator.plugins.messages import Answered, Asked
 from orchestrator.plugins.watching import Importing
 from policies.base.errors import PawlError
-from workers.child_process import begin_as_child, clean_text, line_of, storable
+from workers.isolation.child_process import begin_as_child, clean_text, line_of, storable
 
 _MOST_BYTES = 8 * 2**30
 _LEAST_BYTES = 2**30

@@ -16,7 +16,8 @@ from orchestrator.plugins.messages import Answered, Asked, Question
 from policies.base import errors
 from policies.base.errors import ConfigurationError, PawlError
 from policies.base.redaction import looks_like_a_secret, redact_secrets, secret_variables
-from workers.child_process import (
+from workers.cluster.environment import is_secret
+from workers.isolation.child_process import (
     ChildLostError,
     ChildProcess,
     ChildTimedOutError,
@@ -24,7 +25,6 @@ from workers.child_process import (
     clean_text,
     line_of,
 )
-from workers.worker_environment import is_secret
 
 T = TypeVar("T")
 

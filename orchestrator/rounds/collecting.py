@@ -30,8 +30,8 @@ from policies.base.errors import ArtifactError
 from policies.base.records import PolicyVersion, Prompt, Sampling, Trajectory
 from policies.base.seeds import derive_seed
 from policies.storage.artifacts import read_marker, read_records
-from workers.cluster import Group
-from workers.portion import Portion
+from workers.cluster.item_filter import Portion
+from workers.cluster.seam import Group
 from workers.rollout.worker import EarlierSamples, ShardJob
 
 

@@ -25,7 +25,7 @@ from orchestrator.run_folder import RoundFolder, ShardPaths
 from policies.base.errors import ArtifactError
 from policies.base.records import PolicyVersion
 from policies.storage.artifacts import discard, read_marker
-from workers.portion import Portion
+from workers.cluster.item_filter import Portion
 
 
 def evaluate(scope: RoundScope, version: PolicyVersion) -> Evaluated:

@@ -32,8 +32,8 @@ from policies.storage.artifacts import (
     find_damage,
     read_marker,
 )
-from workers.cluster import Call, Cluster, Files, Group
-from workers.portion import WHOLE, Portion
+from workers.cluster.item_filter import WHOLE, Portion
+from workers.cluster.seam import Call, Cluster, Files, Group
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from orchestrator.events import EventKind
 from orchestrator.rounds.phases import Phase, headline
 from orchestrator.run import RoundScope
 from policies.base.records import Record
-from workers.pinned import check_unchanged
+from workers.cluster.pinned import check_unchanged
 
 logger = logging.getLogger(__name__)
 

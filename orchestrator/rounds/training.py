@@ -26,10 +26,10 @@ from policies.base.errors import (
     explain,
 )
 from policies.storage.files import make_directory, move, remove_tree, sync_files
-from workers.cluster import Call
-from workers.training.checkpoints import newest_step
+from workers.cluster.seam import Call
+from workers.training.checkpoints.store import newest_step
+from workers.training.distributed.process_group import LOOPBACK
 from workers.training.engine import ProcessGroup, UpdateJob, UpdateOutcome
-from workers.training.process_group import LOOPBACK
 
 
 def train(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workers.portion import Portion
+from workers.cluster.item_filter import Portion
 
 DEATHS_ALONE = 2
 """An item is to blame when its worker died so often over it alone: once may be a coincidence."""

@@ -32,12 +32,12 @@ ELSEWHERE = {
     "policies/storage/faulty_files.py": "breaks files on purpose",
     "policies/storage/fake_model.py": "the starting model, or a folder that is synced and renamed as a whole",
     "workers/sandbox/": "folders of the sandbox, never of a run",
-    "workers/child_process.py": "settings of its own process under /proc",
+    "workers/isolation/child_process.py": "settings of its own process under /proc",
     "workers/training/": "a draft of the update, in an attempt folder that is synced and moved as a whole",
-    "workers/private_folder.py": "a folder among the temporary files, never of a run",
-    "workers/ray_token.py": "a folder among the temporary files, never of a run",
+    "workers/cluster/private_folder.py": "a folder among the temporary files, never of a run",
+    "workers/cluster/ray/token.py": "a folder among the temporary files, never of a run",
     "orchestrator/activity.py": "signs of life for people: lost without harm",
-    "workers/alive.py": "signs of life for people: lost without harm",
+    "workers/cluster/heartbeat.py": "signs of life for people: lost without harm",
     "orchestrator/tracking/mlflow_client.py": "copies a report into a folder that is sent, not into the run",
     "orchestrator/run_naming.py": "gives the name of a run back before there is anything in its folder",
     "orchestrator/tracking/sqlite_store.py": "MLflow's own store, never of a run",
@@ -107,9 +107,9 @@ MODULES = (
 )
 NO_FILES_OF_A_RUN = {
     "workers/sandbox/": "pipes and folders of the sandbox",
-    "workers/ray_token.py": "a token among the temporary files, made anew by each driver",
-    "workers/verify/forked_call.py": "one short write into a pipe",
-    "workers/ferry_copies.py": "locks without content",
+    "workers/cluster/ray/token.py": "a token among the temporary files, made anew by each driver",
+    "workers/isolation/forked_call.py": "one short write into a pipe",
+    "workers/cluster/transfer/cache.py": "locks without content",
     "orchestrator/tracking/spool.py": "a lock without content",
     "orchestrator/supervise.py": "a pipe to its own child",
     "orchestrator/claim_lock.py": "a lock without content",
@@ -117,7 +117,7 @@ NO_FILES_OF_A_RUN = {
     "orchestrator/tracking/sqlite_store.py": "a lock without content",
     "policies/storage/bounded_json.py": "opens to read, without waiting for a pipe",
     "policies/storage/safetensors_header.py": "opens to read, without waiting for a pipe",
-    "workers/child_process.py": "a file among the temporary ones for what a child prints",
+    "workers/isolation/child_process.py": "a file among the temporary ones for what a child prints",
     "orchestrator/commands/output.py": "standard output, led to nowhere when nobody takes it",
 }
 """Where the system is written to directly, and why no line of a run can be torn by it."""

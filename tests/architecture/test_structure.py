@@ -21,17 +21,17 @@ ALLOWED = {
 }
 WALLS = {
     "ray": {
-        "workers/pool.py",
-        "workers/ray_failures.py",
-        "workers/ray_group.py",
-        "workers/ray_host.py",
-        "workers/ray_processes.py",
-        "workers/ray_session.py",
+        "workers/cluster/ray/cluster.py",
+        "workers/cluster/ray/failures.py",
+        "workers/cluster/ray/group.py",
+        "workers/cluster/ray/host.py",
+        "workers/cluster/ray/processes.py",
+        "workers/cluster/ray/session.py",
     },
     "vllm": {"workers/rollout/engines/vllm.py"},
     "mlflow": {"orchestrator/tracking/mlflow_client.py"},
     "trl": {"workers/training/engines/trl.py"},
-    "httpx": {"workers/verify/backends/openai.py"},
+    "httpx": {"workers/judge/backends/openai.py"},
     "math_verify": {"workers/verify/mathematics/symbolic_child.py"},
 }
 HEAVY = (

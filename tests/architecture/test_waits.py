@@ -63,21 +63,21 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("orchestrator/tracking/server.py", "child.wait()"): (
         "`pawl ui` serves until a person ends it with Ctrl-C"
     ),
-    ("workers/rollout/partner_threads.py", "self._waiting.get()"): (
+    ("workers/rollout/multi_turn/thread_pool.py", "self._waiting.get()"): (
         "an idle daemon thread waits for work; `release` ends it, and the worker does not wait for it"
     ),
     (
-        "workers/verify/backends/openai.py",
+        "workers/judge/backends/openai.py",
         "thread.submit(lambda: asyncio.run(work())).result()",
     ): ("`_Batch` bounds each request by judges.backend.timeout_seconds and the number of tries"),
     (
-        "workers/verify/backends/openai.py",
+        "workers/judge/backends/openai.py",
         "httpx.AsyncClient(timeout=None, limits=limits, trust_env=not local)",
     ): ("`_Batch` bounds the whole request; httpx's own limit would start anew with each read"),
-    ("workers/verify/isolation.py", "self.submit([(prompt, trajectory)]).result()"): (
+    ("workers/verify/isolated_verifier.py", "self.submit([(prompt, trajectory)]).result()"): (
         "the thread kills its child after verifiers[].timeout_seconds and then answers"
     ),
-    ("workers/verify/again.py", "future.result()"): (
+    ("workers/verify/consistency.py", "future.result()"): (
         "one answer of the verifier's thread, which bounds it with verifiers[...].timeout_seconds"
     ),
     ("workers/verify/worker.py", "future.result()"): (
@@ -87,7 +87,7 @@ ALLOWED: dict[tuple[str, str], str] = {
 """(file, source of the call) -> why it cannot wait for ever. An entry that matches nothing fails."""
 
 HELD: dict[tuple[str, str], str] = {
-    ("workers/child_process.py", "self._process.wait(_DEATH_SECONDS)"): (
+    ("workers/isolation/child_process.py", "self._process.wait(_DEATH_SECONDS)"): (
         "one thread ends the child, the others wait until it is gone; bounded"
     ),
     ("workers/rollout/tools/function.py", "starting.result(_SPAWN_SECONDS)"): (

@@ -18,7 +18,7 @@ from policies.base.records import (
 from policies.storage.artifacts import canonical_json
 from tests.attempts import attempt
 from tests.heavy_imports import loaded_by
-from workers.verify.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement
+from workers.judge.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement
 
 JUDGE_TYPES = list(JUDGES.members())
 BACKEND_EXAMPLES: dict[str, dict[str, Any]] = {
@@ -129,7 +129,7 @@ def test_importing_judges_and_backends_imports_nothing_heavy() -> None:
     modules = [
         *JUDGES.members().values(),
         *BACKENDS.members().values(),
-        "workers.verify.judge_worker",
+        "workers.judge.worker",
     ]
     heavy = ("httpx", "torch", "vllm", "ray", "transformers", "pyarrow", "mlflow", "trl")
     assert loaded_by(f"import {', '.join(modules)}", heavy) == []

@@ -23,7 +23,7 @@ from policies.objectives.loss import (
 from tests.heavy_imports import loaded_by
 from tests.parity.vectors import weights_for
 from tests.training_cases import make_loss
-from workers.training.steps import pair_tensors
+from workers.training.trl_parts.steps import pair_tensors
 
 NAMES = sorted(name for name, where in LOSSES.members().items() if where.startswith("policies."))
 PAIR_NAMES = [name for name in NAMES if issubclass(LOSSES.resolve(name), PairLoss)]

@@ -26,7 +26,7 @@ from policies.base.records import (
 from policies.examples.builder import PREFERENCES, Built
 from policies.examples.kinds import ExampleKind, PreferencePair, SupervisedExample, UnpairedExample
 from tests.heavy_imports import loaded_by
-from workers.training.batching import unusable_because
+from workers.training.batches.plan import unusable_because
 
 NAMES = list(PREFERENCES.members())
 SETTINGS: dict[str, dict[str, Any]] = {"step_pairs": {"min_shared_tokens": 1}}

@@ -20,7 +20,7 @@ from tests.training_cases import (
     version,
     write_model,
 )
-from workers.training.checkpoints import MARKER, newest_step
+from workers.training.checkpoints.store import MARKER, newest_step
 from workers.training.engine import AdapterSettings, UpdateJob, UpdateOutcome
 
 LOSS_OF = {"pair": "dpo", "unpaired": "kto", "supervised": "sft"}

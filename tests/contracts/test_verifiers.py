@@ -22,7 +22,7 @@ from policies.base.records import (
 )
 from tests import attempts
 from tests.heavy_imports import loaded_by
-from workers.verify.isolation import IsolatedVerifier
+from workers.verify.isolated_verifier import IsolatedVerifier
 from workers.verify.verifier import VERIFIERS, Verifier
 
 NAMES = list(VERIFIERS.members())

@@ -7,8 +7,8 @@ from typing import Any
 
 from policies.base.component import create
 from policies.base.records import Message, PolicyVersion
-from workers.cluster import Resources
-from workers.pool import RayCluster
+from workers.cluster.ray.cluster import RayCluster
+from workers.cluster.seam import Resources
 from workers.rollout.engine import ENGINES, Generation, GenerationRequest
 
 

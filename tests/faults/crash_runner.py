@@ -43,7 +43,7 @@ from policies.storage.faulty_files import (
     FailingDisk,
     FailingReads,
 )
-from workers.verify.isolation import IsolatedVerifier
+from workers.verify.isolated_verifier import IsolatedVerifier
 
 for _late in (
     "pandas",

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from workers.cluster import Resources
-from workers.pool import RayCluster
+from workers.cluster.ray.cluster import RayCluster
+from workers.cluster.seam import Resources
 
 NAMES = ("HF_TOKEN", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN_PATH")
 

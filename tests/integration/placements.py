@@ -9,8 +9,8 @@ import json
 import sys
 
 from policies.base.errors import PlacementError
-from workers.cluster import Resources
-from workers.pool import RayCluster
+from workers.cluster.ray.cluster import RayCluster
+from workers.cluster.seam import Resources
 
 ASKED = {
     "spread": Resources(num_cpus=0.2, placement="spread"),

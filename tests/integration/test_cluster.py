@@ -22,11 +22,11 @@ from policies.base.errors import (
     WorkerLostError,
     WorkerMemoryError,
 )
-from workers.cluster import NO_FILES, Cluster, Resources
-from workers.inline import InlineCluster
-from workers.pool import RayCluster
-from workers.ray_group import REST_SECONDS
-from workers.ray_session import answers_without_token
+from workers.cluster.inline import InlineCluster
+from workers.cluster.ray.cluster import RayCluster
+from workers.cluster.ray.group import REST_SECONDS
+from workers.cluster.ray.session import answers_without_token
+from workers.cluster.seam import NO_FILES, Cluster, Resources
 
 
 class Probe:
@@ -190,7 +190,7 @@ def test_an_address_that_nobody_answers_is_refused_with_what_to_do() -> None:
     import sys
 
     script = (
-        "from workers.pool import RayCluster\n"
+        "from workers.cluster.ray.cluster import RayCluster\n"
         "from policies.base.errors import ConfigurationError\n"
         "try:\n    RayCluster(address='127.0.0.1:1')\n"
         "except ConfigurationError as error:\n    print('REFUSED', 'cluster.address' in str(error))\n"
@@ -216,7 +216,7 @@ def test_a_second_cluster_in_one_process_works_too() -> None:
     import sys
 
     script = (
-        "from workers.pool import RayCluster\n"
+        "from workers.cluster.ray.cluster import RayCluster\n"
         "for _ in range(2):\n    cluster = RayCluster(num_cpus=1)\n    cluster.close()\n"
         "print('BOTH')\n"
     )

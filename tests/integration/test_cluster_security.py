@@ -16,8 +16,8 @@ import pytest
 
 from policies.base.errors import ClusterLostError, ConfigurationError
 from tests.ray_head import end
-from workers.pool import RayCluster
-from workers.ray_session import answers_without_token, check_exposure
+from workers.cluster.ray.cluster import RayCluster
+from workers.cluster.ray.session import answers_without_token, check_exposure
 
 HERE = Path(__file__).parent
 

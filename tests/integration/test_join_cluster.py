@@ -100,8 +100,8 @@ def test_without_the_token_the_cluster_cannot_be_joined(
 
 GPUS = """
 import json, os, sys
-from workers.cluster import Resources
-from workers.pool import RayCluster
+from workers.cluster.seam import Resources
+from workers.cluster.ray.cluster import RayCluster
 
 class Worker:
     def __init__(self):
@@ -146,8 +146,8 @@ def test_each_worker_sees_the_one_gpu_it_was_given_and_none_where_it_asked_for_n
 
 EPOCH = """
 import os, sys, time
-from workers.cluster import Resources
-from workers.pool import RayCluster
+from workers.cluster.seam import Resources
+from workers.cluster.ray.cluster import RayCluster
 
 class Worker:
     def pid(self): return os.getpid()

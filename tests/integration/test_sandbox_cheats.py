@@ -12,7 +12,7 @@ from policies.base.errors import SandboxUnavailableError
 from policies.base.records import Json, Message, Prompt, Verdict, VerdictStatus
 from tests.attacks.test_battery import BACKENDS, need
 from tests.contracts.test_verifiers import attempt
-from workers.verify.isolation import IsolatedVerifier
+from workers.verify.isolated_verifier import IsolatedVerifier
 from workers.verify.verifier import VERIFIERS, Verifier
 from workers.verify.verifiers.code_tests import CodeTests
 

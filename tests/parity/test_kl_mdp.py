@@ -18,9 +18,9 @@ from policies.base.records import Sampling, StopReason, Trajectory, TrajectorySt
 from policies.examples.kinds import PreferencePair, TokenSequence
 from policies.objectives.loss import PairLoss
 from tests.training_cases import make_loss
-from workers.training.batching import MicroBatch, completion_scored
-from workers.training.collate import PairCollator
-from workers.training.steps import pair_tensors
+from workers.training.batches.collate import PairCollator
+from workers.training.batches.plan import MicroBatch, completion_scored
+from workers.training.trl_parts.steps import pair_tensors
 
 ETA = 0.5
 GOOD, BAD, RIGHT, LEFT = 10, 11, 20, 21

@@ -24,7 +24,7 @@ from tests.parity.vectors import (
     weights_for,
 )
 from tests.training_cases import make_loss, pair_loss, unpaired_loss
-from workers.training.steps import pair_tensors
+from workers.training.trl_parts.steps import pair_tensors
 
 SHIPPED = sorted(name for name, where in LOSSES.members().items() if where.startswith("policies."))
 TRL_PAIR_TYPES = {

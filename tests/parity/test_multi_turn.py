@@ -24,8 +24,8 @@ from tests.training_cases import (
     weights_of,
     write_tiny_model,
 )
-from workers.training.batching import completion_scored, mismatched_partners
-from workers.training.steps import pair_tensors
+from workers.training.batches.plan import completion_scored, mismatched_partners
+from workers.training.trl_parts.steps import pair_tensors
 
 BETA = 0.5
 

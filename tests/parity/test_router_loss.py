@@ -24,7 +24,7 @@ from tests.training_cases import (
     weights_of,
     write_tiny_model,
 )
-from workers.training.batching import sequences_of
+from workers.training.batches.plan import sequences_of
 from workers.training.engine import TrainingOptions
 from workers.training.refusals import refused_because
 

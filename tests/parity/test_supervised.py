@@ -23,8 +23,8 @@ from tests.training_cases import (
     weights_of,
     write_tiny_model,
 )
+from workers.training.checkpoints.weights import load_model
 from workers.training.engine import AdapterSettings
-from workers.training.weights import load_model
 
 
 @pytest.fixture(scope="module")

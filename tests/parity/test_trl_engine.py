@@ -31,12 +31,12 @@ from tests.training_cases import (
     weights_of,
     write_tiny_model,
 )
+from workers.training.checkpoints.weights import load_model
+from workers.training.distributed.process_group import WorkerGroup
 from workers.training.engine import AdapterSettings
 from workers.training.engines.trl import score_with_ours
-from workers.training.process_group import WorkerGroup
-from workers.training.resuming import ResumableSteps
-from workers.training.steplog import StepLog
-from workers.training.weights import load_model
+from workers.training.step_log import StepLog
+from workers.training.trl_parts.resumable import ResumableSteps
 
 OWN_LOSSES = Path(__file__).parents[1] / "own_losses.py"
 

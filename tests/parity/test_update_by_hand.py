@@ -22,11 +22,11 @@ from tests.training_cases import (
     weights_of,
     write_tiny_model,
 )
-from workers.training.batching import plan_batches
+from workers.training.batches.plan import plan_batches
+from workers.training.batches.prepare import longest_sides
+from workers.training.checkpoints.weights import load_model
 from workers.training.engine import TrainingOptions
-from workers.training.feeding import longest_sides
 from workers.training.schedule import rate_factor, warmup_steps
-from workers.training.weights import load_model
 
 BETA, RATE = 0.5, 1e-3
 TOLERANCE = 2e-5

@@ -15,8 +15,8 @@ from policies.base.errors import WaitTimeoutError
 from tests.parallel_update import CASES, all_cases, update
 from tests.started_process import ended_after
 from tests.training_cases import log_of, weights_of, write_tiny_model
+from workers.training.distributed.process_group import LOOPBACK, joined, listen
 from workers.training.engine import ProcessGroup
-from workers.training.process_group import LOOPBACK, joined, listen
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5

@@ -12,8 +12,8 @@ import torch
 from policies.examples.kinds import Example, TokenSequence
 from policies.objectives.reference import ReferencePart, ReferencePlan
 from tests.training_cases import make_engine, make_job, version
+from workers.training.checkpoints.weights import load_model
 from workers.training.engine import UpdateOutcome
-from workers.training.weights import load_model
 
 
 def load(path: Path) -> Any:

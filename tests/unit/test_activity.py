@@ -18,9 +18,9 @@ from orchestrator.stopping import StopRequest
 from orchestrator.views.activity import activity_lines, read_activity
 from orchestrator.waiting import wait_for_any, wait_for_result
 from policies.base.errors import WaitTimeoutError, WorkerLostError
-from workers import alive
-from workers.cluster import NO_FILES, Call, Cluster, Files, Group, Resources
-from workers.inline import InlineCluster
+from workers.cluster import heartbeat
+from workers.cluster.inline import InlineCluster
+from workers.cluster.seam import NO_FILES, Call, Cluster, Files, Group, Resources
 
 
 @dataclass(eq=False)
@@ -70,7 +70,7 @@ class HangingGroup:
 
 
 class HangingCluster:
-    """The seam of `workers.cluster`, with workers that never answer."""
+    """The seam of `workers.cluster.seam`, with workers that never answer."""
 
     def __init__(self) -> None:
         self.group = HangingGroup()
@@ -145,7 +145,9 @@ def test_onlookers_see_which_worker_does_what_since_when_and_how_far_it_is(
     cluster, group, _ = watched(folder, inner)
     call = group.submit("sample", label="shard-0003")
     report = Path(inner.group.calls[0].report)
-    alive.write_unsynced(report, {"host": "n1", "pid": 71, "beats": 3, "counts": {"tokens": 9120}})
+    heartbeat.write_unsynced(
+        report, {"host": "n1", "pid": 71, "beats": 3, "counts": {"tokens": 9120}}
+    )
     look(cluster, call, 1.1)
     activity = read_activity(folder)
     assert activity is not None
@@ -192,7 +194,7 @@ def test_a_worker_that_makes_tokens_is_left_alone(folder: RunFolder) -> None:
     def work() -> None:
         for beats in range(1000):
             sign = {"host": "n1", "pid": 71, "beats": beats, "counts": {}}
-            alive.write_unsynced(Path(inner.group.calls[0].report), sign)
+            heartbeat.write_unsynced(Path(inner.group.calls[0].report), sign)
             if stop.wait(0.05):
                 return
 
@@ -274,24 +276,24 @@ def test_a_wait_that_ends_names_who_waited_for_what_and_the_setting(folder: RunF
 
 def test_beats_add_up_and_are_written_at_most_once_a_second(tmp_path: Path) -> None:
     path = tmp_path / "activity" / "1.json"
-    with alive.reporting(str(path)):
+    with heartbeat.reporting(str(path)):
         for _ in range(100):
-            alive.beat(tokens=2)
+            heartbeat.beat(tokens=2)
         assert not path.exists(), "a call of less than a second leaves no file"
         time.sleep(1.05)
-        alive.beat(tokens=1)
-        alive.beat(tokens=5)
-    sign = alive.read_sign(path)
+        heartbeat.beat(tokens=1)
+        heartbeat.beat(tokens=5)
+    sign = heartbeat.read_sign(path)
     assert sign is not None
     assert (sign.beats, sign.counts) == (101, {"tokens": 201.0})
     before = path.read_bytes()
-    alive.beat(tokens=1)
+    heartbeat.beat(tokens=1)
     assert path.read_bytes() == before, "outside a call nobody is told"
 
 
 def test_a_report_that_cannot_be_written_does_not_end_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    alive.write_unsynced(tmp_path / "file" / "1.json", {})
-    assert alive.read_sign(tmp_path / "file" / "1.json") is None
+    heartbeat.write_unsynced(tmp_path / "file" / "1.json", {})
+    assert heartbeat.read_sign(tmp_path / "file" / "1.json") is None
     (tmp_path / "torn.json").write_text('{"host": "n')
-    assert alive.read_sign(tmp_path / "torn.json") is None
+    assert heartbeat.read_sign(tmp_path / "torn.json") is None

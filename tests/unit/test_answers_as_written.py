@@ -20,7 +20,7 @@ from policies.base.records import (
     Turn,
 )
 from tests.attempts import attempt
-from workers.verify.forked_call import call_in_copy
+from workers.isolation.forked_call import call_in_copy
 from workers.verify.verifier import VERIFIERS, Verifier
 from workers.verify.verifiers.numeric_match import only_number
 

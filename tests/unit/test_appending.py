@@ -19,8 +19,8 @@ from policies.storage import files
 from policies.storage.faulty_files import FailingDisk
 from policies.storage.files import FileLayer
 from tests.full_disk import largest_file
+from workers.judge.reply_cache import ReplyCache
 from workers.training.engine import log_line
-from workers.verify.judge_cache import ReplyCache
 
 FIRST, SECOND = b'{"n": 1}\n', b'{"n": 2, "text": "' + b"x" * 300 + b'"}\n'
 

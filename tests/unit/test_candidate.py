@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from policies.base.errors import DivergenceError, TrainingError
-from workers.training.candidate import check_candidate, shapes_of
+from workers.training.checkpoints.candidate import check_candidate, shapes_of
 
 
 def model(path: Path, **changes: Any) -> Path:

@@ -20,7 +20,7 @@ from policies.base.errors import CorruptStateError, PlugInChangedError
 from policies.plug_ins.plugin_code import PlugInCode, code_of
 from policies.storage.artifacts import marker_path, read_marker, write_json
 from tests.fake_runs import fake_config
-from workers.pinned import PinnedWorker
+from workers.cluster.pinned import PinnedWorker
 
 GRADER = """from rules import right
 

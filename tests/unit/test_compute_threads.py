@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from policies.storage.fake_model import write_fake_model
-from workers.compute_threads import cores_in, set_threads
+from workers.cluster.compute_threads import cores_in, set_threads
 
 ROOT = Path(__file__).parents[2]
 CORES = len(os.sched_getaffinity(0))
@@ -21,7 +21,7 @@ WORKERS = {
         "RolloutWorker(ENGINES.parse('fake'), [], policy=version(Path({model!r})), dtype='float32', seed=0{more})"
     ),
     "judge": (
-        "from workers.verify.judge import BackendContext; from workers.verify.judge_worker import JudgeWorker;"
+        "from workers.judge.judge import BackendContext; from workers.judge.worker import JudgeWorker;"
         "JudgeWorker([], BackendContext(policy_version=int, model_version=str){more})"
     ),
     "train": "from workers.training.worker import TrainWorker; TrainWorker([], None)",

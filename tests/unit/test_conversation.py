@@ -17,9 +17,9 @@ from policies.base.records import (
 )
 from tests.scripted_conversation import DONE, NEXT, WithScript, hello, run, until
 from tests.scripted_engine import ScriptedEngine
-from workers.rollout.conversation import Outcome, Reply
 from workers.rollout.engine import Generation, GenerationRequest
 from workers.rollout.engines.fake import TERMINATOR, FakeChat
+from workers.rollout.multi_turn.strategy import Outcome, Reply
 
 
 def test_turns_alternate_and_every_request_is_all_that_came_before() -> None:

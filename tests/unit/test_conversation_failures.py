@@ -19,9 +19,9 @@ from policies.base.records import (
 )
 from tests.scripted_conversation import DONE, ReplyScript, WithScript, hello, run, until
 from tests.scripted_engine import ScriptedEngine
-from workers.rollout.conversation import ConversationStrategy, Outcome, Partner, Reply
 from workers.rollout.engine import Generation
 from workers.rollout.engines.fake import FakeChat
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Outcome, Partner, Reply
 
 FAILURES: dict[str, tuple[ReplyScript, Callable[[], Any], str]] = {
     "reply raises": (lambda text, turn: 1 // 0, Outcome, "ZeroDivisionError"),

@@ -8,10 +8,10 @@ from policies.base.errors import ConfigurationError, RolloutError
 from policies.base.records import Message, Prompt
 from tests.chat_formats import CONTROLS, END, REWRITING, chat_of, control_ids
 from tests.scripted_engine import ScriptedEngine
-from workers.rollout.chat import ChatFormat
-from workers.rollout.conversation import ConversationStrategy, Partner
+from workers.rollout.chat.chat import ChatFormat
+from workers.rollout.chat.transcript import RewrittenHistory, RewrittenHistoryError, Transcript
 from workers.rollout.engine import Generation, GenerationRequest
-from workers.rollout.transcript import RewrittenHistory, RewrittenHistoryError, Transcript
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Partner
 
 QUESTION = Message(role="user", content="What is 2 times 3?")
 OUTPUT = Message(role="user", content="Output: 6")
@@ -50,7 +50,7 @@ def test_a_terminator_that_the_policy_wrote_is_not_written_again(family: str) ->
 def test_a_space_that_the_template_writes_before_its_terminator_goes_with_it() -> None:
     from transformers import PreTrainedTokenizerFast
 
-    from workers.rollout.tokenizer_chat import TokenizerChat
+    from workers.rollout.chat.tokenizer_chat import TokenizerChat
 
     base = chat_of("mistral").tokenizer
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=base.backend_tokenizer, eos_token="</s>")

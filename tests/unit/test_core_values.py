@@ -10,7 +10,7 @@ import pytest
 from policies.examples.kinds import PreferencePair
 from policies.objectives.loss import PairTensors, UnpairedTensors
 from tests.training_cases import pair_loss, pairs, unpaired_loss
-from workers.training.batching import select
+from workers.training.batches.plan import select
 
 
 def margin_of(value: float) -> PairTensors:

@@ -15,11 +15,11 @@ import pytest
 
 from orchestrator.file_sharing import WRITABLE
 from policies.base.errors import ArtifactError, InputError, WorkerLostError
-from workers.alive import beat, reporting
-from workers.cluster import Files
-from workers.ferry import Ferry
-from workers.ferry_server import PIECE_BYTES, FileFact, FileServer
-from workers.run_files import RunFiles
+from workers.cluster.heartbeat import beat, reporting
+from workers.cluster.seam import Files
+from workers.cluster.transfer.client import Ferry
+from workers.cluster.transfer.server import PIECE_BYTES, FileFact, FileServer
+from workers.cluster.transfer.shared_folder import RunFiles
 
 SHARD = "rounds/0001/trajectories/shard-0000.parquet"
 DRAFT = "rounds/0001/attempts/e000001-0001/trajectories/shard-0000.parquet"

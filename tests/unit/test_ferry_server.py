@@ -17,8 +17,8 @@ from policies.base.errors import ArtifactError, ConfigurationError, LeaseError, 
 from policies.storage.faulty_files import FailingDisk
 from policies.storage.files import FileLayer, using
 from policies.storage.policy_store import PolicyStore
-from workers.ferry_server import FileServer
-from workers.run_files import RunFiles
+from workers.cluster.transfer.server import FileServer
+from workers.cluster.transfer.shared_folder import RunFiles
 
 DRAFT = "rounds/0001/attempts/e000001-0001/trajectories/shard-0000.parquet"
 

@@ -16,7 +16,7 @@ from orchestrator.run_folder import RunFolder
 from policies.storage.folder_names import is_leftover_of_others, numbered, shown, strangers
 from tests.cut_journals import cut_journal
 from tests.fake_runs import fake_tree
-from workers.training.checkpoints import newest_step
+from workers.training.checkpoints.store import newest_step
 
 FOREIGN_FILES = (
     b".DS_Store", b"._0001", b".nfs000000000123", b".0001.swp", b"Thumbs.db", b"desktop.ini",

@@ -16,7 +16,7 @@ from policies.storage.artifacts import read_records
 from tests.attempts import attempt
 from tests.fake_runs import fake_config
 from tests.user_functions import attempts, question, written
-from workers.verify.isolation import IsolatedVerifier
+from workers.verify.isolated_verifier import IsolatedVerifier
 from workers.verify.probe import probe_attempts
 from workers.verify.verifier import VERIFIERS, Verifier
 

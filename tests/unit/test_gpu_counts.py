@@ -19,9 +19,9 @@ from policies.base.errors import ConfigurationError, TrainingError
 from policies.storage.fake_model import write_fake_model
 from tests.fake_runs import fake_config, fake_tree
 from tests.training_cases import make_engine, make_job, make_loss, pairs, version
-from workers import gpus
-from workers.cluster import Resources
-from workers.inline import InlineCluster
+from workers.cluster import gpus
+from workers.cluster.inline import InlineCluster
+from workers.cluster.seam import Resources
 from workers.training.engines import trl
 
 
@@ -187,7 +187,9 @@ def test_the_plan_shares_one_gpu_and_refuses_two_trainers_on_two(
 def test_looking_for_gpus_loads_no_torch() -> None:
     import subprocess
 
-    code = "import sys, workers.gpus as g; g.usable_gpus(); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, workers.cluster.gpus as g; g.usable_gpus(); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -24,8 +24,8 @@ from policies.base.records import (
     Turn,
     VerdictStatus,
 )
-from workers.child_process import child_environment, clean_text
-from workers.verify.isolation import IsolatedVerifier
+from workers.isolation.child_process import child_environment, clean_text
+from workers.verify.isolated_verifier import IsolatedVerifier
 from workers.verify.verifier import VERIFIERS, Verifier
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="7 times 8?"),), answer=56)

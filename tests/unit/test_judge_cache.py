@@ -9,8 +9,8 @@ import pytest
 
 from policies.base.errors import JudgeError
 from policies.base.records import Message
-from workers.verify.judge import JudgeBackend, Question, Reply
-from workers.verify.judge_cache import CachedBackend, ReplyCache, cache_scope
+from workers.judge.judge import JudgeBackend, Question, Reply
+from workers.judge.reply_cache import CachedBackend, ReplyCache, cache_scope
 
 
 class Counting(JudgeBackend):

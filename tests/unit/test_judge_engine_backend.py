@@ -15,10 +15,10 @@ from policies.base.component import Component, create
 from policies.base.errors import JudgeError
 from policies.base.records import Message, PolicyVersion, StopReason
 from policies.storage.policy_store import PolicyStore
-from workers.rollout.chat_settings import ChatSettings
+from workers.judge.judge import BACKENDS, BackendContext, JudgeBackend, Question
+from workers.rollout.chat.chat_settings import ChatSettings
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.engines.fake import FakeChat
-from workers.verify.judge import BACKENDS, BackendContext, JudgeBackend, Question
 
 
 class Echo(RolloutEngine):

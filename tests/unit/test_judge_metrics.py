@@ -22,8 +22,8 @@ from policies.storage.fake_model import write_fake_model
 from policies.storage.policy_store import PolicyStore
 from tests.fake_runs import fake_config
 from tests.judge_server import COMPLETION_TOKENS, PROMPT_TOKENS, judge_server
-from workers.verify.judge import BACKENDS, BackendContext, JudgeBackend, Question, Reply, Usage
-from workers.verify.judge_cache import CachedBackend, ReplyCache
+from workers.judge.judge import BACKENDS, BackendContext, JudgeBackend, Question, Reply, Usage
+from workers.judge.reply_cache import CachedBackend, ReplyCache
 
 
 def no_model(name: object) -> PolicyVersion:

@@ -17,7 +17,7 @@ import pytest
 from policies.base.component import create
 from policies.base.errors import JudgeError
 from policies.base.records import Message, PolicyVersion
-from workers.verify.judge import BACKENDS, BackendContext, JudgeBackend, Question, Reply
+from workers.judge.judge import BACKENDS, BackendContext, JudgeBackend, Question, Reply
 
 KEY = "sk-CANARY-0123456789"
 VARIABLE = "PAWL_TEST_JUDGE_KEY"

@@ -10,8 +10,8 @@ import pytest
 
 from policies.base.component import create
 from policies.base.records import PolicyVersion
-from workers.verify.chat_completion import retry_after_seconds
-from workers.verify.judge import BACKENDS, JUDGES, BackendContext, JudgeBackend
+from workers.judge.chat_completion import retry_after_seconds
+from workers.judge.judge import BACKENDS, JUDGES, BackendContext, JudgeBackend
 
 KEY = "sk-CANARY-0123456789"
 

@@ -13,8 +13,8 @@ from policies.base.records import (
     VerdictStatus,
 )
 from tests.attempts import attempt
-from workers.verify.judge import JUDGES, JudgeBackend, JudgeJob, Judgement, Question, Reply
-from workers.verify.judges.pairwise import choose_pairs
+from workers.judge.judge import JUDGES, JudgeBackend, JudgeJob, Judgement, Question, Reply
+from workers.judge.judges.pairwise import choose_pairs
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="Say something."),))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policies.base.errors import JudgeError
-from workers.verify.judge_parse import cleaned, read_score, read_winner
+from workers.judge.parse import cleaned, read_score, read_winner
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from policies.base.records import Message, Prompt, StopReason, Trajectory, Turn
-from workers.verify.judge import JUDGES, Judge
-from workers.verify.judge_prompt import PromptTemplate, fenced, prompt_text, viewed_text
+from workers.judge.judge import JUDGES, Judge
+from workers.judge.prompt import PromptTemplate, fenced, prompt_text, viewed_text
 
 
 def pairwise(**settings: object) -> Judge.Config:

@@ -13,7 +13,7 @@ from policies.base.records import (
     VerdictStatus,
 )
 from tests.attempts import attempt
-from workers.verify.judge import JUDGES, JudgeBackend, JudgeJob, Judgement, Question, Reply
+from workers.judge.judge import JUDGES, JudgeBackend, JudgeJob, Judgement, Question, Reply
 
 
 class Queue(JudgeBackend):

@@ -23,9 +23,9 @@ from policies.base.records import (
 from policies.storage.artifacts import read_marker, read_records, write_records
 from tests import attempts
 from tests.committing import committed
-from workers.portion import WHOLE, Portion
-from workers.verify.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement
-from workers.verify.judge_worker import JudgeWorker
+from workers.cluster.item_filter import WHOLE, Portion
+from workers.judge.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement
+from workers.judge.worker import JudgeWorker
 
 
 def no_version(number: int) -> PolicyVersion:

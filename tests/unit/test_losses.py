@@ -12,8 +12,8 @@ import torch
 from policies.objectives.loss import PairTensors, UnpairedTensors
 from tests.parity.vectors import masked_sequence, weights_for
 from tests.training_cases import make_loss, pair_loss, unpaired_loss
-from workers.training.reference_pass import weighted_sum
-from workers.training.steps import pair_tensors
+from workers.training.batches.reference_logprobs import weighted_sum
+from workers.training.trl_parts.steps import pair_tensors
 
 MARGIN_ONLY = [
     ("dpo", {}),

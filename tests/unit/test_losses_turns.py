@@ -22,9 +22,9 @@ from policies.objectives.loss import (
 )
 from policies.objectives.losses.dmpo import turn_weights
 from tests.training_cases import make_loss
-from workers.training.collate import ReferenceSums, spread_weights, step_batch
-from workers.training.reference_pass import step_sums, weighted_sum
-from workers.training.steps import pair_tensors, step_logratios, step_tensors
+from workers.training.batches.collate import ReferenceSums, spread_weights, step_batch
+from workers.training.batches.reference_logprobs import step_sums, weighted_sum
+from workers.training.trl_parts.steps import pair_tensors, step_logratios, step_tensors
 
 
 def pair_loss(name: str, **settings: Any) -> PairLoss:

@@ -14,8 +14,8 @@ from policies.base.records import Message, Prompt, Sampling, StopReason, Traject
 from policies.examples.kinds import TokenSequence
 from tests.chat_formats import CONTROLS, END, chat_of, control_ids
 from tests.scripted_engine import ScriptedEngine
-from workers.rollout.conversation import ConversationStrategy, Partner, Reply
 from workers.rollout.engine import Generation, GenerationRequest
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Partner, Reply
 from workers.rollout.strategy import RolloutJob
 
 NUM_TRAJECTORIES = 1000

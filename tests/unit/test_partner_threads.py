@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from workers.rollout.partner_threads import Finished, PartnerThreads
+from workers.rollout.multi_turn.thread_pool import Finished, PartnerThreads
 
 
 def wait_for(threads: PartnerThreads, count: int) -> list[Finished]:

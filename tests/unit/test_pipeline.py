@@ -32,9 +32,9 @@ from policies.storage.artifacts import (
     write_draft,
     write_records,
 )
-from workers.cluster import Resources
-from workers.inline import InlineCluster
-from workers.portion import Portion
+from workers.cluster.inline import InlineCluster
+from workers.cluster.item_filter import Portion
+from workers.cluster.seam import Resources
 
 
 class Recorder:

@@ -251,7 +251,7 @@ def test_what_the_driver_says_about_gpus_is_read_even_from_one_that_knows_no_cap
     tool.write_text(f'#!/bin/sh\n{old}case "$1" in {row} esac\n')
     tool.chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("workers.gpus._torch_is_for_cpus", lambda: False)
+    monkeypatch.setattr("workers.cluster.gpus._torch_is_for_cpus", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     machine = this_machine()
     assert machine.gpu_bytes == (81559 << 20, 16384 << 20)

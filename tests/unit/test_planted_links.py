@@ -23,9 +23,9 @@ from policies.storage import files
 from policies.storage.artifacts import read_records, write_draft, write_records
 from tests.bad_rows import TRAIN, Row
 from tests.run_folders import make_run
-from workers.alive import write_unsynced
+from workers.cluster.heartbeat import write_unsynced
+from workers.judge.reply_cache import ReplyCache
 from workers.training.engine import log_line
-from workers.verify.judge_cache import ReplyCache
 
 Plant = Callable[[Path], Callable[[], bool]]
 """Plants a link at a path; the answer says whether what it leads to is as it was."""

@@ -23,7 +23,7 @@ from orchestrator.run_folder import RunFolder
 from policies.base.component import create
 from policies.objectives.loss import PairLoss
 from tests.fake_runs import fake_tree
-from workers.child_process import ChildProcess
+from workers.isolation.child_process import ChildProcess
 
 SCORE = "\n\ndef score(prompt, completion, answer):\n    return str(answer) in completion\n"
 

@@ -30,7 +30,7 @@ from policies.base.records import (
 )
 from policies.examples.builder import PREFERENCES, Built
 from policies.examples.kinds import PreferencePair, SupervisedExample, UnpairedExample
-from workers.training.batching import unusable_because
+from workers.training.batches.plan import unusable_because
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="?"),))
 

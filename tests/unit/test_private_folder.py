@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from workers.private_folder import MAX_CHARACTERS, close_to_others, places_of_ray, private_folder
+from workers.cluster.private_folder import (
+    MAX_CHARACTERS,
+    close_to_others,
+    places_of_ray,
+    private_folder,
+)
 
 
 @pytest.fixture

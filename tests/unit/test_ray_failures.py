@@ -19,7 +19,7 @@ from policies.base.errors import (
     WorkerLostError,
     WorkerMemoryError,
 )
-from workers.ray_failures import Place, translate
+from workers.cluster.ray.failures import Place, translate
 
 PLACE = Place(pid=812, node="4f2a91c07d3b55", address="10.0.0.7")
 LABEL = "rollout 0: sample shard-0003"

@@ -14,11 +14,11 @@ import pytest
 
 from policies.base.errors import ConfigurationError
 from tests.started_process import ended_after
-from workers.ray_session import RaySession
-from workers.ray_token import OWNER, PREFIX, remove_orphaned_tokens
+from workers.cluster.ray.session import RaySession
+from workers.cluster.ray.token import OWNER, PREFIX, remove_orphaned_tokens
 
 MAKER = (
-    "import os, signal, sys; from workers.ray_token import ensure_token; ensure_token();"
+    "import os, signal, sys; from workers.cluster.ray.token import ensure_token; ensure_token();"
     "print(os.environ['RAY_AUTH_TOKEN_PATH'], flush=True); sys.stdin.readline();"
     "os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == 'killed' else None"
 )

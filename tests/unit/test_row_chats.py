@@ -14,8 +14,8 @@ from policies.base.records import Message, Prompt, ScoredGroup
 from policies.storage.artifacts import canonical_json, commit, read_records, write_draft
 from tests.chat_formats import chat_of
 from tests.row_files import pasted, read
-from workers.rollout.shown_calls import check_shown
-from workers.verify.judge_prompt import prompt_text as judged_text
+from workers.judge.prompt import prompt_text as judged_text
+from workers.rollout.chat.shown_calls import check_shown
 
 KINDS = ["jsonl", "parquet"]
 CALL = {

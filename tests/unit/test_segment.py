@@ -19,9 +19,9 @@ from policies.base.records import (
     TrajectoryStatus,
     Turn,
 )
-from workers.rollout.chat import ChatFormat
+from workers.rollout.chat.chat import ChatFormat
+from workers.rollout.chat.reasoning_steps import StepKind, decoded_pieces, steps_of, with_steps
 from workers.rollout.engines.fake import TERMINATOR, FakeChat
-from workers.rollout.segment import StepKind, decoded_pieces, steps_of, with_steps
 
 Kind = Literal["line", "sentence"]
 

@@ -26,9 +26,9 @@ from policies.examples.kinds import PreferencePair, SupervisedExample, UnpairedE
 from policies.examples.soft_labels import soft_label
 from policies.objectives.loss import LOSSES, PairLoss, PairTensors
 from tests.attempts import attempt
-from workers.training.batching import MicroBatch
-from workers.training.collate import PairCollator
-from workers.verify.aggregate import FeedbackSettings, aggregate
+from workers.scoring.aggregate import FeedbackSettings, aggregate
+from workers.training.batches.collate import PairCollator
+from workers.training.batches.plan import MicroBatch
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="?"),))
 

@@ -11,12 +11,12 @@ from policies.base.component import create
 from policies.base.errors import ConfigurationError
 from policies.base.records import Message, Prompt
 from tests.template_folders import chat_with, of_packages, of_tests
-from workers.rollout.chat_settings import ChatSettings
+from workers.rollout.chat.chat_settings import ChatSettings
+from workers.rollout.chat.template_probe import check_prompt
+from workers.rollout.chat.tokenizer_chat import TokenizerChat
+from workers.rollout.chat.transcript import Transcript
 from workers.rollout.strategies.tool_loop import ToolLoop
 from workers.rollout.strategy import STRATEGIES
-from workers.rollout.template_probe import check_prompt
-from workers.rollout.tokenizer_chat import TokenizerChat
-from workers.rollout.transcript import Transcript
 
 PACKAGES = of_packages()
 CALLS = {"hermes": "calculator", "fenced_code": "python"}

@@ -15,13 +15,13 @@ from policies.base.errors import RolloutError, boundary
 from policies.base.records import Message, StopReason
 from tests.scripted_engine import ScriptedEngine
 from tests.template_folders import chat_with, of_packages, of_tests
-from workers.rollout import tokenizer_chat
-from workers.rollout.call_arguments import wants_text, with_arguments
 from workers.rollout.call_formats.hermes import Hermes
-from workers.rollout.chat_settings import ChatSettings
+from workers.rollout.chat import tokenizer_chat
+from workers.rollout.chat.call_arguments import wants_text, with_arguments
+from workers.rollout.chat.chat_settings import ChatSettings
+from workers.rollout.chat.tokenizer_chat import TokenizerChat
+from workers.rollout.chat.transcript import Transcript
 from workers.rollout.engine import Generation, GenerationRequest
-from workers.rollout.tokenizer_chat import TokenizerChat
-from workers.rollout.transcript import Transcript
 
 ASK = (Message(role="user", content="How much?"),)
 NEXT = Message(role="user", content="And now?")

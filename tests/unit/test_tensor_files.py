@@ -12,12 +12,12 @@ import pytest
 from policies.base.errors import StorageError, TrainingError, boundary
 from policies.storage.fake_model import write_fake_model
 from tests.full_disk import largest_file
-from workers.training.checkpoints import Checkpoints
+from workers.training.checkpoints.optimizer_state import save_moments
+from workers.training.checkpoints.store import Checkpoints
+from workers.training.checkpoints.tensor_files import check_whole, refusals_told, save_tensors
+from workers.training.checkpoints.weights import candidate_directory
 from workers.training.engine import TrainingOptions
-from workers.training.optimizer_state import save_moments
-from workers.training.resuming import write_tensors
-from workers.training.tensor_files import check_whole, refusals_told, save_tensors
-from workers.training.weights import candidate_directory
+from workers.training.trl_parts.resumable import write_tensors
 
 
 def checkpoints(folder: Path) -> Checkpoints:

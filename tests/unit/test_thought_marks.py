@@ -14,9 +14,9 @@ from policies.base.attempt_answer import answer_of
 from policies.base.records import Sampling, StopReason, Trajectory, TrajectoryStatus, Turn
 from tests.chat_formats import chat_of
 from tests.unit.test_tool_loop import Counting, loop, run
-from workers.rollout.chat import ChatFormat
-from workers.rollout.thought_marks import opened_before, spoken_text, with_thought_marks
-from workers.rollout.tokenizer_chat import TokenizerChat
+from workers.rollout.chat.chat import ChatFormat
+from workers.rollout.chat.thought_marks import opened_before, spoken_text, with_thought_marks
+from workers.rollout.chat.tokenizer_chat import TokenizerChat
 
 SPECIAL = (
     "[INST]",

@@ -15,7 +15,7 @@ import pytest
 from policies.base.component import create
 from policies.base.errors import ConfigurationError
 from policies.base.records import Json, ToolCallStatus
-from workers.rollout.function_signature import ArgumentProblemsError, FunctionSignature
+from workers.rollout.function_tool.signature import ArgumentProblemsError, FunctionSignature
 from workers.rollout.tool import TOOLS, Tool, ToolOutput
 
 SOURCE = """

@@ -27,7 +27,7 @@ from tests.chat_formats import chat_of
 from tests.scripted_engine import ScriptedEngine
 from tests.training_cases import version
 from workers.rollout.call_format import CallFormat, Parsed, RequestedCall
-from workers.rollout.chat_settings import ChatSettings
+from workers.rollout.chat.chat_settings import ChatSettings
 from workers.rollout.engine import ENGINES, Generation, GenerationRequest, RolloutEngine
 from workers.rollout.engines.fake import TERMINATOR, FakeChat
 from workers.rollout.strategies.tool_loop import ToolLoop

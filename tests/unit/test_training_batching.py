@@ -13,9 +13,9 @@ from policies.base.seeds import derive_rng
 from policies.examples.kinds import UnpairedExample
 from policies.objectives.reference import ReferencePart, ReferencePlan
 from tests.training_cases import make_engine, make_loss, sequence, singles, turn_singles
-from workers.training.batching import mismatched_partners, plan_batches
+from workers.training.batches.plan import mismatched_partners, plan_batches
 from workers.training.engine import AdapterSettings
-from workers.training.steplog import StepLog
+from workers.training.step_log import StepLog
 
 LENGTHS = [derive_rng("length", i).randint(5, 60) for i in range(97)]
 

@@ -14,9 +14,9 @@ from transformers import AutoConfig, CLIPVisionConfig, LlavaConfig
 from policies.base.errors import TrainingError
 from tests.architectures import NOISY, write_architecture
 from tests.training_cases import log_of, make_engine, make_job, make_loss, pairs, version
+from workers.training.checkpoints.weights import load_model
 from workers.training.engine import AdapterSettings
 from workers.training.noise import check_quiet, silence
-from workers.training.weights import load_model
 
 IDS = list(range(4, 52))
 

@@ -12,12 +12,12 @@ from policies.base.seeds import derive_seed
 from policies.examples.kinds import LabelledStep, PreferencePair
 from tests.training_cases import make_job, pair_loss, pairs, sequence, version, write_tiny_model
 from workers.rollout.strategy import RolloutJob
-from workers.training.arguments import loss_arguments, training_arguments
-from workers.training.batching import MicroBatch, Plan
+from workers.training.batches.plan import MicroBatch, Plan
+from workers.training.batches.reference_logprobs import ReferenceScores, score_reference
+from workers.training.distributed.process_group import WorkerGroup
 from workers.training.engine import TrainingOptions
-from workers.training.process_group import WorkerGroup
-from workers.training.reference_pass import ReferenceScores, score_reference
 from workers.training.schedule import warmup_steps
+from workers.training.trl_parts.arguments import loss_arguments, training_arguments
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_the_reference_is_scored_in_the_precision_of_training(model: Any, tmp_pa
 
 
 def test_each_side_gets_its_own_reference() -> None:
-    from workers.training.collate import PairCollator
+    from workers.training.batches.collate import PairCollator
 
     rows = [pair for pair in pairs(3) if isinstance(pair, PreferencePair)]
     references = [(-1.0, -2.0), (-3.0, -4.0), (-5.0, -6.0)]
@@ -105,8 +105,8 @@ def test_each_side_gets_its_own_reference() -> None:
 def test_a_step_is_summed_over_its_own_scored_tokens() -> None:
     import torch
 
-    from workers.training.collate import ReferenceSums, step_batch
-    from workers.training.steps import step_logratios
+    from workers.training.batches.collate import ReferenceSums, step_batch
+    from workers.training.trl_parts.steps import step_logratios
 
     one = sequence("a", 0, length=6)
     start = len(one.token_ids) - 6
@@ -127,7 +127,7 @@ def test_a_step_is_summed_over_its_own_scored_tokens() -> None:
 def test_token_weights_count_in_sums_and_not_in_lengths() -> None:
     import torch
 
-    from workers.training.steps import pair_tensors
+    from workers.training.trl_parts.steps import pair_tensors
 
     log_probs = torch.tensor([[-1.0, -2.0, 0.0], [-4.0, 0.0, 0.0]])
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])

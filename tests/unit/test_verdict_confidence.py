@@ -9,8 +9,8 @@ import pytest
 from policies.base.component import create
 from policies.base.records import Feedback, Message, Prompt, Verdict, VerdictStatus
 from tests.attempts import attempt
-from workers.verify.aggregate import FeedbackSettings, aggregate
-from workers.verify.judge import JUDGES, JudgeBackend, JudgeJob, Question, Reply
+from workers.judge.judge import JUDGES, JudgeBackend, JudgeJob, Question, Reply
+from workers.scoring.aggregate import FeedbackSettings, aggregate
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="?"),))
 

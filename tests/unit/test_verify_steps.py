@@ -29,12 +29,12 @@ from policies.examples.builder import PREFERENCES, PreferenceBuilder
 from policies.examples.kinds import UnpairedExample
 from policies.storage.artifacts import read_records, write_records
 from tests.committing import committed
-from workers.portion import Portion
-from workers.verify.aggregate import FeedbackSettings, aggregate
-from workers.verify.judge import JUDGES, BackendContext, Judge
-from workers.verify.judge_prompt import viewed_text
-from workers.verify.judge_worker import JudgeWorker
-from workers.verify.steps import parts_to_grade
+from workers.cluster.item_filter import Portion
+from workers.judge.judge import JUDGES, BackendContext, Judge
+from workers.judge.prompt import viewed_text
+from workers.judge.worker import JudgeWorker
+from workers.scoring.aggregate import FeedbackSettings, aggregate
+from workers.scoring.graded_parts import parts_to_grade
 from workers.verify.verifier import VERIFIERS, Verifier
 from workers.verify.worker import VerifyWorker
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from policies.objectives.loss import PairTensors
-from workers.training.process_group import WorkerGroup
+from workers.training.distributed.process_group import WorkerGroup
 from workers.training.whole_step import reference_point, rows_of_step, values_by_row
 
 ALONE, LIKE = WorkerGroup(), torch.zeros(())

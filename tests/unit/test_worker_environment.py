@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.assembly import named_secrets
 from orchestrator.config.run_config import RunConfig
-from workers.worker_environment import is_secret, scrub, without_secrets
+from workers.cluster.environment import is_secret, scrub, without_secrets
 
 SECRETS = [
     "HF_TOKEN",

@@ -14,9 +14,9 @@ from policies.base.records import PolicyVersion
 from policies.storage.fake_model import write_fake_model
 from policies.storage.policy_store import PolicyStore
 from tests.training_cases import version
-from workers.cluster import Resources, WorkerSeed
-from workers.inline import InlineCluster
-from workers.ray_group import RayGroup
+from workers.cluster.inline import InlineCluster
+from workers.cluster.ray.group import RayGroup
+from workers.cluster.seam import Resources, WorkerSeed
 from workers.rollout.engines.fake import FakeEngine
 
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from policies.base.component import Component, Family
 from policies.base.records import Message, PolicyVersion, Sampling, StopReason
-from workers.rollout.chat import ChatFormat
-from workers.rollout.chat_settings import ChatSettings
-from workers.rollout.shown_calls import check_shown
+from workers.rollout.chat.chat import ChatFormat
+from workers.rollout.chat.chat_settings import ChatSettings
+from workers.rollout.chat.shown_calls import check_shown
 
 NumberFormat = Literal["bfloat16", "float16", "float32"]
 """What weights are loaded and computed in."""

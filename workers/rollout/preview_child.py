@@ -14,12 +14,12 @@ from pydantic import JsonValue
 from policies.base.component import create
 from policies.base.errors import ConfigurationError, PawlError, boundary
 from policies.base.records import Prompt, Record
-from workers.child_process import begin_as_child, clean_text, line_of, storable
-from workers.rollout.chat import ChatFormat
-from workers.rollout.chat_settings import ChatSettings
+from workers.isolation.child_process import begin_as_child, clean_text, line_of, storable
+from workers.rollout.chat.chat import ChatFormat
+from workers.rollout.chat.chat_settings import ChatSettings
+from workers.rollout.chat.template_probe import check_prompt
+from workers.rollout.chat.tokenizer_chat import TokenizerChat
 from workers.rollout.strategy import STRATEGIES, RolloutStrategy
-from workers.rollout.template_probe import check_prompt
-from workers.rollout.tokenizer_chat import TokenizerChat
 
 Verdict = Literal["ok", "warning", "problem"]
 MAX_SHOWN = 1600

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from policies.base.component import Component, Family
 from policies.base.records import Prompt, Sampling, Trajectory
 from policies.base.seeds import derive_seed
-from workers.rollout.chat import ChatFormat
+from workers.rollout.chat.chat import ChatFormat
 from workers.rollout.engine import RolloutEngine
 
 

@@ -25,13 +25,13 @@ from policies.base.records import (
     Turn,
 )
 from policies.storage.artifacts import Written, read_records, write_draft
-from workers.compute_threads import set_threads
-from workers.portion import WHOLE, Portion
-from workers.rollout.chat_settings import ChatSettings
+from workers.cluster.compute_threads import set_threads
+from workers.cluster.item_filter import WHOLE, Portion
+from workers.rollout.chat.chat_settings import ChatSettings
+from workers.rollout.chat.reasoning_steps import with_steps
+from workers.rollout.chat.thought_marks import with_thought_marks
 from workers.rollout.engine import RolloutEngine
-from workers.rollout.segment import with_steps
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
-from workers.rollout.thought_marks import with_thought_marks
 
 StepKind = Literal["turn", "line", "sentence"]
 """What a step is: a policy turn, or the lines or sentences in it."""

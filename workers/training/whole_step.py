@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from policies.objectives.loss import PairTensors, SupervisedTensors, UnpairedTensors
-from workers.training.process_group import WorkerGroup
+from workers.training.distributed.process_group import WorkerGroup
 
 if TYPE_CHECKING:
     from torch import Tensor

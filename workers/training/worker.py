@@ -18,7 +18,9 @@ from policies.examples.kinds import (
 )
 from policies.storage.artifacts import read_records
 from policies.storage.policy_store import check_companions
-from workers.compute_threads import set_threads
+from workers.cluster.compute_threads import set_threads
+from workers.training.checkpoints.tensor_files import refusals_told
+from workers.training.distributed.process_group import listen, own_address
 from workers.training.engine import (
     AdapterSettings,
     TrainingEngine,
@@ -26,8 +28,6 @@ from workers.training.engine import (
     UpdateJob,
     UpdateOutcome,
 )
-from workers.training.process_group import listen, own_address
-from workers.training.tensor_files import refusals_told
 
 RECORD_OF: dict[ExampleKind, type[Record]] = {
     "pair": PreferencePair,

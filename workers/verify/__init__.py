@@ -1,1 +1,1 @@
-"""Judging trajectories: verifiers, judges, aggregation and the workers that run them."""
+"""Verifying trajectories: verifiers, the processes that they run in, and the worker that holds them."""

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from policies.base.component import create, import_from_folder_of
 from policies.base.errors import PawlError, VerificationError, boundary, explain
 from policies.base.records import Prompt, Record, Trajectory, Verdict
-from workers.child_process import begin_as_child, clean_text, line_of, storable
+from workers.isolation.child_process import begin_as_child, clean_text, line_of, storable
 from workers.verify.probe import Probe, probe
 from workers.verify.raised_at import raised_at
 from workers.verify.verifier import VERIFIERS, Verifier

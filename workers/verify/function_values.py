@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from policies.base.records import Prompt, Trajectory, Turn
-from workers.verify.answers import last_user_message
 from workers.verify.function_fit import COLUMN, Fit
+from workers.verify.ground_truth import last_user_message
 
 _WHOLE_CALL = ("log_extra", "log_metric")
 """Given once for a call, never as a list."""

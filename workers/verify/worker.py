@@ -17,9 +17,7 @@ from policies.base.component import create
 from policies.base.errors import (
     ArtifactError,
     ConfigurationError,
-    PawlError,
     VerificationError,
-    boundary,
     explain,
 )
 from policies.base.records import (
@@ -32,25 +30,18 @@ from policies.base.records import (
     Verdict,
     VerdictStatus,
 )
-from policies.base.seeds import derive_rng
-from policies.examples.builder import Built, PreferenceBuilder, merge_counts
-from policies.examples.kinds import PreferencePair, SupervisedExample, UnpairedExample
+from policies.examples.builder import PreferenceBuilder, merge_counts
 from policies.storage.artifacts import Written, read_marker, read_records, write_draft
-from workers.portion import WHOLE, Portion
-from workers.verify.again import contradicting
-from workers.verify.aggregate import FeedbackSettings, aggregate
-from workers.verify.by_prompt import count_by_prompt
-from workers.verify.example_counts import count_examples
-from workers.verify.isolation import IsolatedVerifier
+from workers.build_examples.example_counts import count_examples
+from workers.build_examples.scored_group import EXAMPLE_RECORDS, build_examples, is_uniform
+from workers.cluster.item_filter import WHOLE, Portion
+from workers.scoring.aggregate import FeedbackSettings, aggregate
+from workers.scoring.by_prompt import count_by_prompt
+from workers.scoring.graded_parts import parts_to_grade, verdict_on
+from workers.verify.consistency import contradicting
+from workers.verify.isolated_verifier import IsolatedVerifier
 from workers.verify.source_summary import Summary, summarise_source, within_budget
-from workers.verify.steps import parts_to_grade, verdict_on
 from workers.verify.verifier import Verifier
-
-_EXAMPLE_RECORDS: dict[str, type[Any]] = {
-    "pair": PreferencePair,
-    "unpaired": UnpairedExample,
-    "supervised": SupervisedExample,
-}
 
 
 class VerifyWorker:
@@ -177,15 +168,15 @@ class VerifyWorker:
         verdicts = _read_all(Verdict, verdicts_path, judgement_paths and judgement_paths[0])
         comparisons = _read_all(Comparison, judgement_paths and judgement_paths[1])
         scored = self._score(groups, verdicts, comparisons)
-        built = [_build(builder, group, seed, scope) for group in scored]
+        built = [build_examples(builder, group, seed, scope) for group in scored]
         examples = [example for of_one in built for example in of_one.examples]
         feedback = [f for group in scored for f in group.feedback]
         summary = within_budget(
             {
                 "prompts": len(scored),
                 "prompts_with_example": sum(bool(of_one.examples) for of_one in built),
-                "prompts_all_right": sum(_is_uniform(group, desirable=True) for group in scored),
-                "prompts_all_wrong": sum(_is_uniform(group, desirable=False) for group in scored),
+                "prompts_all_right": sum(is_uniform(group, desirable=True) for group in scored),
+                "prompts_all_wrong": sum(is_uniform(group, desirable=False) for group in scored),
                 "trajectories": len(feedback),
                 **_count_desirable(feedback),
                 "examples": len(examples),
@@ -195,7 +186,7 @@ class VerifyWorker:
         )
         kept = Path(feedback_path or output.with_name(f"{output.stem}.feedback.parquet"))
         drafts = (
-            write_draft(output, _EXAMPLE_RECORDS[builder.kind], examples),
+            write_draft(output, EXAMPLE_RECORDS[builder.kind], examples),
             write_draft(kept, Feedback, feedback),
         )
         return Written(files=drafts, summary=summary)
@@ -297,12 +288,6 @@ class VerifyWorker:
         ]
 
 
-def _build(builder: PreferenceBuilder, group: ScoredGroup, seed: int, scope: str) -> Built:
-    rng = derive_rng(seed, scope, "prefer", group.prompt.id)
-    with boundary(PawlError, f"preference builder {builder.config.type!r} failed"):
-        return builder.build_labelled(group, rng)
-
-
 def _prompt_id(prompt_of: Mapping[str, str], trajectory_id: str) -> str:
     if trajectory_id not in prompt_of:
         raise ArtifactError(
@@ -335,12 +320,3 @@ def _count_desirable(feedback: Sequence[Feedback]) -> Summary:
         "unusable": counts[None],
         "score_sum": math.fsum(f.score for f in feedback if f.score is not None),
     }
-
-
-def _usable(group: ScoredGroup) -> list[bool]:
-    return [feedback.score is not None for feedback in group.feedback]
-
-
-def _is_uniform(group: ScoredGroup, *, desirable: bool) -> bool:
-    seen = [feedback.desirable for feedback in group.feedback if feedback.desirable is not None]
-    return bool(seen) and all(bit is desirable for bit in seen)

@@ -25,8 +25,8 @@ from policies.base.records import Message, PolicyVersion, StopReason
 from policies.base.seeds import derive_rng
 from policies.storage.fake_model import FAKE_POLICY, read_skill
 from policies.storage.policy_store import check_files
-from workers.alive import beat
-from workers.rollout.chat import ChatFormat
+from workers.cluster.heartbeat import beat
+from workers.rollout.chat.chat import ChatFormat
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
 
 TERMINATOR = 256

@@ -18,11 +18,11 @@ from policies.base.component import Component
 from policies.base.records import PolicyVersion, Sampling, StopReason
 from policies.base.seeds import derive_seed
 from policies.storage.policy_store import check_files, weight_files
-from workers.alive import beat
-from workers.compute_threads import follow_threads
-from workers.rollout.chat import ChatFormat
+from workers.cluster.compute_threads import follow_threads
+from workers.cluster.heartbeat import beat
+from workers.rollout.chat.chat import ChatFormat
+from workers.rollout.chat.tokenizer_chat import TokenizerChat
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
-from workers.rollout.tokenizer_chat import TokenizerChat
 
 if TYPE_CHECKING:
     from torch import Tensor

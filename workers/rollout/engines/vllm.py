@@ -18,11 +18,11 @@ from policies.base.errors import RolloutError
 from policies.base.records import PolicyVersion, StopReason
 from policies.base.seeds import derive_seed
 from policies.storage.policy_store import check_files
-from workers.alive import beat
-from workers.compute_threads import bind_cores, cores_in, follow_threads
-from workers.private_folder import private_folder
+from workers.cluster.compute_threads import bind_cores, cores_in, follow_threads
+from workers.cluster.heartbeat import beat
+from workers.cluster.private_folder import private_folder
+from workers.rollout.chat.tokenizer_chat import TokenizerChat
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
-from workers.rollout.tokenizer_chat import TokenizerChat
 
 _CPU_BLOCK_TOKENS = 32
 """Tokens per block of the key-value cache on a CPU; the smallest that its attention kernel takes."""

@@ -21,8 +21,8 @@ from policies.base.records import (
     Turn,
 )
 from policies.base.seeds import derive_rng
+from workers.rollout.chat.reasoning_steps import steps_of
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
-from workers.rollout.segment import steps_of
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
 
 

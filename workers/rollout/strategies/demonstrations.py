@@ -21,9 +21,9 @@ from policies.base.records import (
     TrajectoryStatus,
     Turn,
 )
+from workers.rollout.chat.transcript import RewrittenHistory, Transcript
 from workers.rollout.engine import RolloutEngine
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
-from workers.rollout.transcript import RewrittenHistory, Transcript
 
 KEY = "demonstration"
 

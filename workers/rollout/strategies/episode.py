@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from policies.base.component import Component, create
 from policies.base.errors import ConfigurationError, RolloutError, boundary, explain
 from policies.base.records import Ending, Message, Prompt
-from workers.rollout.chat import ChatFormat
-from workers.rollout.conversation import ConversationStrategy, Outcome, Partner, Reply
+from workers.rollout.chat.chat import ChatFormat
 from workers.rollout.environment import ENVIRONMENTS, Environment, Observation
-from workers.rollout.partner_threads import PartnerThreads
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Outcome, Partner, Reply
+from workers.rollout.multi_turn.thread_pool import PartnerThreads
 
 _WHERE = "rollout.strategy.environment"
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from policies.base.bounds import MAX_ROUNDS
 from policies.base.records import Ending, Message, Prompt
-from workers.rollout.conversation import ConversationStrategy, Outcome, Partner, Reply
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Outcome, Partner, Reply
 
 
 class SelfRefine(ConversationStrategy):

@@ -12,8 +12,8 @@ from policies.base.component import Component, create
 from policies.base.records import Ending, Message, Prompt, ToolCall, ToolCallStatus
 from policies.base.seeds import derive_seed
 from workers.rollout.call_format import CALL_FORMATS, CallFormat, Parsed, RequestedCall
-from workers.rollout.conversation import ConversationStrategy, Partner, Reply
 from workers.rollout.engine import RolloutEngine
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Partner, Reply
 from workers.rollout.tool import TOOLS, Tool, ToolOutput, ToolSession
 
 

@@ -20,14 +20,14 @@ from pydantic import Field
 from policies.base.bounds import MAX_SECONDS, MAX_WORKERS
 from policies.base.errors import ConfigurationError, RolloutError, explain
 from policies.base.records import Json, ToolCallStatus
-from workers.child_process import (
+from workers.isolation.child_process import (
     ChildLostError,
     ChildProcess,
     ChildTimedOutError,
     clean_text,
     line_of,
 )
-from workers.rollout.function_child import Hello, Reply, Request, Started
+from workers.rollout.function_tool.child import Hello, Reply, Request, Started
 from workers.rollout.tool import Tool, ToolOutput, ToolSession
 
 _SPAWN_SECONDS = 60.0
@@ -180,7 +180,7 @@ class _FunctionProcesses:
         with self._lock:
             if self.closed:
                 raise RolloutError("the tool was closed")
-            starting = self._starter.submit(ChildProcess, "workers.rollout.function_child")
+            starting = self._starter.submit(ChildProcess, "workers.rollout.function_tool.child")
             try:
                 child = starting.result(_SPAWN_SECONDS)
             except TimeoutError as error:

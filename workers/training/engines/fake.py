@@ -21,13 +21,13 @@ from policies.objectives.loss import ReferencedLoss
 from policies.storage.artifacts import content_digest
 from policies.storage.fake_model import read_skill, write_fake_model
 from policies.storage.files import write_json
-from workers.training.batching import plan_batches, require_some, select, sequences_of
-from workers.training.candidate import check_candidate
-from workers.training.checkpoints import Checkpoints, inputs_digest
+from workers.training.batches.plan import plan_batches, require_some, select, sequences_of
+from workers.training.batches.reference_logprobs import check_mask, check_recorded
+from workers.training.checkpoints.candidate import check_candidate
+from workers.training.checkpoints.store import Checkpoints, inputs_digest
+from workers.training.checkpoints.weights import candidate_directory, copy_side_files
 from workers.training.engine import TrainingEngine, UpdateJob, UpdateOutcome
-from workers.training.reference_pass import check_mask, check_recorded
-from workers.training.steplog import StepLog
-from workers.training.weights import candidate_directory, copy_side_files
+from workers.training.step_log import StepLog
 
 
 class FakeTrainingEngine(TrainingEngine):

@@ -22,10 +22,19 @@ from policies.base.component import Component
 from policies.base.errors import ConfigurationError, TrainingError, boundary
 from policies.examples.kinds import Example, TokenSequence
 from policies.objectives.loss import Loss, PairLoss, ReferencedLoss, UnpairedLoss
-from workers.gpus import require_one_gpu, visible_gpus
-from workers.training.arguments import lora_config, loss_arguments, training_arguments
-from workers.training.batching import completion_scored, require_some, select, sequences_of
-from workers.training.checkpoints import Checkpoint, Checkpoints, inputs_digest
+from workers.cluster.gpus import require_one_gpu, visible_gpus
+from workers.training.batches.plan import (
+    completion_scored,
+    require_some,
+    select,
+    sequences_of,
+    share_of,
+)
+from workers.training.batches.prepare import Feed, feed_of, longest_sides
+from workers.training.batches.reference_logprobs import ReferenceScores, check_mask, score_reference
+from workers.training.checkpoints.store import Checkpoint, Checkpoints, inputs_digest
+from workers.training.checkpoints.tensor_files import refusals_told
+from workers.training.distributed.process_group import WorkerGroup, joined
 from workers.training.engine import (
     AdapterSettings,
     TrainingEngine,
@@ -33,17 +42,14 @@ from workers.training.engine import (
     UpdateJob,
     UpdateOutcome,
 )
-from workers.training.feeding import Feed, feed_of, longest_sides
-from workers.training.finishing import carry_optimizer, gathered, save_candidate
 from workers.training.memory import patient_threads
-from workers.training.process_group import WorkerGroup, joined
-from workers.training.reference_pass import ReferenceScores, check_mask, score_reference
 from workers.training.refusals import refused_because
-from workers.training.resuming import TrainerParts, load_trained_weights
 from workers.training.router_loss import router_loss, routers_recorded, set_router_loss
-from workers.training.steplog import StepLog
-from workers.training.steps import PairSteps, SupervisedSteps, UnpairedSteps
-from workers.training.tensor_files import refusals_told
+from workers.training.step_log import StepLog
+from workers.training.trl_parts.arguments import lora_config, loss_arguments, training_arguments
+from workers.training.trl_parts.finishing import carry_optimizer, gathered, save_candidate
+from workers.training.trl_parts.resumable import TrainerParts, load_trained_weights
+from workers.training.trl_parts.steps import PairSteps, SupervisedSteps, UnpairedSteps
 
 _EAGER_LIMIT = 512
 """On a CPU, plain attention beats the fused kernel (whose backward is slow) for sequences up to about this length."""
@@ -87,8 +93,8 @@ class TRLEngine(TrainingEngine):
         return refused_because(loss, options, adapter)
 
     def update(self, job: UpdateJob, examples: Sequence[Example]) -> UpdateOutcome:
+        from workers.training.checkpoints.weights import candidate_directory, quiet_transformers
         from workers.training.memory import kept_memory, torch_threads
-        from workers.training.weights import candidate_directory, quiet_transformers
 
         name = self.loss.config.type
         if isinstance(self.loss, ReferencedLoss):
@@ -149,7 +155,7 @@ class _Update:
         """`target` is None for a worker that does not write."""
         from transformers import AutoTokenizer
 
-        from workers.training.weights import check_loaded, load_model
+        from workers.training.checkpoints.weights import check_loaded, load_model
 
         job, source = self.job, Path(self.job.policy.path)
         checkpoints = self._checkpoints()
@@ -180,7 +186,7 @@ class _Update:
             if start is not None:
                 load_trained_weights(trainer.model, start)
             if self.group.sharded:
-                from workers.training.sharding import shard
+                from workers.training.distributed.fsdp import shard
 
                 shard(trainer, self.device)
             trainer.train()
@@ -230,7 +236,7 @@ class _Update:
         self._mark = now
 
     def _reference(self, model: Any, partners: Sequence[TokenSequence]) -> ReferenceScores:
-        from workers.training.weights import load_reference
+        from workers.training.checkpoints.weights import load_reference
 
         job = self.job
         return score_reference(
@@ -255,7 +261,7 @@ class _Update:
         return TrainerParts(
             loss=self.loss,
             options=self.options,
-            batches=self.group.share_of(feed.plan.microbatches),
+            batches=share_of(feed.plan.microbatches, self.group.rank, self.group.size),
             collate=feed.collate,
             log=log,
             accumulation=feed.plan.accumulation,
@@ -326,7 +332,7 @@ class _Update:
 
 
 def trainer_classes(loss: Loss) -> tuple[Any, Any]:
-    """A fresh trainer class that steps as `workers.training.steps` says, and the config class that goes with it."""
+    """A fresh trainer class that steps as `trl_parts/steps.py` says, and the config class that goes with it."""
     from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
     if isinstance(loss, PairLoss):

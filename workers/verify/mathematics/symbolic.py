@@ -10,7 +10,12 @@ import re
 import weakref
 
 from policies.base.errors import VerificationError, explain
-from workers.child_process import ChildLostError, ChildProcess, ChildTimedOutError, line_of
+from workers.isolation.child_process import (
+    ChildLostError,
+    ChildProcess,
+    ChildTimedOutError,
+    line_of,
+)
 from workers.verify.mathematics.symbolic_child import Answered, Question
 
 START_SECONDS = 40.0

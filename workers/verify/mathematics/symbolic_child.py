@@ -13,7 +13,7 @@ from typing import Any
 
 from policies.base.errors import PawlError, VerificationError, boundary
 from policies.base.records import Record
-from workers.child_process import begin_as_child, line_of
+from workers.isolation.child_process import begin_as_child, line_of
 
 MAX_BYTES = 4 * 2**30
 """Address space of the process: an expression that needs more is not computed."""

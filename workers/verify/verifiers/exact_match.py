@@ -12,7 +12,7 @@ from typing import Literal
 from policies.base.errors import VerificationError, explain
 from policies.base.records import Json, Prompt, Trajectory, Verdict
 from workers.verify.answer_verifier import AnswerVerifier
-from workers.verify.answers import require_answer, scalar_text
+from workers.verify.ground_truth import require_answer, scalar_text
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 

@@ -15,7 +15,7 @@ from policies.base.bounds import MAX_CHARACTERS, MAX_SECONDS
 from policies.base.errors import VerificationError, explain
 from policies.base.records import Prompt, Trajectory, Verdict
 from workers.verify.answer_verifier import AnswerVerifier
-from workers.verify.answers import answer_text
+from workers.verify.ground_truth import answer_text
 from workers.verify.mathematics.comparison import Comparison
 from workers.verify.mathematics.extraction import candidate, kind_of
 from workers.verify.mathematics.notation import tidy

@@ -14,7 +14,7 @@ from policies.base.bounds import MAX_SCORE
 from policies.base.errors import VerificationError, explain
 from policies.base.records import Prompt, Trajectory, Verdict
 from workers.verify.answer_verifier import AnswerVerifier
-from workers.verify.answers import require_answer, scalar_text
+from workers.verify.ground_truth import require_answer, scalar_text
 
 Which = Literal["last", "first"]
 

@@ -15,8 +15,8 @@ from pydantic import Field
 from policies.base.bounds import MAX_SECONDS
 from policies.base.errors import VerificationError, explain
 from policies.base.records import Prompt, Trajectory, Verdict
+from workers.isolation.forked_call import call_in_copy
 from workers.verify.answer_verifier import AnswerVerifier
-from workers.verify.forked_call import call_in_copy
 
 
 class ReasoningGym(AnswerVerifier):

@@ -14,7 +14,7 @@ from pydantic import field_validator
 from policies.base.errors import VerificationError, explain
 from policies.base.records import Prompt, Trajectory, Verdict
 from workers.verify.answer_verifier import AnswerVerifier
-from workers.verify.answers import answer_text
+from workers.verify.ground_truth import answer_text
 
 
 class RegexMatch(AnswerVerifier):

@@ -1,0 +1,1 @@
+"""Files of a run to and from nodes that do not see its folder."""

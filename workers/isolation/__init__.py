@@ -1,0 +1,1 @@
+"""Processes of our own for other people's code."""

@@ -1,0 +1,1 @@
+"""Trajectories of several turns: a policy and whoever answers it."""

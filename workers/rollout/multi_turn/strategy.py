@@ -1,0 +1,129 @@
+"""Conversations of a policy with a partner (tools, an environment, instructions), many at a time.
+
+A strategy says who the partner is; `ConversationStrategy.run` does the rest: it keeps the exact token ids, asks the
+engine for the next turn as soon as the partner has answered, and never lets one trajectory wait for another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from policies.base.bounds import MAX_ROUNDS, MAX_SECONDS, MAX_TOKENS, MAX_WORKERS
+from policies.base.component import Component
+from policies.base.records import Message, Prompt, Trajectory
+from workers.rollout.chat.chat import ChatFormat
+from workers.rollout.chat.template_probe import (
+    TEMPLATE,
+    Conversation,
+    check_conversation,
+    foreign_calls,
+)
+from workers.rollout.chat.transcript import RewrittenHistory
+from workers.rollout.engine import RolloutEngine
+from workers.rollout.multi_turn.counterpart import Outcome, Partner, Reply
+from workers.rollout.multi_turn.loop import Conversations
+from workers.rollout.multi_turn.thread_pool import PartnerThreads
+from workers.rollout.strategy import RolloutJob, RolloutStrategy
+
+__all__ = ["ConversationStrategy", "Outcome", "Partner", "Reply"]
+
+logger = logging.getLogger(__name__)
+
+
+class ConversationStrategy(RolloutStrategy):
+    """Policy and partner in turn, up to a number of turns. Subclasses give `partner`."""
+
+    class Config(Component.Config):
+        """Settings of every strategy with several turns; `rollout.max_tokens` is the budget of one turn."""
+
+        max_turns: int = Field(default=6, ge=1, le=MAX_ROUNDS)
+        """Most policy turns of a trajectory; one that would go on after them is truncated."""
+        max_trajectory_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+        """Most tokens of all policy turns and observations together, the prompt not counted; null leaves the limit to
+        the model's context."""
+        max_waiting: int = Field(default=16, ge=1, le=MAX_WORKERS)
+        """Most partners (tools, environments) that work at a time, each in a thread."""
+        partner_timeout_seconds: float = Field(default=60.0, gt=0, le=MAX_SECONDS)
+        """Longest time of one answer of a partner, all its tool calls together; after it the trajectory is an error."""
+        cut_turns: Literal["end", "answer"] = "end"
+        """What follows a turn that ran out of `rollout.max_tokens`: `end` truncates the trajectory there, `answer` lets
+        the partner answer what was written so far."""
+        partner_reads: Literal["answer", "everything"] = "answer"
+        """What partners (tools, environments) read of a policy turn: `answer`, what stands behind its thoughts, so that
+        no call inside a thought is run and no move in it is made; `everything`, the thoughts too."""
+        rewritten_history: RewrittenHistory = "auto"
+        """When the chat template shows earlier turns otherwise than they were sampled (most remove thoughts): `auto`
+        and `keep` go on with the sampled tokens, which the model then reads unlike its template (`auto` tells why, in
+        `pawl plan` and in the log); `refuse` refuses such a model or trajectory."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        # Partners are closed in threads of their own: closing is what can free those that hang.
+        self._threads, self._closers = (
+            PartnerThreads(config.max_waiting, config.partner_timeout_seconds) for _ in range(2)
+        )
+
+    def partner(self, prompt: Prompt, seed: int) -> Partner:
+        """The other side of one trajectory; `seed` is its own. Called in a thread."""
+        raise NotImplementedError
+
+    def sample_observation(self) -> tuple[Message, ...]:
+        """Messages of the roles that partners answer with, for trying the chat template."""
+        return (Message(role="user", content="pawl observes"),)
+
+    def sample_opening(self) -> tuple[Message, ...]:
+        """Messages of the roles that partners begin with after the prompt, for trying the chat template."""
+        return ()
+
+    def sample_tools(self) -> tuple[dict[str, Any], ...]:
+        """Schemas that partners give to the chat template, for trying it."""
+        return ()
+
+    def call_words(self) -> tuple[str, ...]:
+        """Texts that a policy must have read to write its calls as they are parsed."""
+        return ()
+
+    def template_findings(self, chat: ChatFormat, where: str) -> tuple[str, ...]:
+        if self.config.max_turns == 1 and not self.sample_tools():
+            return ()
+        tried = Conversation(
+            observation=self.sample_observation(),
+            tools=self.sample_tools(),
+            opening=self.sample_opening(),
+            call_words=self.call_words(),
+            rewritten_history=self.config.rewritten_history,
+            where=where,
+        )
+        found = []
+        rewritten = check_conversation(chat, tried)
+        if rewritten is not None and self.config.rewritten_history == "auto":
+            found.append(
+                f"the chat template shows earlier turns otherwise than they were sampled ({rewritten}); the sampled "
+                f"tokens are kept. Set by: {where}.rewritten_history (auto). Fix: nothing has to be done; `keep` says "
+                "that it is meant, `refuse` refuses such templates"
+            )
+        foreign = foreign_calls(chat, tried)
+        if foreign:
+            found.append(
+                f"the chat template tells of tools, but does not write {' and '.join(foreign)}, which calls are read "
+                f"by: the policy is taught another way to call. Set by: {TEMPLATE} and {where}.calls. Fix: set "
+                "rollout.template_tools: text, unless the prompts say how to call"
+            )
+        return tuple(found)
+
+    def prepare(self, engine: RolloutEngine) -> None:
+        for finding in self.template_findings(engine.chat, "rollout.strategy"):
+            logger.warning("%s", finding)
+
+    def run(self, job: RolloutJob, engine: RolloutEngine) -> Sequence[Trajectory]:
+        return Conversations(self, job, engine, self._threads, self._closers).run()
+
+    def close(self) -> None:
+        self._threads.release()
+        self._closers.release()

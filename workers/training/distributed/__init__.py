@@ -1,0 +1,1 @@
+"""Several training workers as one."""
