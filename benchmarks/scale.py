@@ -149,8 +149,8 @@ def _start(home: Path) -> None:
 def drive(home: Path) -> None:
     """Run or resume the run in `home` and kill this process when collect has come to the point wanted."""
     from orchestrator.config.run_config import RunConfig
-    from orchestrator.launch import resume_experiment, run_experiment
-    from orchestrator.run_folder import RunFolder
+    from orchestrator.driver.launch import resume_experiment, run_experiment
+    from orchestrator.runs.folder import RunFolder
     from policies.storage.files import using
 
     folder = RunFolder(home / "run")

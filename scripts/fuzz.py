@@ -69,11 +69,6 @@ class Tally:
 
 def warm_up() -> dict[str, Any]:
     """Import what every case needs, once; returns the good config as a tree with every setting in it."""
-    import orchestrator.cli
-    import orchestrator.launch
-    import orchestrator.plan.preflight
-    import orchestrator.run_naming
-    import orchestrator.views.display  # noqa: F401
     from orchestrator.config.run_config import RunConfig
 
     jsonl = {"type": "jsonl", "path": "./train.jsonl"}
@@ -159,7 +154,7 @@ def _be_command(arguments: Sequence[str], folder: Path, output: Path) -> None:
         os.environ.update(HF_HUB_OFFLINE="1", PAWL_CACHE=str(folder.parent / "no-cache"))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         sys.argv = ["pawl", *arguments]
-        from orchestrator.cli import main
+        from orchestrator.cli.main import main
 
         main()
     except SystemExit as ended:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from orchestrator.journal import Journal
-from orchestrator.lease import claim
-from orchestrator.rounds.phases import Phase
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.lease import claim
+from orchestrator.runs.phases import Phase
 from policies.base.errors import LeaseError
 from policies.base.records import RoundResult, RoundStatus
 

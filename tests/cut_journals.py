@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
 
 
 def cut_journal(folder: RunFolder, num_lines: int) -> None:

@@ -7,11 +7,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.events import EventKind, EventLog
-from orchestrator.journal import Journal
-from orchestrator.rounds.phases import Phase
-from orchestrator.run_folder import RoundFolder, RunFolder
-from orchestrator.run_identity import SCHEMA_VERSION, RunIdentity, write_identity
+from orchestrator.runs.events import EventKind, EventLog
+from orchestrator.runs.folder import RoundFolder, RunFolder
+from orchestrator.runs.identity import SCHEMA_VERSION, RunIdentity, write_identity
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.phases import Phase
 from policies.base.records import (
     Ending,
     Feedback,

@@ -1,6 +1,7 @@
 """Whether a tree of plain values is a config: the checked `RunConfig`, or all that is wrong with it.
 
-Imports the plug-ins that the tree names, so a driver lets another process do this (`orchestrator/config/plug_ins.py`).
+Imports the plug-ins that the tree names, so a driver lets another process do this
+(`orchestrator/config/plug_ins/configs.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from pydantic import ValidationError
 
 from orchestrator.config.errors import Problem, problems_of
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.tracking_uri import check_uri
 from orchestrator.config.values import unusable_numbers
-from orchestrator.tracking.uri import check_uri
 from policies.base.errors import ConfigurationError
 
 _PASSWORD_IN_URI = re.compile(r"://[^/@\s]*:[^/@\s]*@")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from orchestrator.config import remote_code
-from orchestrator.storage.bucket import Location
-from orchestrator.tracking.uri import redact
+from orchestrator.config.bucket_location import Location
+from orchestrator.config.tracking_uri import redact
 from policies.base.errors import ConfigurationError
 from policies.examples.builder import PreferenceBuilder
 from policies.objectives.loss import Loss, UnpairedLoss

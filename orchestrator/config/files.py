@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from orchestrator.config.errors import Origins, Problem, configuration_error
 from orchestrator.config.overrides import apply_override
-from orchestrator.config.plug_ins import checked_outside
+from orchestrator.config.plug_ins.configs import checked_outside
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.strict_yaml import KeyPath, parse_yaml, read_config_text
+from orchestrator.config.tracking_uri import absolute_uri
 from orchestrator.config.values import PATH_KEYS, unusable_texts
-from orchestrator.tracking.uri import absolute_uri
 from policies.base.errors import ConfigurationError
 from policies.base.redaction import (
     looks_like_a_secret,

@@ -10,10 +10,10 @@ from typing import Any, cast
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
+from orchestrator.config.families import FAMILIES
+from orchestrator.config.plug_ins.host import ask, hosting
+from orchestrator.config.plug_ins.messages import Question
 from orchestrator.config.run_config import RunConfig
-from orchestrator.families import FAMILIES
-from orchestrator.plugins.host import ask, hosting
-from orchestrator.plugins.messages import Question
 from policies.base.component import Family
 from policies.base.errors import ConfigurationError
 

@@ -69,7 +69,7 @@ def code_files(path: Path) -> dict[str, str]:
 
 def trusted_code(config: RunConfig) -> dict[str, str]:
     """What of the policy's own code may run: nothing unless `trust_remote_code` is on."""
-    from orchestrator.model_files import resolve_model
+    from orchestrator.config.model_files import resolve_model
 
     if not trusted_by(config):
         return {}

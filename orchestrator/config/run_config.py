@@ -156,3 +156,13 @@ class RunConfig(Settings):
         if found:
             raise ValueError(" | ".join(found))
         return self
+
+
+def strategies(config: RunConfig) -> list[Component.Config]:
+    """What a rollout worker may be asked to use: the run's own strategy first, then that of each stage."""
+    return [config.rollout.strategy, *(stage.strategy for stage in config.resolved_stages)]
+
+
+def strategy_index(config: RunConfig, round_index: int) -> int:
+    """Index in `strategies` of the one that samples a round."""
+    return 1 + config.stage_of(round_index).index

@@ -8,8 +8,8 @@ from orchestrator.config.number_formats import BF16_CAPABILITY, cpu_multiplies_b
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import ResourceSettings
 from orchestrator.plan.lines import Plan
-from orchestrator.plan.machine import Machine
 from policies.base.errors import explain
+from workers.cluster.machine import Machine
 
 
 def plan_dtype(config: RunConfig, plan: Plan, machine: Machine | None) -> None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.config.plug_ins.asked import judging_of
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.sizes import completion_tokens
-from orchestrator.plugins.asked import judging_of
 from policies.base.errors import PawlError, explain
 from policies.base.records import Prompt
 from workers.verify.isolated_verifier import IsolatedVerifier

@@ -6,15 +6,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.config.model_files import resolve_model
+from orchestrator.config.plug_ins.asked import load_prompts
 from orchestrator.config.remote_code import code_files, foreign_code, trusted_by
 from orchestrator.config.run_config import RunConfig
-from orchestrator.model_files import resolve_model
 from orchestrator.plan.answers import plan_answers
 from orchestrator.plan.functions import show_functions
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.model import ModelFacts, adapter_base, read_model
 from orchestrator.plan.sizes import TokenCounts, completion_tokens, memory_text
-from orchestrator.plugins.asked import load_prompts
 from orchestrator.prompts.overlap import overlapping
 from policies.base.component import Component
 from policies.base.errors import InputError, PawlError

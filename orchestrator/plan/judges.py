@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from orchestrator.config.model_files import resolve_model
+from orchestrator.config.plug_ins.asked import backend_probe
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import PolicySettings
-from orchestrator.model_files import resolve_model
+from orchestrator.config.tracking_uri import redact
 from orchestrator.plan.inputs import is_hub_id
 from orchestrator.plan.lines import Plan
-from orchestrator.plugins.asked import backend_probe
-from orchestrator.tracking.uri import redact
 from policies.base.component import Component, create
 from policies.base.errors import (
     ConfigurationError,

@@ -10,10 +10,10 @@ import json
 import subprocess  # nosec B404
 import sys
 
+from orchestrator.config.plug_ins.asked import loss_refused
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.model import ModelFacts
-from orchestrator.plugins.asked import loss_refused
 from policies.base.component import Component, reference_to
 from policies.base.errors import ConfigurationError, explain
 from policies.plug_ins.stand_ins import is_stand_in

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.tracking_uri import redact
 from orchestrator.plan.lines import Plan
-from orchestrator.tracking.uri import redact
 
 _RAY_PORTS = (
     "control plane, raylet, object manager, agents (metrics, runtime environments) and "

@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator.config.gpu_counts import gpu_problem, left_out, with_gpu_counts
 from orchestrator.config.number_formats import with_number_formats
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.tracking_uri import sqlite_file
 from orchestrator.plan.answers import plan_answers
 from orchestrator.plan.dtype import plan_dtype
 from orchestrator.plan.floors import below_floor
@@ -24,7 +25,6 @@ from orchestrator.plan.inputs import plan_context, plan_model, plan_prompts, pla
 from orchestrator.plan.judges import plan_judges
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.losses import plan_losses, plan_routers
-from orchestrator.plan.machine import Machine, existing_parent, free_disk, this_machine
 from orchestrator.plan.model import ModelFacts
 from orchestrator.plan.network import plan_network
 from orchestrator.plan.sizes import (
@@ -38,8 +38,8 @@ from orchestrator.plan.solutions import plan_solutions
 from orchestrator.plan.storage import plan_storage
 from orchestrator.plan.template import plan_template
 from orchestrator.plan.tracking import plan_tracking
-from orchestrator.tracking.uri import sqlite_file
 from policies.base.errors import explain
+from workers.cluster.machine import Machine, existing_parent, free_disk, this_machine
 
 
 @dataclass(frozen=True)

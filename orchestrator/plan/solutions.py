@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from orchestrator.config.plug_ins.asked import judging_of
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
-from orchestrator.plugins.asked import judging_of
 from policies.base.errors import PawlError
 from policies.base.records import (
     Prompt,

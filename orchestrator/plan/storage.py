@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orchestrator.config.bucket_location import Location
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
-from orchestrator.run_folder import RunFolder
-from orchestrator.storage.bucket import Location
+from orchestrator.runs.folder import RunFolder
 from orchestrator.storage.owner import check_place
 from policies.base.errors import ConfigurationError, StorageError
 

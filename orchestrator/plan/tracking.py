@@ -14,11 +14,11 @@ from pathlib import Path
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import TrackingSettings
+from orchestrator.config.tracking_uri import SERVERS, absolute_uri, redact, sqlite_file
 from orchestrator.plan.lines import Plan
 from orchestrator.tracking.refusals import deleted, told, told_of_status
 from orchestrator.tracking.spool import TrackingAnswered
 from orchestrator.tracking.sqlite_store import deleted_experiment, look, store_problem
-from orchestrator.tracking.uri import SERVERS, absolute_uri, redact, sqlite_file
 from policies.base.errors import TrackingError
 
 LOOK_SECONDS = 5.0

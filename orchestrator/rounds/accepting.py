@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from orchestrator.acceptance.measurement import Evidence, Measurement, difference
 from orchestrator.acceptance.rule import Decision
 from orchestrator.acceptance.statistics import is_clearly_above
+from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.evidence import gather, rejected_in_a_row, usable, why_unusable
 from orchestrator.rounds.metrics import collection_metrics, training_metrics
-from orchestrator.rounds.phases import Collected, Evaluated, Phase, Remeasured, Trained
 from orchestrator.rounds.publishing import sync
-from orchestrator.run import RoundScope
+from orchestrator.runs.phases import Collected, Evaluated, Phase, Remeasured, Trained
 from policies.base.records import PolicyVersion, RoundResult, RoundStatus
 from policies.storage.files import remove_tree
 

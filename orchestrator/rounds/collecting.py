@@ -14,18 +14,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator.events import EventKind
-from orchestrator.file_sharing import judge_files, policy_files
-from orchestrator.inputs import made_from
-from orchestrator.judge_versions import judging_policies
-from orchestrator.plug_in_changes import PlugIns
+from orchestrator.config.run_config import strategies, strategy_index
+from orchestrator.flow.fingerprint import made_from
+from orchestrator.flow.scheduler import Pipeline, Stage, Summary
+from orchestrator.rounds.context import RoundScope, Run
 from orchestrator.rounds.drawing import mend_prompts
+from orchestrator.rounds.judge_versions import judging_policies
 from orchestrator.rounds.limits import check_collection
-from orchestrator.rounds.phases import Collected, Drawn
-from orchestrator.rounds.pipeline import Pipeline, Stage, Summary
-from orchestrator.run import RoundScope, Run
-from orchestrator.run_folder import RoundFolder, ShardKind, ShardPaths
-from orchestrator.worker_groups import strategies, strategy_index
+from orchestrator.rounds.transfers import judge_files, policy_files
+from orchestrator.runs.events import EventKind
+from orchestrator.runs.folder import RoundFolder, ShardKind, ShardPaths
+from orchestrator.runs.phases import Collected, Drawn
+from orchestrator.runs.plug_in_changes import PlugIns
 from policies.base.errors import ArtifactError
 from policies.base.records import PolicyVersion, Prompt, Sampling, Trajectory
 from policies.base.seeds import derive_seed

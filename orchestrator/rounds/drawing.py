@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.prompts.draw import draw as draw_prompts
-from orchestrator.rounds.phases import Drawn
-from orchestrator.run import RoundScope, Run
-from orchestrator.run_folder import RoundFolder
+from orchestrator.rounds.context import RoundScope, Run
+from orchestrator.runs.folder import RoundFolder
+from orchestrator.runs.phases import Drawn
 from policies.base.errors import ResumeError
 from policies.base.records import Prompt
 from policies.storage.artifacts import content_digest, find_damage, read_marker, write_records

@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.acceptance.measurement import PromptCounts
-from orchestrator.inputs import made_from
+from orchestrator.flow.fingerprint import made_from
+from orchestrator.flow.scheduler import Stage, Summary
 from orchestrator.rounds.collecting import digests, rollout_stage, run_stages, totals, verify_stage
+from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.drawing import mend_prompts, write_measured_prompts
 from orchestrator.rounds.limits import check_collection
 from orchestrator.rounds.metrics import conversation_metrics
-from orchestrator.rounds.phases import Evaluated, Phase, Remeasured
-from orchestrator.rounds.pipeline import Stage, Summary
-from orchestrator.run import RoundScope
-from orchestrator.run_folder import RoundFolder, ShardPaths
+from orchestrator.runs.folder import RoundFolder, ShardPaths
+from orchestrator.runs.phases import Evaluated, Phase, Remeasured
 from policies.base.errors import ArtifactError
 from policies.base.records import PolicyVersion
 from policies.storage.artifacts import discard, read_marker

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from orchestrator.acceptance.measurement import Evidence, Measurement
-from orchestrator.rounds.phases import Evaluated, Phase, Remeasured
-from orchestrator.run import RoundScope
+from orchestrator.rounds.context import RoundScope
+from orchestrator.runs.phases import Evaluated, Phase, Remeasured
 from policies.base.records import RoundStatus
 
 

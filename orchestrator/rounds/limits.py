@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.config.sections import LimitSettings
+from orchestrator.rounds.context import RoundScope, Run
 from orchestrator.rounds.source_counts import count_sources
-from orchestrator.run import RoundScope, Run
 from policies.base.errors import LimitExceededError, explain
 from policies.base.records import RoundResult, RoundStatus
 

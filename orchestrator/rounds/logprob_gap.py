@@ -6,8 +6,8 @@ log-probs are not those of the reference, and the first gradient is that of the 
 
 from __future__ import annotations
 
-from orchestrator.rounds.phases import Phase, Trained
-from orchestrator.run import RoundScope
+from orchestrator.rounds.context import RoundScope
+from orchestrator.runs.phases import Phase, Trained
 from policies.base.errors import LimitExceededError, explain
 from workers.training.engine import UpdateOutcome
 

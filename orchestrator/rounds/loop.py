@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from orchestrator.disk import check_room, warn_about_room
-from orchestrator.leftovers import remove_attempts
-from orchestrator.retention import keep_what_is_wanted
 from orchestrator.rounds.accepting import (
     Candidate,
     accept,
@@ -15,11 +12,19 @@ from orchestrator.rounds.accepting import (
     wanted_again,
 )
 from orchestrator.rounds.collecting import collect
+from orchestrator.rounds.context import RoundScope, Run
+from orchestrator.rounds.disk import check_room, warn_about_room
 from orchestrator.rounds.drawing import draw
 from orchestrator.rounds.evaluating import evaluate, measure_again, measure_finally, num_shards
 from orchestrator.rounds.limits import is_last, reason_to_stop
-from orchestrator.rounds.mending import intact_candidate, publish_intact, ready_to_train
-from orchestrator.rounds.phases import (
+from orchestrator.rounds.phase_runner import phase
+from orchestrator.rounds.publishing import sync
+from orchestrator.rounds.recording import record_round
+from orchestrator.rounds.repair import intact_candidate, publish_intact, ready_to_train
+from orchestrator.rounds.retention import keep_what_is_wanted
+from orchestrator.rounds.updating import update
+from orchestrator.runs.leftovers import remove_attempts
+from orchestrator.runs.phases import (
     Collected,
     Drawn,
     Evaluated,
@@ -29,11 +34,6 @@ from orchestrator.rounds.phases import (
     Synced,
     Trained,
 )
-from orchestrator.rounds.publishing import sync
-from orchestrator.rounds.recording import record_round
-from orchestrator.rounds.scope import phase
-from orchestrator.rounds.updating import update
-from orchestrator.run import RoundScope, Run
 from policies.base.records import RoundResult, RoundStatus
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.rounds.example_metrics import example_metrics
-from orchestrator.rounds.phases import Collected, Trained
 from orchestrator.rounds.source_counts import count_sources
+from orchestrator.runs.phases import Collected, Trained
 from policies.base.records import Ending
 
 

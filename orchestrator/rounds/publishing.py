@@ -7,10 +7,10 @@ by one that starts with the version; one that answers with another version or di
 
 from __future__ import annotations
 
-from orchestrator.file_sharing import policy_files
-from orchestrator.rounds.phases import Published, Synced
-from orchestrator.run import RoundScope
-from orchestrator.waiting import wait_for_result
+from orchestrator.flow.waiting import wait_for_result
+from orchestrator.rounds.context import RoundScope
+from orchestrator.rounds.transfers import policy_files
+from orchestrator.runs.phases import Published, Synced
 from policies.base.errors import RolloutError, WorkerLostError
 from policies.base.records import PolicyVersion
 from policies.storage.artifacts import file_sha256

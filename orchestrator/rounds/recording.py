@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.events import EventKind
-from orchestrator.run import Run
+from orchestrator.rounds.context import Run
+from orchestrator.runs.events import EventKind
 from policies.base.records import RoundResult
 
 

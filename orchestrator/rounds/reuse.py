@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config.run_config import RunConfig
+from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.evidence import rejected_in_a_row
-from orchestrator.rounds.phases import Collected, Phase
-from orchestrator.run import RoundScope
+from orchestrator.runs.phases import Collected, Phase
 from policies.base.records import RoundResult
 from policies.storage.artifacts import find_damage
 

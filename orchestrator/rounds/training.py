@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.events import EventKind
-from orchestrator.file_sharing import update_files
+from orchestrator.flow.waiting import wait_for_any, wait_for_result
+from orchestrator.rounds.context import RoundScope
+from orchestrator.rounds.transfers import update_files
 from orchestrator.rounds.update_files import record_update
-from orchestrator.run import RoundScope
-from orchestrator.waiting import wait_for_any, wait_for_result
+from orchestrator.runs.events import EventKind
 from policies.base.errors import (
     DivergenceError,
     PawlError,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.run_folder import RoundFolder
+from orchestrator.runs.folder import RoundFolder
 from policies.base.errors import CorruptStateError, explain
 from policies.base.records import Record, VersionFile
 from policies.storage import files

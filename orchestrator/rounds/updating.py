@@ -12,13 +12,13 @@ import math
 import time
 from collections.abc import Mapping
 
-from orchestrator.events import EventKind
-from orchestrator.plugins.asked import objective_of, reference_plan
+from orchestrator.config.plug_ins.asked import objective_of, reference_plan
+from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.logprob_gap import must_recompute, was_forced
-from orchestrator.rounds.phases import Collected, Trained
 from orchestrator.rounds.reuse import Reused, learning_rate_factor, reused_examples
 from orchestrator.rounds.training import train
-from orchestrator.run import RoundScope
+from orchestrator.runs.events import EventKind
+from orchestrator.runs.phases import Collected, Trained
 from policies.base.errors import DivergenceError
 from policies.base.records import RoundStatus
 from policies.base.seeds import derive_seed

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.bucket_location import Location
 from orchestrator.config.sections import StorageSettings
-from orchestrator.journal import Journal
-from orchestrator.removal_notes import FETCHED, LeftInBucket, left_in_bucket, write_note
-from orchestrator.run_folder import RunFolder
-from orchestrator.storage.bucket import Bucket, Location
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.removal_notes import FETCHED, LeftInBucket, left_in_bucket, write_note
+from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.mirror import JOURNAL, SEGMENTS
 from orchestrator.storage.owner import IDENTITY, look, owner_of
 from policies.base.errors import ConfigurationError, CorruptStateError, RunNotFoundError, explain

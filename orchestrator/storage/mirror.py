@@ -24,13 +24,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.config.bucket_location import Location
 from orchestrator.config.sections import StorageSettings
-from orchestrator.journal_reading import BEAT_SUFFIX, HEAD_SUFFIX, read_journal
-from orchestrator.lease import Fence
-from orchestrator.removal_notes import FETCHED
-from orchestrator.rounds.phases import Phase
-from orchestrator.run_folder import RunFolder
-from orchestrator.storage.bucket import Bucket, Location
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal_reading import BEAT_SUFFIX, HEAD_SUFFIX, read_journal
+from orchestrator.runs.lease import Fence
+from orchestrator.runs.phases import Phase
+from orchestrator.runs.removal_notes import FETCHED
+from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.owner import claim_place, look, run_id_of
 from policies.base.errors import ArtifactError, LeaseError, PawlError, StorageError, explain
 from policies.storage.artifacts import file_sha256, marker_path, read_marker

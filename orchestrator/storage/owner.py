@@ -16,10 +16,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.config.bucket_location import Location
 from orchestrator.config.sections import StorageSettings
-from orchestrator.run_folder import RunFolder
-from orchestrator.run_identity import read_identity
-from orchestrator.storage.bucket import Bucket, Location
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.identity import read_identity
+from orchestrator.storage.bucket import Bucket
 from policies.base.errors import ConfigurationError, StorageError, explain
 
 OWNERS = "owners"

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.runs.tables import Row
 from orchestrator.tracking.push import Point
 from orchestrator.tracking.spool import EndStatus, TrackedRun
-from orchestrator.tracking.tables import Row
 from policies.base.records import PolicyVersion
 
 

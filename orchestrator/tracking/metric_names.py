@@ -13,7 +13,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.tracking.uri import redact
+from orchestrator.config.tracking_uri import redact
+from policies.base.plain_text import clean_text
 
 MAX_NAME = 250
 """Longest name of a metric, parameter or tag."""
@@ -24,10 +25,6 @@ MAX_TAG = 8000
 
 _PLAIN_METRIC = re.compile(r"[A-Za-z0-9_./ :@-]+")
 _FOREIGN = re.compile(r"[^A-Za-z0-9_./ :-]")
-_CONTROLS = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    r"\ud800-\udfff\U000e0000-\U000e007f]"
-)
 
 
 def clean_name(name: str) -> str:
@@ -108,13 +105,3 @@ def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
         for name, value in tags.items()
         if value
     }
-
-
-def clean_text(text: str) -> str:
-    r"""Model text without what can steer a terminal or a browser: control, direction and invisible characters.
-
-    Example:
-        >>> clean_text("56\x1b[31m\x00 done\n")
-        '56[31m done\n'
-    """
-    return _CONTROLS.sub("", text)

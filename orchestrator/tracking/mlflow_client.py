@@ -22,7 +22,16 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from orchestrator.run_folder import RunFolder
+from orchestrator.config.tracking_uri import (
+    SERVERS,
+    absolute_uri,
+    artifact_root,
+    check_uri,
+    redact,
+    sqlite_file,
+)
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.tables import Row, columns_of
 from orchestrator.tracking.metric_names import clean_tags
 from orchestrator.tracking.push import LineSender, Point, TrackingSink, Warn
 from orchestrator.tracking.refusals import deleted, told
@@ -35,16 +44,7 @@ from orchestrator.tracking.spool import (
     TrackingRefused,
 )
 from orchestrator.tracking.sqlite_store import ensure_store
-from orchestrator.tracking.tables import Row, columns_of
 from orchestrator.tracking.tracker import NullTracker, SpooledTracker, Tracker
-from orchestrator.tracking.uri import (
-    SERVERS,
-    absolute_uri,
-    artifact_root,
-    check_uri,
-    redact,
-    sqlite_file,
-)
 from policies.base.errors import TrackingError, boundary
 from policies.base.records import PolicyVersion
 from policies.storage.artifacts import write_json

@@ -15,7 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.run_folder import RoundFolder, RunFolder
+from orchestrator.runs.folder import RoundFolder, RunFolder
+from orchestrator.runs.report import write_report
+from orchestrator.runs.tables import Row, example_rows, sample_rows
 from orchestrator.tracking.metric_names import clean_metrics
 from orchestrator.tracking.spool import (
     ArtifactLine,
@@ -31,8 +33,6 @@ from orchestrator.tracking.spool import (
     TrackingAnswered,
     TrackingRefused,
 )
-from orchestrator.tracking.tables import Row, example_rows, sample_rows
-from orchestrator.views.report import write_report
 from policies.base.errors import PawlError, TrackingError, boundary
 from policies.base.records import PolicyVersion
 

@@ -10,9 +10,9 @@ import shlex
 import sys
 from pathlib import Path
 
+from orchestrator.config.tracking_uri import redact, sqlite_file
 from orchestrator.tracking.spool import TrackingAnswered
 from orchestrator.tracking.sqlite_store import State, Store, revisions, store_problem
-from orchestrator.tracking.uri import redact, sqlite_file
 from policies.base.errors import TrackingError, explain
 
 _STATUS = re.compile(r"failed with error code (\d{3})\b")

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator.config.files import load_config, resolve_tracking
-from orchestrator.run_folder import open_run
-from orchestrator.tracking.uri import SERVERS, absolute_uri, redact, sqlite_file
-from orchestrator.views.run_state import read_config
+from orchestrator.config.tracking_uri import SERVERS, absolute_uri, redact, sqlite_file
+from orchestrator.runs.folder import open_run
+from orchestrator.runs.state import read_config
 from policies.base.errors import ConfigurationError, InputError
 
 HOST = "127.0.0.1"

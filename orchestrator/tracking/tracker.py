@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.run_folder import RoundFolder, RunFolder
+from orchestrator.config.tracking_uri import redact
+from orchestrator.runs.folder import RoundFolder, RunFolder
+from orchestrator.runs.report import write_report
 from orchestrator.tracking.push import LineSender, SendingThread, TrackingSink, Warn
 from orchestrator.tracking.spool import (
     ArtifactLine,
@@ -27,8 +29,6 @@ from orchestrator.tracking.spool import (
     StepsLine,
     TrackedRun,
 )
-from orchestrator.tracking.uri import redact
-from orchestrator.views.report import write_report
 from policies.base.errors import PawlError, PolicyStoreError
 from policies.base.records import PolicyVersion, RoundResult
 from policies.storage.policy_store import PolicyStore

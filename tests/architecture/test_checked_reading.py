@@ -8,14 +8,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 READERS = frozenset(
     (
-        "orchestrator/config/resolved.py",
-        "orchestrator/journal.py",
-        "orchestrator/journal_reading.py",
-        "orchestrator/run_folder.py",
-        "orchestrator/run_identity.py",
-        "orchestrator/run_reader.py",
-        "orchestrator/audit/identity.py",
-        "orchestrator/audit/run.py",
+        "orchestrator/runs/stored_config.py",
+        "orchestrator/runs/journal.py",
+        "orchestrator/runs/journal_reading.py",
+        "orchestrator/runs/folder.py",
+        "orchestrator/runs/identity.py",
+        "orchestrator/runs/reader.py",
+        "orchestrator/inspect/audit/identity.py",
+        "orchestrator/inspect/audit/run.py",
         "orchestrator/storage/mirror.py",  # sends its bytes, and reads nothing in them
     )
 )
@@ -31,6 +31,6 @@ def test_nobody_else_parses_what_a_run_decided() -> None:
         name = path.relative_to(ROOT).as_posix()
         if name not in READERS and _RAW.search(path.read_text(encoding="utf-8")):
             found.append(name)
-    assert found == [], "read it through orchestrator/run_reader.py"
+    assert found == [], "read it through orchestrator/runs/reader.py"
     raw = [n for n in READERS if _RAW.search((ROOT / n).read_text(encoding="utf-8"))]
     assert raw, "the pattern still finds the readers themselves"

@@ -26,7 +26,7 @@ UNBUFFERED = {"write", "pwrite", "writev", "ftruncate", "fdopen", "sendfile", "p
 """Functions of `os` whose answer must be counted (`write`), or that lead to a handle of that kind."""
 
 ELSEWHERE = {
-    "orchestrator/refused_start.py": "removes the empty folders above a refused run: rmdir takes no file of anybody",
+    "orchestrator/runs/refused_start.py": "removes empty folders above a refused run: rmdir takes no file of anybody",
     "policies/storage/files.py": "the module itself",
     "policies/storage/file_layer.py": "the operations that it is made of",
     "policies/storage/faulty_files.py": "breaks files on purpose",
@@ -36,10 +36,10 @@ ELSEWHERE = {
     "workers/training/": "a draft of the update, in an attempt folder that is synced and moved as a whole",
     "workers/cluster/private_folder.py": "a folder among the temporary files, never of a run",
     "workers/cluster/ray/token.py": "a folder among the temporary files, never of a run",
-    "orchestrator/activity.py": "signs of life for people: lost without harm",
+    "orchestrator/flow/watchdog.py": "signs of life for people: lost without harm",
     "workers/cluster/heartbeat.py": "signs of life for people: lost without harm",
     "orchestrator/tracking/mlflow_client.py": "copies a report into a folder that is sent, not into the run",
-    "orchestrator/run_naming.py": "gives the name of a run back before there is anything in its folder",
+    "orchestrator/runs/naming.py": "gives the name of a run back before there is anything in its folder",
     "orchestrator/tracking/sqlite_store.py": "MLflow's own store, never of a run",
 }
 """Files, or folders, that write without the module, and why that is right."""
@@ -111,14 +111,14 @@ NO_FILES_OF_A_RUN = {
     "workers/isolation/forked_call.py": "one short write into a pipe",
     "workers/cluster/transfer/cache.py": "locks without content",
     "orchestrator/tracking/spool.py": "a lock without content",
-    "orchestrator/supervise.py": "a pipe to its own child",
-    "orchestrator/claim_lock.py": "a lock without content",
-    "orchestrator/commands/surroundings.py": "standard streams, led to nowhere where there is none",
+    "orchestrator/driver/supervise.py": "a pipe to its own child",
+    "orchestrator/runs/claim_lock.py": "a lock without content",
+    "orchestrator/cli/surroundings.py": "standard streams, led to nowhere where there is none",
     "orchestrator/tracking/sqlite_store.py": "a lock without content",
     "policies/storage/bounded_json.py": "opens to read, without waiting for a pipe",
     "policies/storage/safetensors_header.py": "opens to read, without waiting for a pipe",
     "workers/isolation/child_process.py": "a file among the temporary ones for what a child prints",
-    "orchestrator/commands/output.py": "standard output, led to nowhere when nobody takes it",
+    "orchestrator/cli/output.py": "standard output, led to nowhere when nobody takes it",
 }
 """Where the system is written to directly, and why no line of a run can be torn by it."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.model_files import DEMO_MODEL, cache_dir
+from orchestrator.config.model_files import DEMO_MODEL, cache_dir
 
 
 def demo_model() -> Path:

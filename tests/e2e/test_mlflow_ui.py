@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from orchestrator.config.sections import TrackingSettings
+from orchestrator.runs.state import results_of
 from orchestrator.tracking.mlflow_client import make_tracker
 from orchestrator.tracking.tags import tracked_run
-from orchestrator.views.run_state import results_of
 from tests.mlflow_server import MlflowServer
 from tests.run_folders import RUN_ID, make_run, phase_seconds
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
 from policies.base.records import Trajectory
 from policies.examples.kinds import PreferencePair, UnpairedExample
 from policies.storage.artifacts import read_records

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import workers.verify.worker as verify_worker
-from orchestrator.commands.output import exit_code_of
+from orchestrator.cli.output import exit_code_of
 from orchestrator.config.run_config import RunConfig
-from orchestrator.launch import resume_experiment, run_experiment
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import resume_experiment, run_experiment
+from orchestrator.runs.folder import RunFolder
 from policies.base.component import create
 from policies.base.errors import PawlError
 from policies.base.records import Prompt, Trajectory, Verdict
@@ -49,7 +49,7 @@ for _late in (
     "pandas",
     "pyarrow.compute",
     "pyarrow.parquet",
-    "orchestrator.views.report",
+    "orchestrator.runs.report",
     "workers.rollout.engines.fake",
     "workers.rollout.strategies.independent",
     "workers.training.engines.fake",

@@ -26,8 +26,8 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
-from orchestrator.run_folder import RunFolder
+from orchestrator.cli.main import app
+from orchestrator.runs.folder import RunFolder
 from tests.faults.damaged_runs import MAKERS, Subject, make, outcome
 
 KINDS = ("flip", "cut", "empty", "delete", "swap", "namesake", "foreign")
@@ -113,7 +113,7 @@ def commands(subject: Subject) -> list[tuple[str, ...]]:
 
 
 def _some_trajectory(folder: RunFolder) -> str:
-    from orchestrator.views.run_state import first_records
+    from orchestrator.runs.state import first_records
     from policies.base.records import Trajectory
 
     for index in reversed(folder.rounds()):

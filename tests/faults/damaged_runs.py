@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.events import Event, EventKind
-from orchestrator.launch import resume_experiment, run_experiment
-from orchestrator.quarantine import Quarantine
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import resume_experiment, run_experiment
+from orchestrator.runs.events import Event, EventKind
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.quarantine import Quarantine
+from orchestrator.runs.state import results_of
 from orchestrator.tracking.spool import ArtifactLine, FinishLine, RoundLine, Spool
-from orchestrator.views.run_state import results_of
 from policies.base.errors import PawlError
 from tests.cut_updates import cut_at
 from tests.fake_runs import fake_config

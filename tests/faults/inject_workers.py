@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.events import read_events
+from orchestrator.runs.events import read_events
 from tests.faults.scene import Moment, Scene
 
 PLUGINS = Path(__file__).with_name("plugins.py")

@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from orchestrator.audit.run import audit
-from orchestrator.events import read_events
-from orchestrator.run_folder import RunFolder
+from orchestrator.inspect.audit.run import audit
+from orchestrator.runs.events import read_events
+from orchestrator.runs.folder import RunFolder
 from policies.storage.fake_model import write_fake_model
 
 ROOT = Path(__file__).parents[2]

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from orchestrator.audit.run import audit
-from orchestrator.cli import app
-from orchestrator.run_folder import RunFolder
+from orchestrator.cli.main import app
+from orchestrator.inspect.audit.run import audit
+from orchestrator.runs.folder import RunFolder
 from policies.storage.artifacts import write_json
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "runs-of-0cd685b.tar.xz"

@@ -14,12 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import orchestrator.views.display
-from orchestrator import assembly
-from orchestrator.events import Event
-from orchestrator.journal import Journal
-from orchestrator.rounds.phases import Phase
-from orchestrator.run import Groups
+import orchestrator.inspect.views.display
+from orchestrator.driver import assembly
+from orchestrator.rounds.context import Groups
+from orchestrator.runs.events import Event
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.phases import Phase
 from policies.base.records import Record
 from policies.storage.faulty_files import CountingFiles, RefusingFiles
 from policies.storage.files import using
@@ -171,8 +171,11 @@ def arm(moment: dict[str, Any]) -> None:
         return
     if "@" in trigger.action:
         _remember_groups()
-    observers_for = orchestrator.views.display.observers_for
-    orchestrator.views.display.observers_for = lambda console: [*observers_for(console), trigger]
+    observers_for = orchestrator.inspect.views.display.observers_for
+    orchestrator.inspect.views.display.observers_for = lambda console: [
+        *observers_for(console),
+        trigger,
+    ]
 
 
 def _jump(nth: int, trigger: Trigger) -> None:

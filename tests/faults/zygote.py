@@ -23,14 +23,14 @@ from tests.faults.trigger import arm
 WARM = (
     "pandas",
     "pyarrow.parquet",
-    "orchestrator.cli",
+    "orchestrator.cli.main",
     "orchestrator.config.files",
-    "orchestrator.views.display",
-    "orchestrator.views.run_state",
-    "orchestrator.launch",
+    "orchestrator.inspect.views.display",
+    "orchestrator.runs.state",
+    "orchestrator.driver.launch",
     "orchestrator.plan.lines",
-    "orchestrator.views.report",
-    "orchestrator.run_naming",
+    "orchestrator.runs.report",
+    "orchestrator.runs.naming",
     "pyarrow.compute",
     "pyarrow.dataset",
     "workers.rollout.engines.fake",
@@ -92,7 +92,7 @@ def _pipe_without_reader() -> int:
 
 
 def _command(arguments: list[str]) -> int:
-    from orchestrator.cli import main
+    from orchestrator.cli.main import main
 
     sys.argv = ["pawl", *arguments]
     try:

@@ -13,13 +13,13 @@ import signal
 import sys
 from pathlib import Path
 
-from orchestrator import assembly
 from orchestrator.config.run_config import RunConfig
-from orchestrator.events import Event, EventKind
-from orchestrator.journal import Journal
-from orchestrator.launch import resume_experiment, run_experiment
-from orchestrator.rounds.phases import Phase
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver import assembly
+from orchestrator.driver.launch import resume_experiment, run_experiment
+from orchestrator.runs.events import Event, EventKind
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.phases import Phase
 from policies.base.records import Record
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import psutil
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.events import Event, EventKind
-from orchestrator.launch import run_experiment
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import run_experiment
+from orchestrator.runs.events import Event, EventKind
+from orchestrator.runs.folder import RunFolder
 
 PHASE_OF = {"rollout": "collect", "train": "train"}
 

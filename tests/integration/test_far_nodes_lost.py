@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from orchestrator.events import read_events
+from orchestrator.runs.events import read_events
 from tests.faults.scene import Moment, Zygote
 from tests.integration.far_node import FarCluster, World, cannot, far_cluster
 from tests.s3_server import CREDENTIALS, s3_server

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from orchestrator.config.sections import TrackingSettings
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.state import results_of
 from orchestrator.tracking.mlflow_client import Tracker, make_tracker, push_backlog
 from orchestrator.tracking.push import SendingThread
 from orchestrator.tracking.spool import TrackedRun
 from orchestrator.tracking.tags import tracked_run
-from orchestrator.views.run_state import results_of
 from policies.base.errors import TrackingError
 from tests.mlflow_server import MlflowServer, free_port
 from tests.run_folders import RUN_ID, add_round, make_run, phase_seconds, start_run

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.launch import run_experiment
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import run_experiment
+from orchestrator.runs.folder import RunFolder
 from policies.storage.fake_model import write_fake_model
 from tests.training_cases import weights_of, write_tiny_model
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.journal import Journal
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal import Journal
 from policies.base.records import Trajectory
 from policies.examples.kinds import PreferencePair
 from policies.storage.artifacts import read_records

@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from orchestrator.run_folder import RunFolder
-from orchestrator.views.run_state import read_run_events, results_of
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.state import read_run_events, results_of
 from policies.storage.fake_model import write_fake_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,8 +40,8 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from orchestrator.config.run_config import RunConfig
-from orchestrator.launch import run_experiment
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import run_experiment
+from orchestrator.runs.folder import RunFolder
 
 config = RunConfig.model_validate(json.loads(Path(sys.argv[1]).read_text()))
 run_experiment(config, RunFolder(Path(sys.argv[2])), source="")
@@ -70,7 +70,7 @@ def test_a_sampler_that_hangs_is_shown_by_status_and_replaced(tmp_path: Path) ->
     }
     (tmp_path / "config.json").write_text(json.dumps(tree))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "orchestrator.cli"]
+    command = [sys.executable, "-m", "orchestrator.cli.main"]
     child = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(tmp_path / "config.json"), str(tmp_path / "r")],
         cwd=tmp_path,

@@ -14,14 +14,15 @@ from typing import Any, BinaryIO
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.audit.run import audit
-from orchestrator.cli import app
+from orchestrator.cli.main import app
+from orchestrator.config.bucket_location import Location
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import StorageSettings
-from orchestrator.launch import run_experiment
-from orchestrator.rounds.phases import Phase
-from orchestrator.run_folder import RunFolder
-from orchestrator.storage.bucket import Bucket, Location
+from orchestrator.driver.launch import run_experiment
+from orchestrator.inspect.audit.run import audit
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.phases import Phase
+from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.fetch import fetch_run
 from orchestrator.storage.mirror import Mirror
 from policies.base.errors import (

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli import app
+from orchestrator.cli.main import app
+from orchestrator.config.bucket_location import Location
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import StorageSettings
-from orchestrator.launch import run_experiment
+from orchestrator.driver.launch import run_experiment
 from orchestrator.plan.preflight import make_plan
-from orchestrator.run_folder import RunFolder
-from orchestrator.storage.bucket import Bucket, Location
+from orchestrator.runs.folder import RunFolder
+from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.fetch import fetch_run
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.owner import claim_place, owner_of, read_claims, run_id_of

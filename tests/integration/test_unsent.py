@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli import app
-from orchestrator.launch import run_experiment
-from orchestrator.run_folder import RunFolder
-from orchestrator.unsent import send_unsent, unsent_entries
+from orchestrator.cli.main import app
+from orchestrator.driver.launch import run_experiment
+from orchestrator.driver.unsent import send_unsent, unsent_entries
+from orchestrator.runs.folder import RunFolder
 from tests.fake_runs import fake_config
 from tests.s3_server import s3_server
 
@@ -79,7 +79,8 @@ def test_resume_of_a_finished_run_brings_its_copy_up_to_date(tmp_path: Path) -> 
         storage = {"url": "s3://models/later", "endpoint_url": server}
         run_experiment(fake_config(tmp_path, rounds=1, storage=storage), run, source="")
         assert not send_unsent(run).copied  # nothing was missing
-        from orchestrator.storage.bucket import Bucket, Location
+        from orchestrator.config.bucket_location import Location
+        from orchestrator.storage.bucket import Bucket
 
         bucket = Bucket(Location("models", "later/copied"), server, 20)
         bucket.put("journal.jsonl", run.journal.read_bytes()[:200])  # as it was some phases ago
@@ -99,7 +100,7 @@ def test_resume_of_a_finished_run_brings_its_copy_up_to_date(tmp_path: Path) -> 
 def test_eight_runs_that_begin_at_once_all_finish_and_all_land_in_the_new_store(
     tmp_path: Path, attempt: int
 ) -> None:
-    command = [sys.executable, "-m", "orchestrator.cli", "run", "fake-smoke", "rounds=1"]
+    command = [sys.executable, "-m", "orchestrator.cli.main", "run", "fake-smoke", "rounds=1"]
     command += ["cluster.backend=inline", "tracking.enabled=true", "tracking.experiment=sweep"]
     options: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.PIPE, "text": True}
     options |= {"stderr": subprocess.STDOUT}

@@ -12,9 +12,9 @@ import signal
 import sys
 from pathlib import Path
 
-from orchestrator.events import Event, EventKind
-from orchestrator.run_folder import RunFolder
-from orchestrator.supervise import obey_supervisor
+from orchestrator.driver.supervise import obey_supervisor
+from orchestrator.runs.events import Event, EventKind
+from orchestrator.runs.folder import RunFolder
 
 
 def main() -> int:
@@ -32,10 +32,10 @@ def main() -> int:
 
 def drive(command: str, folder: RunFolder, killed_at: list[str]) -> int:
     """Run or resume, to the end or to the phase in which to die."""
-    from orchestrator.commands.output import exit_code_of
+    from orchestrator.cli.output import exit_code_of
     from orchestrator.config.run_config import RunConfig
-    from orchestrator.launch import resume_experiment, run_experiment
-    from orchestrator.stopping import ending_at_once
+    from orchestrator.driver.launch import resume_experiment, run_experiment
+    from orchestrator.flow.stopping import ending_at_once
 
     def end(event: Event) -> None:
         at = [str(event.round), str(event.phase)]

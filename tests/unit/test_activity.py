@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.activity import Watch, WatchedCluster
-from orchestrator.run_folder import RunFolder
-from orchestrator.stopping import StopRequest
-from orchestrator.views.activity import activity_lines, read_activity
-from orchestrator.waiting import wait_for_any, wait_for_result
+from orchestrator.flow.stopping import StopRequest
+from orchestrator.flow.waiting import wait_for_any, wait_for_result
+from orchestrator.flow.watchdog import Watch, WatchedCluster
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.worker_activity import activity_lines, read_activity
 from policies.base.errors import WaitTimeoutError, WorkerLostError
 from workers.cluster import heartbeat
 from workers.cluster.inline import InlineCluster

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.events import EventKind, EventLog, read_events
-from orchestrator.journal import Journal
-from orchestrator.rounds.phases import Drawn, Phase
+from orchestrator.runs.events import EventKind, EventLog, read_events
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.phases import Drawn, Phase
 from orchestrator.tracking.spool import FinishLine, Spool
 from policies.base.errors import StorageError
 from policies.storage import files

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.audit.check import CLAIMS, Report
-from orchestrator.audit.run import audit
-from orchestrator.cli import app
-from orchestrator.journal_reading import JournalEntry
-from orchestrator.launch import run_experiment
-from orchestrator.removal_notes import FETCHED, LeftInBucket, note_path
-from orchestrator.run_folder import RunFolder
+from orchestrator.cli.main import app
+from orchestrator.driver.launch import run_experiment
+from orchestrator.inspect.audit.check import CLAIMS, Report
+from orchestrator.inspect.audit.run import audit
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal_reading import JournalEntry
+from orchestrator.runs.removal_notes import FETCHED, LeftInBucket, note_path
 from policies.base.records import Feedback, Record, Trajectory, Verdict
 from policies.examples.kinds import PreferencePair
 from policies.storage.artifacts import marker_path, read_records, write_json, write_records

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.audit.run import audit
-from orchestrator.cli import app
-from orchestrator.events import Event, EventKind
-from orchestrator.launch import resume_experiment, run_experiment
-from orchestrator.plug_in_changes import accepted_changes, began_with
-from orchestrator.run_folder import RunFolder
-from orchestrator.run_identity import read_identity
+from orchestrator.cli.main import app
+from orchestrator.driver.launch import resume_experiment, run_experiment
+from orchestrator.inspect.audit.run import audit
+from orchestrator.runs.events import Event, EventKind
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.identity import read_identity
+from orchestrator.runs.plug_in_changes import accepted_changes, began_with
 from policies.base.errors import CorruptStateError, PlugInChangedError
 from policies.plug_ins.plugin_code import PlugInCode, code_of
 from policies.storage.artifacts import marker_path, read_marker, write_json

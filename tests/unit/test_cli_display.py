@@ -8,18 +8,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.events import Event, EventKind
-from orchestrator.views.display import (
+from orchestrator.inspect.views.display import (
     LiveProgress,
     PlainLines,
     describe,
-    duration,
-    number,
     observers_for,
-    one_line,
-    plain_text,
     rounds_table,
 )
+from orchestrator.runs.events import Event, EventKind
+from policies.base.plain_text import duration, number, one_line, plain_text
 from policies.base.records import RoundResult, RoundStatus
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.claim_lock import locked
-from orchestrator.lease import LOCK, Fence, claim
-from orchestrator.quarantine import Quarantine
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.claim_lock import locked
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.lease import LOCK, Fence, claim
+from orchestrator.runs.quarantine import Quarantine
 from policies.base.errors import LeaseError
 from policies.base.records import Message, Prompt
 from policies.storage.artifacts import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.families import FAMILIES
+from orchestrator.config.families import FAMILIES
 from policies.base.component import Component, ComponentConfigError, Family, create
 from policies.base.errors import ConfigurationError
 from workers.verify.verifier import VERIFIERS, Verifier

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.rounds.collecting import totals
 from orchestrator.rounds.evaluating import metrics_of
 from orchestrator.rounds.metrics import collection_metrics
-from orchestrator.rounds.phases import Collected
+from orchestrator.runs.phases import Collected
 from policies.base.records import (
     Ending,
     StopReason,

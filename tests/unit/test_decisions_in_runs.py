@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.audit.run import audit
 from orchestrator.config.files import load_config
-from orchestrator.events import EventKind, read_events
-from orchestrator.journal import Journal
-from orchestrator.launch import RunSummary, resume_experiment, run_experiment
-from orchestrator.rounds.phases import Collected, Evaluated, Phase, Remeasured, Trained
-from orchestrator.run_folder import RunFolder
-from orchestrator.views.run_state import run_status
+from orchestrator.driver.launch import RunSummary, resume_experiment, run_experiment
+from orchestrator.inspect.audit.run import audit
+from orchestrator.runs.events import EventKind, read_events
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.phases import Collected, Evaluated, Phase, Remeasured, Trained
+from orchestrator.runs.state import run_status
 from policies.base.errors import InputError, LimitExceededError
 from policies.base.records import RoundStatus
 from tests.cut_journals import cut_journal

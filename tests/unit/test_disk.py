@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
+from orchestrator.cli.main import app
 from orchestrator.config.files import load_config
-from orchestrator.disk import (
+from orchestrator.driver.launch import resume_experiment, run_experiment
+from orchestrator.rounds.disk import (
     bytes_of_a_round,
     bytes_of_checkpoints,
     folder_bytes,
     weights_bytes,
 )
-from orchestrator.events import Event, EventKind, EventLog
-from orchestrator.journal import Journal
-from orchestrator.launch import resume_experiment, run_experiment
-from orchestrator.rounds.phases import Phase, Trained
-from orchestrator.run_folder import RunFolder
-from orchestrator.views.run_state import read_run_events, results_of
+from orchestrator.runs.events import Event, EventKind, EventLog
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.phases import Phase, Trained
+from orchestrator.runs.state import read_run_events, results_of
 from policies.base.errors import StorageError
 from policies.objectives.reference import ReferencePart, ReferencePlan
 from tests.run_folders import make_run
@@ -132,7 +132,7 @@ def test_a_full_disk_stops_the_run_with_75_and_it_goes_on_after_room_is_made(
 def test_a_limit_on_the_size_of_files_stops_the_run_with_75_too(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys\n"
-        "from orchestrator.cli import main\n"
+        "from orchestrator.cli.main import main\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000))\n"
         f"sys.argv = ['pawl', 'run', 'fake-smoke', 'rounds=1', '--runs-dir', {str(tmp_path)!r}, '--name', 'a']\n"

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
+from orchestrator.cli.main import app
 from orchestrator.config.files import load_config
-from orchestrator.doctor.diagnose import diagnose
-from orchestrator.doctor.diagnosis import Diagnosis
-from orchestrator.doctor.run import examine_run
-from orchestrator.events import Event, EventKind, EventLog
-from orchestrator.launch import resume_experiment, run_experiment
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import resume_experiment, run_experiment
+from orchestrator.inspect.doctor.diagnose import diagnose
+from orchestrator.inspect.doctor.diagnosis import Diagnosis
+from orchestrator.inspect.doctor.run import examine_run
+from orchestrator.runs.events import Event, EventKind, EventLog
+from orchestrator.runs.folder import RunFolder
 from orchestrator.tracking.spool import FinishLine, Spool
 from policies.base.machine_identity import boot_id, pid_namespace
 from policies.base.process_identity import process_start
@@ -260,7 +260,7 @@ def test_a_cluster_that_does_not_answer_and_few_open_files_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("orchestrator.doctor.machine._OPEN_FILES", 2**40)
+    monkeypatch.setattr("orchestrator.inspect.doctor.machine._OPEN_FILES", 2**40)
     overrides = ["cluster.backend=ray", "cluster.address=127.0.0.1:9"]
     found = diagnose("fake-smoke", overrides)
     assert "127.0.0.1:9" in told(found, "Ray cluster does not answer")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.journal_reading import read_journal
-from orchestrator.lease import Claim, claim, is_alive, latest_claim
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal_reading import read_journal
+from orchestrator.runs.lease import Claim, claim, is_alive, latest_claim
 from policies.base.errors import LeaseError
 from policies.base.machine_identity import boot_id, pid_namespace, seconds_since_boot
 from policies.base.process_identity import process_start
@@ -165,7 +165,7 @@ def test_another_container_with_this_number_is_not_this_process(tmp_path: Path) 
         write_json(folder.driver, value)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.lease.time.sleep", beat)
+        patch.setattr("orchestrator.runs.lease.time.sleep", beat)
         with pytest.raises(LeaseError, match="is driven by process"):
             claim(folder, beat_seconds=5)
 
@@ -208,8 +208,8 @@ def test_a_replaced_driver_writes_no_heartbeat_over_that_of_the_next(tmp_path: P
 UNREADABLE = """
 import sys
 from pathlib import Path
-from orchestrator.lease import latest_claim
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.lease import latest_claim
+from orchestrator.runs.folder import RunFolder
 from policies.base.errors import StorageError
 from policies.storage.faulty_files import FailingReads
 folder = RunFolder(Path(sys.argv[1]))

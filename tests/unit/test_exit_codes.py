@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
-from orchestrator.commands.output import exit_code_of
-from orchestrator.launch import run_experiment
-from orchestrator.run_folder import RunFolder
-from orchestrator.stopping import InterruptedRun
+from orchestrator.cli.main import app
+from orchestrator.cli.output import exit_code_of
+from orchestrator.driver.launch import run_experiment
+from orchestrator.flow.stopping import InterruptedRun
+from orchestrator.runs.folder import RunFolder
 from policies.base import errors
 from policies.base.errors import PawlError, RolloutError
 from tests.fake_runs import fake_config
@@ -83,7 +83,7 @@ def test_an_output_on_a_full_disk_is_75_without_a_traceback(
     arguments = [str(run.path) if a == "RUN" else a for a in command]
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli", *arguments],
+            [sys.executable, "-m", "orchestrator.cli.main", *arguments],
             cwd=ROOT,
             stdout=full,
             stderr=full if also_errors else subprocess.PIPE,
@@ -147,7 +147,7 @@ def test_a_second_sigterm_ends_the_run_at_once_with_75(tmp_path: Path) -> None:
     slow = ["rollout.engine.seconds_per_call=20", "rounds=1"]
     command = ["run", "fake-smoke", *slow, "--runs-dir", str(tmp_path), "--name", "slow"]
     child = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.cli", *command],
+        [sys.executable, "-m", "orchestrator.cli.main", *command],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

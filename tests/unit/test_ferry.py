@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.file_sharing import WRITABLE
+from orchestrator.rounds.transfers import WRITABLE
 from policies.base.errors import ArtifactError, InputError, WorkerLostError
 from workers.cluster.heartbeat import beat, reporting
 from workers.cluster.seam import Files

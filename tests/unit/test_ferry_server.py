@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.files import load_config
-from orchestrator.file_sharing import WRITABLE, models_of
+from orchestrator.rounds.transfers import WRITABLE, models_of
 from policies.base.errors import ArtifactError, ConfigurationError, LeaseError, StorageError
 from policies.storage.faulty_files import FailingDisk
 from policies.storage.files import FileLayer, using

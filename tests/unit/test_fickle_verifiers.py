@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.audit.run import audit
-from orchestrator.events import Event, EventKind
-from orchestrator.launch import run_experiment
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import run_experiment
+from orchestrator.inspect.audit.run import audit
+from orchestrator.runs.events import Event, EventKind
+from orchestrator.runs.folder import RunFolder
 from policies.base.records import RoundResult
 from tests.fake_runs import fake_config
 

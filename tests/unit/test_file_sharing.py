@@ -8,9 +8,9 @@ import pytest
 
 from orchestrator.config.files import load_config
 from orchestrator.config.run_config import RunConfig
-from orchestrator.file_sharing import judge_files, models_of, run_files, update_files
 from orchestrator.plan.network import seen_by
-from orchestrator.run_folder import RunFolder
+from orchestrator.rounds.transfers import judge_files, models_of, run_files, update_files
+from orchestrator.runs.folder import RunFolder
 from policies.base.records import PolicyVersion
 from policies.objectives.reference import ReferencePart, ReferencePlan
 from policies.storage.fake_model import write_fake_model

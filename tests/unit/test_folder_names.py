@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli import app
+from orchestrator.cli.main import app
 from orchestrator.config.run_config import RunConfig
-from orchestrator.launch import run_experiment
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import run_experiment
+from orchestrator.runs.folder import RunFolder
 from policies.storage.folder_names import is_leftover_of_others, numbered, shown, strangers
 from tests.cut_journals import cut_journal
 from tests.fake_runs import fake_tree

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.launch import run_experiment
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import run_experiment
+from orchestrator.runs.folder import RunFolder
 from policies.base.component import load_object
 from policies.base.records import Prompt, RoundResult, Trajectory, Verdict, VerdictStatus
 from policies.storage.artifacts import read_records

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.assembly import _cluster
 from orchestrator.config.gpu_counts import check_gpus, gpu_problem, left_out, with_gpu_counts
 from orchestrator.config.number_formats import with_number_formats
 from orchestrator.config.run_config import RunConfig
-from orchestrator.plan.machine import Machine
+from orchestrator.driver.assembly import _cluster
 from orchestrator.plan.preflight import make_plan
 from policies.base.errors import ConfigurationError, TrainingError
 from policies.storage.fake_model import write_fake_model
@@ -21,6 +20,7 @@ from tests.fake_runs import fake_config, fake_tree
 from tests.training_cases import make_engine, make_job, make_loss, pairs, version
 from workers.cluster import gpus
 from workers.cluster.inline import InlineCluster
+from workers.cluster.machine import Machine
 from workers.cluster.seam import Resources
 from workers.training.engines import trl
 
@@ -147,7 +147,7 @@ def test_a_run_without_ray_shows_its_trainer_one_of_four_gpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: float | str, shown: str
 ) -> None:
     monkeypatch.delenv(gpus.VISIBLE, raising=False)
-    monkeypatch.setattr("orchestrator.assembly.usable_gpus", lambda: [(1 << 34, 9.0)] * 4)
+    monkeypatch.setattr("orchestrator.driver.assembly.usable_gpus", lambda: [(1 << 34, 9.0)] * 4)
     of = fake_config(
         tmp_path, training={"engine": {"type": "trl"}, "resources": {"num_gpus": number}}
     )

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
-from orchestrator.run_folder import RunFolder
-from orchestrator.tracking.tables import sample_rows
-from orchestrator.views.report import write_report
+from orchestrator.cli.main import app
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.report import write_report
+from orchestrator.runs.tables import sample_rows
 from policies.base.records import (
     Branch,
     Feedback,

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
-from orchestrator.events import EventKind, EventLog
-from orchestrator.journal import Journal
-from orchestrator.rounds.phases import Collected, Drawn, Evaluated, Phase, Trained
-from orchestrator.run_folder import RunFolder
-from orchestrator.run_reader import read_entries
-from orchestrator.views.run_state import run_status
-from orchestrator.views.trace import trace
+from orchestrator.cli.main import app
+from orchestrator.inspect.views.trace import trace
+from orchestrator.runs.events import EventKind, EventLog
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.phases import Collected, Drawn, Evaluated, Phase, Trained
+from orchestrator.runs.reader import read_entries
+from orchestrator.runs.state import run_status
 from policies.base.errors import InputError
 from policies.base.records import (
     Comparison,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.journal import Journal
-from orchestrator.rounds.phases import Drawn, Phase
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.phases import Drawn, Phase
 from policies.base.errors import CorruptStateError
 from policies.base.records import RoundResult, RoundStatus
 
@@ -99,7 +99,7 @@ def test_a_journal_by_an_older_pawl_without_seals_is_read_and_continued(tmp_path
 def test_journals_hold_no_clock() -> None:
     import inspect
 
-    from orchestrator.rounds import phases
+    from orchestrator.runs import phases
 
     source = inspect.getsource(phases)
     assert "seconds" not in source

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.launch import run_experiment
+from orchestrator.driver.launch import run_experiment
+from orchestrator.inspect.views.display import rounds_table
 from orchestrator.rounds.metrics import collection_metrics
-from orchestrator.rounds.phases import Collected
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.phases import Collected
+from orchestrator.runs.report import COLUMNS
 from orchestrator.tracking.metric_names import clean_metrics
-from orchestrator.views.display import rounds_table
-from orchestrator.views.report import COLUMNS
 from policies.base.component import create
 from policies.base.records import Message, PolicyVersion, RoundResult
 from policies.storage.fake_model import write_fake_model

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.doctor.machine import examine_machine
-from orchestrator.launch import run_experiment
+from orchestrator.driver.launch import run_experiment
+from orchestrator.inspect.doctor.machine import examine_machine
 from orchestrator.plan.judges import plan_judges
 from orchestrator.plan.lines import Plan
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
 from policies.base.errors import JudgeError
 from tests.fake_runs import fake_config
 from tests.judge_server import COMPLETION_TOKENS, PROMPT_TOKENS, judge_server

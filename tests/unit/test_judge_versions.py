@@ -10,12 +10,12 @@ import pytest
 
 from orchestrator.config.files import load_config
 from orchestrator.config.run_config import RunConfig
-from orchestrator.judge_versions import judging_versions
-from orchestrator.launch import resume_experiment, run_experiment
+from orchestrator.driver.launch import resume_experiment, run_experiment
 from orchestrator.plan.judges import plan_judges
 from orchestrator.plan.lines import Plan
-from orchestrator.retention import needed_policies
-from orchestrator.run_folder import RunFolder
+from orchestrator.rounds.judge_versions import judging_versions
+from orchestrator.rounds.retention import needed_policies
+from orchestrator.runs.folder import RunFolder
 from policies.base.errors import ConfigurationError, PawlError
 from policies.base.policy_choice import PolicyChoice, RoundsAgo, chosen_version
 from policies.base.records import RoundResult, RoundStatus, Verdict
@@ -108,7 +108,7 @@ def test_a_resumed_run_goes_on_with_the_judge_that_is_due(tmp_path: Path) -> Non
 
 
 def _results(folder: RunFolder) -> list[RoundResult]:
-    from orchestrator.journal import Journal
+    from orchestrator.runs.journal import Journal
 
     return Journal(folder.journal).results()
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.journal import Journal
-from orchestrator.lease import Claim, Fence, claim, is_alive, latest_claim
-from orchestrator.rounds.phases import Drawn, Phase
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.lease import Claim, Fence, claim, is_alive, latest_claim
+from orchestrator.runs.phases import Drawn, Phase
 from policies.base.errors import LeaseError
 from policies.base.machine_identity import boot_id, pid_namespace
 from policies.base.process_identity import process_start

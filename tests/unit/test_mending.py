@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.audit.run import audit
 from orchestrator.config.run_config import RunConfig
-from orchestrator.events import Event, EventKind
-from orchestrator.launch import resume_experiment, run_experiment
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import resume_experiment, run_experiment
+from orchestrator.inspect.audit.run import audit
+from orchestrator.runs.events import Event, EventKind
+from orchestrator.runs.folder import RunFolder
 from policies.base.errors import CorruptPolicyError, CorruptStateError, PlugInChangedError
 from policies.storage.artifacts import find_damage, marker_path
 from tests.fake_runs import fake_config

@@ -14,13 +14,13 @@ from orchestrator.config.number_formats import (
     with_number_formats,
 )
 from orchestrator.config.run_config import RunConfig
-from orchestrator.launch import run_experiment
+from orchestrator.driver.launch import run_experiment
 from orchestrator.plan.dtype import plan_dtype
 from orchestrator.plan.lines import Plan
-from orchestrator.plan.machine import this_machine
-from orchestrator.run_folder import RunFolder
-from orchestrator.run_naming import same_run
-from orchestrator.views.run_state import read_config
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.naming import same_run
+from orchestrator.runs.state import read_config
+from workers.cluster.machine import this_machine
 
 ON_GPU = ("rollout.resources.num_gpus=0.5", "training.resources.num_gpus=0.5")
 

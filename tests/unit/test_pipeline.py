@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.quarantine import Quarantine
-from orchestrator.rounds.pipeline import Pipeline, Stage
-from orchestrator.run_folder import RoundFolder, RunFolder, ShardPaths
-from orchestrator.stopping import InterruptedRun, StopRequest
+from orchestrator.flow.scheduler import Pipeline, Stage
+from orchestrator.flow.stopping import InterruptedRun, StopRequest
+from orchestrator.runs.folder import RoundFolder, RunFolder, ShardPaths
+from orchestrator.runs.quarantine import Quarantine
 from policies.base.errors import (
     ArtifactError,
     LeaseError,

@@ -13,13 +13,13 @@ import pytest
 from orchestrator.config.files import load_config
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan, refuse_what_cannot_run
-from orchestrator.plan.machine import Machine, this_machine
 from orchestrator.plan.model import read_model
 from orchestrator.plan.preflight import make_plan
 from orchestrator.plan.sizes import memory_text
 from policies.base.errors import ConfigurationError, InputError
 from policies.storage.safetensors_header import read_header
 from tests.judge_server import judge_server
+from workers.cluster.machine import Machine, this_machine
 
 MODEL_CONFIG = {
     "max_position_embeddings": 128,

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator import lease
-from orchestrator.cli import app
-from orchestrator.events import EventKind, EventLog, read_events
-from orchestrator.journal import Journal
-from orchestrator.rounds.phases import Drawn, Phase
-from orchestrator.run_folder import RunFolder
+from orchestrator.cli.main import app
+from orchestrator.runs import lease
+from orchestrator.runs.events import EventKind, EventLog, read_events
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.phases import Drawn, Phase
+from orchestrator.runs.report import write_report
 from orchestrator.tracking.spool import SendLock
-from orchestrator.views.report import write_report
 from policies.base.errors import CorruptStateError
 from policies.base.records import Message, Prompt
 from policies.storage import files

@@ -12,14 +12,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
+from orchestrator.cli.main import app
 from orchestrator.config.files import load_config
-from orchestrator.config.plug_ins import checked_outside, names_code
+from orchestrator.config.plug_ins.asked import (
+    acceptance_of,
+    load_prompts,
+    objective_of,
+    reference_plan,
+)
+from orchestrator.config.plug_ins.configs import checked_outside, names_code
+from orchestrator.config.plug_ins.host import environment_of_plug_ins, hosting
 from orchestrator.config.run_config import RunConfig
-from orchestrator.launch import run_experiment
-from orchestrator.plugins.asked import acceptance_of, load_prompts, objective_of, reference_plan
-from orchestrator.plugins.host import environment_of_plug_ins, hosting
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import run_experiment
+from orchestrator.runs.folder import RunFolder
 from policies.base.component import create
 from policies.objectives.loss import PairLoss
 from tests.fake_runs import fake_tree
@@ -306,8 +311,8 @@ def test_a_run_of_plug_ins_alone_runs_and_its_dump_says_what_the_classes_would_s
 def test_what_hangs_after_its_import_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.config.plug_ins.CONFIG_SECONDS", 3.0)
-    monkeypatch.setattr("orchestrator.plugins.host.START_SECONDS", 60.0)
+    monkeypatch.setattr("orchestrator.config.plug_ins.configs.CONFIG_SECONDS", 3.0)
+    monkeypatch.setattr("orchestrator.config.plug_ins.host.START_SECONDS", 60.0)
     slow = (
         "import time\nfrom pydantic import model_validator\nfrom workers.verify.verifier import Verifier\n"
         "class score(Verifier):\n    '''S.'''\n    class Config(Verifier.Config):\n        '''S.'''\n"

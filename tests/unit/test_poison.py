@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.launch import resume_experiment, run_experiment
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import resume_experiment, run_experiment
+from orchestrator.runs.folder import RunFolder
 from policies.base.errors import LimitExceededError, RolloutError, VerificationError
 from policies.base.records import Feedback, Trajectory, TrajectoryStatus
 from policies.storage.artifacts import read_records

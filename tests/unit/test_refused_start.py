@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
+from orchestrator.cli.main import app
 from orchestrator.config.run_config import RunConfig
-from orchestrator.launch import run_experiment
-from orchestrator.refused_start import leaving_nothing
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import run_experiment
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.refused_start import leaving_nothing
 from policies.base.errors import ConfigurationError, InputError, LeaseError, RolloutError
 from tests.bad_rows import Row
 from tests.fake_runs import arithmetic, fake_config, fake_tree

@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from orchestrator.views.report import write_report
+from orchestrator.runs.report import write_report
 from policies.base.records import RoundStatus
 from tests.run_folders import make_run, start_run
 

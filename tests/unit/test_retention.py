@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
+from orchestrator.cli.main import app
 from orchestrator.config.run_config import RunConfig
-from orchestrator.launch import resume_experiment, run_experiment
-from orchestrator.removal_notes import removed, why_gone
-from orchestrator.retention import best_round, needed_policies
-from orchestrator.run_folder import RunFolder
-from orchestrator.views.run_state import results_of
+from orchestrator.driver.launch import resume_experiment, run_experiment
+from orchestrator.rounds.retention import best_round, needed_policies
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.removal_notes import removed, why_gone
+from orchestrator.runs.state import results_of
 from policies.base.errors import InputError, PawlError
 from policies.base.records import RoundResult, RoundStatus
 from policies.storage.artifacts import read_marker

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.events import Event, EventKind, Observer, read_events
-from orchestrator.launch import RunSummary, resume_experiment, run_experiment
-from orchestrator.lease import claim
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import RunSummary, resume_experiment, run_experiment
+from orchestrator.runs.events import Event, EventKind, Observer, read_events
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.lease import claim
 from policies.base.errors import (
     ConfigurationError,
     InputError,

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
-from orchestrator.launch import run_experiment
-from orchestrator.lease import claim
-from orchestrator.run_folder import RunFolder
-from orchestrator.run_naming import give_back, new_run_folder, take
+from orchestrator.cli.main import app
+from orchestrator.driver.launch import run_experiment
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.lease import claim
+from orchestrator.runs.naming import give_back, new_run_folder, take
 from policies.base.errors import ConfigurationError, LeaseError
 from tests.fake_runs import fake_config
 
@@ -40,7 +40,7 @@ def test_a_start_that_goes_on_elsewhere_is_a_taken_name_and_with_or_resume_a_wai
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = take(new_run_folder(tmp_path / "runs", "mine", "x"), automatic=False)
-    monkeypatch.setattr("orchestrator.lease._is_mine", lambda found: False)
+    monkeypatch.setattr("orchestrator.runs.lease._is_mine", lambda found: False)
     with claim(folder):  # by a process that has not written run.json yet
         with pytest.raises(ConfigurationError, match="leave --name out") as refused:
             run_experiment(fake_config(tmp_path), folder, source="")

@@ -8,9 +8,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from orchestrator.config.families import FAMILIES
 from orchestrator.config.json_schema import config_schema
 from orchestrator.config.strict_yaml import parse_yaml
-from orchestrator.families import FAMILIES
 
 SMALL = """\
 policy: {model: smollm2-135m-instruct}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from orchestrator.views.display import rounds_table
-from orchestrator.views.report import write_report
-from orchestrator.views.scores import final_line, pass_names, with_error
+from orchestrator.inspect.views.display import rounds_table
+from orchestrator.runs.report import write_report
+from orchestrator.runs.scores import final_line, pass_names, with_error
 from policies.base.records import RoundResult, RoundStatus
 from tests.run_folders import make_run
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
+from orchestrator.cli.main import app
 from orchestrator.config.files import load_config
 from orchestrator.config.remote_code import code_files, foreign_code, trusted_by
-from orchestrator.config.resolved import config_digest, sealed
-from orchestrator.events import EventKind, EventLog
-from orchestrator.launch import resume_experiment
+from orchestrator.driver.launch import resume_experiment
 from orchestrator.plan.floors import FLOORS, below_floor, check_floors
 from orchestrator.plan.network import listening
 from orchestrator.plan.preflight import make_plan
-from orchestrator.private import check_confined
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.events import EventKind, EventLog
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.private import check_confined
+from orchestrator.runs.stored_config import config_digest, sealed
 from orchestrator.tracking.metric_names import flatten_params
 from policies.base import redaction
 from policies.base.errors import ConfigurationError, CorruptStateError, PawlError, boundary

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
+from orchestrator.cli.main import app
 from orchestrator.config.files import load_config
+from orchestrator.runs.report import write_report
 from orchestrator.tracking.tags import tracked_run
-from orchestrator.views.display import plain_text
-from orchestrator.views.report import write_report
 from policies.base import redaction
+from policies.base.plain_text import plain_text
 from tests.artefacts import holding, pickles_in
 from tests.bad_rows import Row
 from tests.run_folders import make_run

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.audit.run import audit
 from orchestrator.config.run_config import RunConfig
-from orchestrator.launch import run_experiment
+from orchestrator.driver.launch import run_experiment
+from orchestrator.inspect.audit.run import audit
 from orchestrator.plan.preflight import make_plan
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
 from policies.base.records import RoundStatus, Trajectory
 from policies.storage.artifacts import read_records
 from tests.fake_runs import fake_config

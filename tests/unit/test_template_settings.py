@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.run_folder import RunFolder, template_date
+from orchestrator.runs.folder import RunFolder, template_date
 from policies.base.errors import RolloutError, boundary
 from policies.base.records import Message, StopReason
 from tests.scripted_engine import ScriptedEngine

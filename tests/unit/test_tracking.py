@@ -12,12 +12,12 @@ from statistics import median
 
 import pytest
 
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.state import results_of
 from orchestrator.tracking.memory import MemorySink
 from orchestrator.tracking.push import SendingThread
 from orchestrator.tracking.spool import SendLock, TrackedRun, TrackingRefused
 from orchestrator.tracking.tracker import NullTracker, SpooledTracker
-from orchestrator.views.run_state import results_of
 from policies.base.errors import TrackingError
 from policies.base.records import RoundResult, RoundStatus
 from tests.run_folders import RUN_ID, make_run, phase_seconds

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.state import results_of
+from orchestrator.runs.tables import example_rows, sample_rows
 from orchestrator.tracking.memory import MemorySink
 from orchestrator.tracking.spool import TrackedRun
-from orchestrator.tracking.tables import example_rows, sample_rows
 from orchestrator.tracking.tracker import SpooledTracker
-from orchestrator.views.run_state import results_of
 from policies.base.records import Trajectory
 from policies.examples.kinds import PreferencePair, TokenSequence
 from policies.storage.artifacts import read_records, write_records

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config.tracking_uri import absolute_uri, artifact_root, check_uri, redact
 from orchestrator.tracking.metric_names import (
     MAX_NAME,
     MAX_PARAM,
     clean_metrics,
     clean_name,
-    clean_text,
     flatten_params,
 )
-from orchestrator.tracking.uri import absolute_uri, artifact_root, check_uri, redact
 from policies.base.errors import ConfigurationError
+from policies.base.plain_text import clean_text
 
 ACCEPTED = re.compile(r"[A-Za-z0-9_./ :-]+")
 ODD_NAMES = [

@@ -11,16 +11,16 @@ from typing import cast
 
 import pytest
 
-from orchestrator.events import EventKind, EventLog
-from orchestrator.journal import Journal
+from orchestrator.rounds.context import Run
 from orchestrator.rounds.recording import record_what_was_missed
-from orchestrator.run import Run
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.events import EventKind, EventLog
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.state import results_of
 from orchestrator.tracking.memory import MemorySink
 from orchestrator.tracking.push import SendingThread
 from orchestrator.tracking.spool import FinishLine, RoundLine, Spool, StepsLine, TrackedRun
 from orchestrator.tracking.tracker import SpooledTracker
-from orchestrator.views.run_state import results_of
 from policies.base.errors import StorageError, TrackingError
 from tests.full_disk import largest_file
 from tests.run_folders import RUN_ID, make_run

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import claim_lock, journal, journal_reading, lease
-from orchestrator.journal import Journal, JournalEntry
-from orchestrator.journal_reading import Reading, read_journal, reading_of
-from orchestrator.lease import Claim, Fence, Lease, claim
-from orchestrator.rounds.phases import Phase
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs import claim_lock, journal, journal_reading, lease
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal import Journal, JournalEntry
+from orchestrator.runs.journal_reading import Reading, read_journal, reading_of
+from orchestrator.runs.lease import Claim, Fence, Lease, claim
+from orchestrator.runs.phases import Phase
 from policies.base.errors import CorruptStateError, LeaseError, StorageError
 from policies.base.records import RoundResult, RoundStatus
 from policies.storage import files

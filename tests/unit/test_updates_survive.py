@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.events import EventKind, read_events
-from orchestrator.launch import RunSummary, resume_experiment, run_experiment
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import RunSummary, resume_experiment, run_experiment
+from orchestrator.runs.events import EventKind, read_events
+from orchestrator.runs.folder import RunFolder
 from policies.base.errors import TrainingError, WorkerMemoryError
 from policies.base.records import RoundStatus
 from tests.fake_runs import fake_config

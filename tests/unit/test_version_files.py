@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from orchestrator.audit.run import audit
-from orchestrator.cli import app
+from orchestrator.cli.main import app
 from orchestrator.config.run_config import RunConfig
-from orchestrator.events import Event, EventKind
-from orchestrator.judge_models import check_same_models, local_judge_models, model_as_recorded
-from orchestrator.launch import run_experiment
-from orchestrator.rounds.phases import Drawn
-from orchestrator.run_folder import RunFolder
+from orchestrator.driver.launch import run_experiment
+from orchestrator.inspect.audit.run import audit
+from orchestrator.runs.events import Event, EventKind
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.judge_models import check_same_models, local_judge_models, model_as_recorded
+from orchestrator.runs.phases import Drawn
 from policies.base.errors import CorruptPolicyError, CorruptStateError, PolicyStoreError
 from policies.base.records import PolicyVersion
 from policies.storage.artifacts import write_json

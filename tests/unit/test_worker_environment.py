@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from orchestrator.assembly import named_secrets
 from orchestrator.config.run_config import RunConfig
+from orchestrator.driver.assembly import named_secrets
 from workers.cluster.environment import is_secret, scrub, without_secrets
 
 SECRETS = [

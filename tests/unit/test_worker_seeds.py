@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.run_folder import RunFolder
-from orchestrator.worker_groups import start_groups
+from orchestrator.driver.worker_groups import start_groups
+from orchestrator.runs.folder import RunFolder
 from policies.base.errors import WorkerLostError
 from policies.base.records import PolicyVersion
 from policies.storage.fake_model import write_fake_model

@@ -1,0 +1,1 @@
+"""The `pawl` command: `main.py` names its commands, a file each kind."""

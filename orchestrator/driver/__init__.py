@@ -1,0 +1,1 @@
+"""The driver of a run: starting and resuming, wiring, worker groups, the supervisor."""

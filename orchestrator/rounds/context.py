@@ -1,0 +1,95 @@
+"""A run with everything it needs, put together once: what the phases are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from orchestrator.acceptance.rule import AcceptanceRule
+from orchestrator.config.run_config import RunConfig
+from orchestrator.config.stages import Stage
+from orchestrator.flow.stopping import StopRequest
+from orchestrator.runs.events import EventLog
+from orchestrator.runs.folder import RoundFolder, RunFolder
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.lease import Fence
+from orchestrator.runs.plug_in_changes import PlugIns
+from orchestrator.runs.quarantine import Quarantine
+from orchestrator.storage.mirror import Mirror
+from orchestrator.tracking.tracker import Tracker
+from policies.base.records import PolicyVersion, Prompt, Record
+from policies.storage.policy_store import PolicyStore
+from workers.cluster.seam import Cluster, Group
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The worker groups. `judge` is None without judges; `grade` is `verify` unless
+    evaluation has its own verifiers.
+    """
+
+    rollout: Group
+    verify: Group
+    grade: Group
+    judge: Group | None
+    train: Group
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment while it runs."""
+
+    config: RunConfig
+    folder: RunFolder
+    fence: Fence
+    """Asked before each commit: raises when another driver has the run."""
+    quarantine: Quarantine
+    journal: Journal
+    events: EventLog
+    store: PolicyStore
+    cluster: Cluster
+    groups: Groups
+    tracker: Tracker
+    stop: StopRequest
+    acceptance: AcceptanceRule
+    train_prompts: list[Prompt]
+    held_out_prompts: list[Prompt]
+    test_prompts: list[Prompt] = field(default_factory=list)
+    """Empty without `prompts.test`."""
+    judge_models: Mapping[str, PolicyVersion] = field(default_factory=dict)
+    """Models of judges that lie on this machine, by their names in the config."""
+    mirror: Mirror | None = None
+    """Copies what is committed to object storage, when that is configured."""
+
+    plug_ins: PlugIns = field(default_factory=PlugIns)
+    """What the user's own components and functions are made of."""
+
+    def served(self) -> list[int]:
+        """The version accepted at the end of each finished round, round 0 first."""
+        return [result.after for result in self.journal.results()]
+
+    def policy(self) -> PolicyVersion:
+        """The version that serves now."""
+        served = self.served()
+        return self.store.get(served[-1] if served else 0)
+
+
+@dataclass(frozen=True)
+class RoundScope:
+    """One round of a run: where its files are and which policy it starts from."""
+
+    run: Run
+    index: int
+    policy: PolicyVersion
+
+    @property
+    def folder(self) -> RoundFolder:
+        return self.run.folder.round(self.index)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that the round belongs to."""
+        return self.run.config.stage_of(self.index)
