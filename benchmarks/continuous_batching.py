@@ -22,7 +22,7 @@ from policies.base.seeds import derive_rng
 from policies.storage.artifacts import file_sha256
 from policies.storage.policy_store import digest_of, weight_files
 from workers.rollout.engine import ENGINES, Generation, GenerationRequest, RolloutEngine
-from workers.rollout.multi_turn.strategy import ConversationStrategy, Partner, Reply
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Counterpart, Reply
 from workers.rollout.strategy import RolloutJob
 
 DEMO = Path.home() / ".cache" / "pawl" / "models" / "smollm2-135m-instruct"
@@ -30,7 +30,7 @@ _PATIENCE_SECONDS = 300.0
 """Longest wait at the barrier."""
 
 
-class SlowTool(Partner):
+class SlowTool(Counterpart):
     """Answers the first turn after `seconds`."""
 
     def __init__(self, seconds: float) -> None:
@@ -50,7 +50,7 @@ class Continuous(ConversationStrategy):
     slow_seconds = 2.0
     fast_seconds = 0.005
 
-    def partner(self, prompt: Prompt, seed: int) -> Partner:
+    def counterpart(self, prompt: Prompt, seed: int) -> Counterpart:
         slow = derive_rng(prompt.id, "slow").random() < self.slow_share
         return SlowTool(self.slow_seconds if slow else self.fast_seconds)
 

@@ -1,4 +1,4 @@
-"""A conversation strategy whose partner is made of functions, and an engine that says hello."""
+"""A conversation strategy whose counterpart is made of functions, and an engine that says hello."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from policies.base.records import (
 from tests.scripted_engine import ScriptedEngine
 from workers.rollout.engine import Generation, GenerationRequest
 from workers.rollout.engines.fake import TERMINATOR, FakeChat
-from workers.rollout.multi_turn.strategy import ConversationStrategy, Outcome, Partner, Reply
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Counterpart, Outcome, Reply
 from workers.rollout.strategy import RolloutJob
 
 QUESTION = Message(role="user", content="go")
@@ -27,7 +27,7 @@ DONE = Reply(ending=Ending.ANSWERED)
 ReplyScript = Callable[[str, int], Any]
 
 
-class Scripted(Partner):
+class Scripted(Counterpart):
     """Replies as the test says, and counts what is asked of it."""
 
     def __init__(self, reply: ReplyScript, outcome: Callable[[], Any], asked: list[str]) -> None:
@@ -50,7 +50,7 @@ class Scripted(Partner):
 
 
 class WithScript(ConversationStrategy):
-    """A partner per trajectory, made from functions."""
+    """A counterpart per trajectory, made from functions."""
 
     def __init__(self, reply: ReplyScript, outcome: Callable[[], Any] = Outcome, **settings: Any):
         super().__init__(WithScript.Config(type="with_script", **settings))
@@ -59,7 +59,7 @@ class WithScript(ConversationStrategy):
         self.asked: dict[str, list[str]] = defaultdict(list)
         self.seeds: list[int] = []
 
-    def partner(self, prompt: Prompt, seed: int) -> Partner:
+    def counterpart(self, prompt: Prompt, seed: int) -> Counterpart:
         self.seeds.append(seed)
         return Scripted(self.reply, self.outcome, self.asked[prompt.id])
 

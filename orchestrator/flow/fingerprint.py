@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from orchestrator.runs.plug_in_changes import PlugIns
 from policies.base.records import PolicyVersion
-from policies.base.redaction import seal
+from policies.base.redaction import redact
 from policies.storage.artifacts import file_sha256
 
 PLUG_INS = "plug_ins"
@@ -21,7 +21,7 @@ PLUG_INS = "plug_ins"
 _OWN_FILE = re.compile(r"(?P<path>.+\.py)(:\w+)?")
 
 
-def made_from(
+def input_digests(
     settings: Sequence[BaseModel | Mapping[str, Any] | str | int],
     *policies: PolicyVersion,
     plug_ins: PlugIns | None = None,
@@ -31,12 +31,12 @@ def made_from(
     A run that an older Pawl began has not recorded its plug-ins: `code` is of the files that settings name then.
 
     Example:
-        >>> sorted(made_from(["r1", 0]))
+        >>> sorted(input_digests(["r1", 0]))
         ['settings']
     """
     plain = [s.model_dump(mode="json") if isinstance(s, BaseModel) else s for s in settings]
     found = {
-        "settings": _digest(seal(plain))
+        "settings": _digest(redact(plain))
     }  # another value of the same secret is the same setting
     if policies:
         found["policy"] = _digest([p.digest for p in policies])

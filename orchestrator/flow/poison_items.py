@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workers.cluster.item_filter import Portion
+from workers.cluster.item_filter import ItemFilter
 
 DEATHS_ALONE = 2
 """An item is to blame when its worker died so often over it alone: once may be a coincidence."""
 
 
-class Trial:
+class PoisonSearch:
     """The items of one shard at one stage, tried one by one. When none is left the rest is done as a whole."""
 
     def __init__(self, items: Sequence[str]) -> None:
         self._pending = list(items)
         self._deaths = 0
-        self.guilty: list[str] = []
+        self.poison: list[str] = []
 
     @property
     def is_open(self) -> bool:
         """Whether an item is still to be tried."""
         return bool(self._pending)
 
-    def portion(self) -> Portion:
-        """What the next call is to work on: one item alone, or everything but the guilty."""
+    def item_filter(self) -> ItemFilter:
+        """What the next call is to work on: one item alone, or everything but the poison items."""
         if self._pending:
-            return Portion(only=(self._pending[0],))
-        return Portion(skip=tuple(self.guilty))
+            return ItemFilter(only=(self._pending[0],))
+        return ItemFilter(skip=tuple(self.poison))
 
     def survived(self) -> None:
         """The item that was tried killed nobody."""
@@ -35,11 +35,11 @@ class Trial:
         self._deaths = 0
 
     def died(self) -> str | None:
-        """The worker died over the item that was tried; returns the item when it is guilty."""
+        """The worker died over the item that was tried; returns the item when it is the poison."""
         self._deaths += 1
         if self._deaths < DEATHS_ALONE:
             return None
-        guilty = self._pending.pop(0)
+        poison = self._pending.pop(0)
         self._deaths = 0
-        self.guilty.append(guilty)
-        return guilty
+        self.poison.append(poison)
+        return poison

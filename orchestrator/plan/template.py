@@ -100,9 +100,9 @@ def _tried(job: Job) -> tuple[Report | None, str]:
     try:
         return child.exchange(line_of(job), Report, SECONDS), ""
     except ChildTimedOutError:
-        return None, clean_text(child.epitaph(f"took more than {SECONDS:g} s"))
+        return None, clean_text(child.exit_report(f"took more than {SECONDS:g} s"))
     except ChildLostError as error:
-        return None, clean_text(child.epitaph(str(error)))
+        return None, clean_text(child.exit_report(str(error)))
     finally:
         child.kill()
 

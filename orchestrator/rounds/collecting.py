@@ -15,8 +15,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from orchestrator.config.run_config import strategies, strategy_index
-from orchestrator.flow.fingerprint import made_from
-from orchestrator.flow.scheduler import Pipeline, Stage, Summary
+from orchestrator.flow.fingerprint import input_digests
+from orchestrator.flow.scheduler import Pipeline, Summary, Task
 from orchestrator.rounds.context import RoundScope, Run
 from orchestrator.rounds.drawing import mend_prompts
 from orchestrator.rounds.judge_versions import judging_policies
@@ -30,7 +30,7 @@ from policies.base.errors import ArtifactError
 from policies.base.records import PolicyVersion, Prompt, Sampling, Trajectory
 from policies.base.seeds import derive_seed
 from policies.storage.artifacts import read_marker, read_records
-from workers.cluster.item_filter import Portion
+from workers.cluster.item_filter import ItemFilter
 from workers.cluster.seam import Group
 from workers.rollout.worker import EarlierSamples, ShardJob
 
@@ -40,7 +40,7 @@ def collect(scope: RoundScope, drawn: Drawn) -> Collected:
     run = scope.run
     mend_prompts(scope)
     shards = [scope.folder.shard(i) for i in range(drawn.num_shards)]
-    summaries = run_stages(scope, _stages(scope), shards, phase="collect")
+    summaries = run_tasks(scope, _tasks(scope), shards, phase="collect")
     counts = totals(summaries)
     check_collection(run, scope.index, counts, summaries)
     kinds: list[ShardKind] = ["trajectories", "examples", "feedback"]
@@ -61,11 +61,11 @@ def collect(scope: RoundScope, drawn: Drawn) -> Collected:
     )
 
 
-def run_stages(
-    scope: RoundScope, stages: Sequence[Stage], shards: Sequence[ShardPaths], *, phase: str
+def run_tasks(
+    scope: RoundScope, tasks: Sequence[Task], shards: Sequence[ShardPaths], *, phase: str
 ) -> dict[str, list[Summary]]:
-    """Bring shards through stages, and tell how fast each stage was; returns summaries by stage."""
-    through = pipeline(scope, stages, phase=phase)
+    """Bring shards through tasks, and tell how fast each task was; returns summaries by task."""
+    through = pipeline(scope, tasks, phase=phase)
     summaries = through.run(shards)
     named = {"rollout": "rollout" if phase == "collect" else "evaluate"}
     if phase == "collect":
@@ -82,8 +82,8 @@ def run_stages(
     return summaries
 
 
-def pipeline(scope: RoundScope, stages: Sequence[Stage], *, phase: str) -> Pipeline:
-    """A pipeline for this round that reports each finished stage of a shard as an event."""
+def pipeline(scope: RoundScope, tasks: Sequence[Task], *, phase: str) -> Pipeline:
+    """A pipeline for this round that reports each finished task of a shard as an event."""
     run = scope.run
 
     def report(shard: ShardPaths, stage: str, summary: Summary) -> None:
@@ -99,7 +99,7 @@ def pipeline(scope: RoundScope, stages: Sequence[Stage], *, phase: str) -> Pipel
 
     return Pipeline(
         cluster=run.cluster,
-        stages=stages,
+        tasks=tasks,
         stop=run.stop,
         max_in_flight=run.config.cluster.max_shards_in_flight,
         max_attempts=run.config.cluster.max_attempts,
@@ -107,16 +107,16 @@ def pipeline(scope: RoundScope, stages: Sequence[Stage], *, phase: str) -> Pipel
         quarantine=run.quarantine,
         epoch=run.fence.epoch,
         guard=run.fence,
-        on_stage=report,
+        on_task=report,
         plug_ins_changed=run.plug_ins.changed_in == scope.index,
         on_warning=lambda message: run.events.warn(message, round_index=scope.index),
     )
 
 
-def _stages(scope: RoundScope) -> list[Stage]:
+def _tasks(scope: RoundScope) -> list[Task]:
     run, config = scope.run, scope.run.config
-    stages = [
-        rollout_stage(
+    tasks = [
+        rollout_task(
             run,
             scope.policy,
             samples=config.samples_of(scope.index),
@@ -129,15 +129,15 @@ def _stages(scope: RoundScope) -> list[Stage]:
     before_prefer: list[str] = ["rollout"]
     if config.verifiers:
         settings = [*config.verifiers, config.feedback]
-        stages.append(verify_stage(run.groups.verify, settings, run.plug_ins))
+        tasks.append(verify_task(run.groups.verify, settings, run.plug_ins))
         before_prefer.append("verify")
     if run.groups.judge is not None:
-        stages.append(
-            _judge_stage(run, run.groups.judge, derive_seed(config.seed, "judge", scope.index))
+        tasks.append(
+            _judge_task(run, run.groups.judge, derive_seed(config.seed, "judge", scope.index))
         )
         before_prefer.append("judge")
-    stages.append(_prefer_stage(scope, tuple(before_prefer)))
-    return stages
+    tasks.append(_prefer_task(scope, tuple(before_prefer)))
+    return tasks
 
 
 def _earlier(scope: RoundScope) -> tuple[EarlierSamples, ...]:
@@ -152,7 +152,7 @@ def _earlier(scope: RoundScope) -> tuple[EarlierSamples, ...]:
     )
 
 
-def rollout_stage(
+def rollout_task(
     run: Run,
     policy: PolicyVersion,
     *,
@@ -161,14 +161,16 @@ def rollout_stage(
     prefix: str,
     strategy: int = 0,
     earlier: tuple[EarlierSamples, ...] = (),
-) -> Stage:
+) -> Task:
     """Sample a shard with `policy`, and with the earlier ones of a mixture."""
     run.groups.rollout.restart_with(policy_files(policy), policy=policy)
     rollout = run.config.rollout.model_dump(
         mode="json", exclude={"workers", "resources", "threads"}
     )
 
-    def arguments(shard: ShardPaths, attempt: ShardPaths, portion: Portion) -> tuple[Any, ...]:
+    def arguments(
+        shard: ShardPaths, attempt: ShardPaths, item_filter: ItemFilter
+    ) -> tuple[Any, ...]:
         return (
             ShardJob(
                 prompts_path=str(shard.prompts),
@@ -180,17 +182,17 @@ def rollout_stage(
                 seed=run.config.seed,
                 strategy=strategy,
                 earlier=earlier,
-                portion=portion,
+                item_filter=item_filter,
             ),
         )
 
-    return Stage(
+    return Task(
         name="rollout",
         group=run.groups.rollout,
         method="sample",
         arguments=arguments,
         writes=("trajectories",),
-        made_from=made_from(
+        input_digests=input_digests(
             [rollout, strategies(run.config)[strategy], samples, sampling, prefix, run.config.seed],
             policy,
             *(e.policy for e in earlier),
@@ -206,47 +208,47 @@ def _trajectory_ids(shard: ShardPaths) -> list[str]:
     return [t.id for t in read_records(shard.of("trajectories"), Trajectory)]
 
 
-def verify_stage(group: Group, settings: Sequence[BaseModel], plug_ins: PlugIns) -> Stage:
+def verify_task(group: Group, settings: Sequence[BaseModel], plug_ins: PlugIns) -> Task:
     """Run every verifier on a shard's trajectories; `settings` are the verifiers' and the feedback's."""
-    return Stage(
+    return Task(
         name="verify",
         group=group,
         method="verify",
-        arguments=lambda s, attempt, portion: (
+        arguments=lambda s, attempt, item_filter: (
             str(s.of("trajectories")),
             str(s.prompts),
             str(attempt.of("verdicts")),
-            portion,
+            item_filter,
         ),
         writes=("verdicts",),
         reads=("trajectories",),
-        made_from=made_from(settings, plug_ins=plug_ins),
+        input_digests=input_digests(settings, plug_ins=plug_ins),
         after=("rollout",),
         items=_trajectory_ids,
     )
 
 
-def _judge_stage(run: Run, group: Group, seed: int) -> Stage:
+def _judge_task(run: Run, group: Group, seed: int) -> Task:
     """Judge a shard; judges that run on the policy load the version that is due in this round."""
     policies = judging_policies(run.config, run.journal.results(), run.store)
     group.restart_with(judge_files(run.config, policies.values()), policies=policies)
-    return Stage(
+    return Task(
         name="judge",
         group=group,
         method="judge",
-        arguments=lambda s, attempt, portion: (
+        arguments=lambda s, attempt, item_filter: (
             str(s.of("trajectories")),
             str(s.prompts),
             str(attempt.of("judge_verdicts")),
             str(attempt.of("comparisons")),
             seed,
-            portion,
+            item_filter,
             policies,
         ),
         writes=("judge_verdicts", "comparisons"),
         reads=("trajectories",),
         # The starting policy is left out: it is the same for all rounds, as are the files that were made before.
-        made_from=made_from(
+        input_digests=input_digests(
             [*run.config.judges, seed],
             *(p for p in policies.values() if p.number > 0),
             plug_ins=run.plug_ins,
@@ -257,14 +259,14 @@ def _judge_stage(run: Run, group: Group, seed: int) -> Stage:
     )
 
 
-def _prefer_stage(scope: RoundScope, after: tuple[str, ...]) -> Stage:
+def _prefer_task(scope: RoundScope, after: tuple[str, ...]) -> Task:
     run, config = scope.run, scope.run.config
     with_verifiers, with_judges = bool(config.verifiers), run.groups.judge is not None
     reads: list[ShardKind] = ["trajectories"]
     reads += ["verdicts"] if with_verifiers else []
     reads += ["judge_verdicts", "comparisons"] if with_judges else []
 
-    def arguments(s: ShardPaths, attempt: ShardPaths, portion: Portion) -> tuple[Any, ...]:
+    def arguments(s: ShardPaths, attempt: ShardPaths, item_filter: ItemFilter) -> tuple[Any, ...]:
         verdicts = str(s.of("verdicts")) if with_verifiers else None
         judgements = (
             (str(s.of("judge_verdicts")), str(s.of("comparisons"))) if with_judges else None
@@ -283,14 +285,14 @@ def _prefer_stage(scope: RoundScope, after: tuple[str, ...]) -> Stage:
 
     weights = {v.source: v.weight for v in config.verifiers}
     weights |= {j.source: j.weight for j in config.judges}
-    return Stage(
+    return Task(
         name="prefer",
         group=run.groups.verify,
         method="prefer",
         arguments=arguments,
         writes=("examples", "feedback"),
         reads=tuple(reads),
-        made_from=made_from(
+        input_digests=input_digests(
             [scope.stage.preferences, config.feedback, weights, config.seed, f"r{scope.index}"],
             plug_ins=run.plug_ins,
         ),

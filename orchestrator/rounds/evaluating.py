@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.acceptance.measurement import PromptCounts
-from orchestrator.flow.fingerprint import made_from
-from orchestrator.flow.scheduler import Stage, Summary
-from orchestrator.rounds.collecting import digests, rollout_stage, run_stages, totals, verify_stage
+from orchestrator.flow.fingerprint import input_digests
+from orchestrator.flow.scheduler import Summary, Task
+from orchestrator.rounds.collecting import digests, rollout_task, run_tasks, totals, verify_task
 from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.drawing import mend_prompts, write_measured_prompts
 from orchestrator.rounds.limits import check_collection
@@ -25,7 +25,7 @@ from orchestrator.runs.phases import Evaluated, Phase, Remeasured
 from policies.base.errors import ArtifactError
 from policies.base.records import PolicyVersion
 from policies.storage.artifacts import discard, read_marker
-from workers.cluster.item_filter import Portion
+from workers.cluster.item_filter import ItemFilter
 
 
 def evaluate(scope: RoundScope, version: PolicyVersion) -> Evaluated:
@@ -65,25 +65,25 @@ def _measure(
     scope: RoundScope, version: PolicyVersion, folder: RoundFolder, prefix: str, phase: Phase
 ) -> Evaluated:
     run = scope.run
-    stages = [
-        rollout_stage(
+    tasks = [
+        rollout_task(
             run,
             version,
             samples=run.config.evaluation.samples_per_prompt,
             sampling=run.config.evaluation_sampling,
             prefix=prefix,
         ),
-        verify_stage(
+        verify_task(
             run.groups.grade,
             [*run.config.evaluation_verifiers, run.config.feedback],
             run.plug_ins,
         ),
-        _grade_stage(scope),
+        _grade_task(scope),
     ]
     shards = [folder.shard(i) for i in range(len(folder.prompt_shards()))]
     for shard in shards:
         _grade_anew(shard, scope.run.fence)
-    summaries = run_stages(scope, stages, shards, phase=phase.value)
+    summaries = run_tasks(scope, tasks, shards, phase=phase.value)
     check_collection(run, scope.index, totals(summaries), summaries)
     return Evaluated(
         version=version.number,
@@ -93,8 +93,8 @@ def _measure(
     )
 
 
-def _grade_stage(scope: RoundScope) -> Stage:
-    def arguments(s: ShardPaths, attempt: ShardPaths, portion: Portion) -> tuple[Any, ...]:
+def _grade_task(scope: RoundScope) -> Task:
+    def arguments(s: ShardPaths, attempt: ShardPaths, item_filter: ItemFilter) -> tuple[Any, ...]:
         return (
             str(s.of("trajectories")),
             str(s.prompts),
@@ -103,14 +103,14 @@ def _grade_stage(scope: RoundScope) -> Stage:
             str(attempt.of("feedback")),
         )
 
-    return Stage(
+    return Task(
         name="grade",
         group=scope.run.groups.grade,
         method="grade",
         arguments=arguments,
         writes=("feedback",),
         reads=("trajectories", "verdicts"),
-        made_from=made_from([scope.run.config.feedback]),
+        input_digests=input_digests([scope.run.config.feedback]),
         after=("verify",),
     )
 

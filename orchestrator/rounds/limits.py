@@ -46,10 +46,10 @@ def check_collection(
             setting="limits.max_verdict_errors",
             example=_example(summaries.get(each.stage, ()), each.source),
         )
-        if each.fickle:
+        if each.inconsistent:
             run.events.warn(
                 f"round {round_index}: {each.source}, asked again about the first trajectory of a shard, said "
-                f"something else in {each.fickle:.0f} of {len(summaries.get(each.stage, ()))} shard(s): what is "
+                f"something else in {each.inconsistent:.0f} of {len(summaries.get(each.stage, ()))} shard(s): what is "
                 "learned from it is partly chance. Fix: let it decide by its input alone (seed what is random in it)",
                 round_index=round_index,
             )

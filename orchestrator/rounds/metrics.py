@@ -114,8 +114,8 @@ def _by_source(counts: Mapping[str, float]) -> dict[str, float]:
             found[f"{prefix}/completion_tokens"] = each.completion_tokens
         if each.uncounted:
             found[f"{prefix}/calls_without_token_count"] = each.uncounted
-        if each.fickle:
-            found[f"{prefix}/fickle_shards"] = each.fickle
+        if each.inconsistent:
+            found[f"{prefix}/fickle_shards"] = each.inconsistent
         for name, mean in each.metrics.items():
             found[f"{prefix}/metrics/{name}"] = mean
         if each.comparisons:

@@ -33,7 +33,7 @@ class SourceCounts(NamedTuple):
     completion_tokens: float
     uncounted: float
     """Calls of which nobody said how many tokens they took."""
-    fickle: float
+    inconsistent: float
     """Shards in which it said something else of the same trajectory when asked again."""
 
     metrics: Mapping[str, float]
@@ -75,7 +75,7 @@ def count_sources(counts: Mapping[str, float]) -> list[SourceCounts]:
                     prompt_tokens=value("prompt_tokens"),
                     completion_tokens=value("completion_tokens"),
                     uncounted=value("uncounted"),
-                    fickle=value("fickle"),
+                    inconsistent=value("fickle"),
                     metrics=_means(counts, f"{marker}{source}/metrics/"),
                 )
             )

@@ -46,7 +46,7 @@ def is_conversation(trajectory: Trajectory) -> bool:
 
 
 def parts_of(trajectory: Trajectory) -> tuple[Part, ...]:
-    """What the partner began with, the turns in order, policy turns numbered from 1, and the ending."""
+    """What the counterpart began with, the turns in order, policy turns numbered from 1, and the ending."""
     parts: list[Part] = []
     if trajectory.opening:
         parts.append(Part("observation", "opening", opening_text(trajectory)))
@@ -71,7 +71,7 @@ def headings_of(trajectory: Trajectory) -> list[str]:
 
 
 def opening_text(trajectory: Trajectory) -> str:
-    """What the partner said before the first policy turn; empty where the policy was first."""
+    """What the counterpart said before the first policy turn; empty where the policy was first."""
     return "\n".join(message.content for message in trajectory.opening)
 
 

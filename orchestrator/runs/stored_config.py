@@ -17,13 +17,13 @@ from orchestrator.config.plug_ins.configs import checked_outside, names_code
 from orchestrator.config.run_config import RunConfig
 from orchestrator.runs.folder import RunFolder
 from policies.base.errors import CorruptStateError, ResumeError, explain
-from policies.base.redaction import seal
+from policies.base.redaction import redact
 from policies.storage.checksums import read_sealed
 
 
 def sealed(config: RunConfig) -> dict[str, Any]:
     """The config as plain values that may be written."""
-    tree: dict[str, Any] = seal(config.model_dump(mode="json"))
+    tree: dict[str, Any] = redact(config.model_dump(mode="json"))
     return tree
 
 

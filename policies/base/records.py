@@ -170,8 +170,8 @@ class Trajectory(Record):
     opening: Annotated[
         tuple[Message, ...], BeforeValidator(lambda x: x or ()), Field(exclude_if=lambda x: not x)
     ] = ()
-    """What the partner said before the first policy turn; its tokens are the end of `prompt_token_ids`. Written only
-    where there is one, so that the digests of records without it stay what they were; absent is empty."""
+    """What the counterpart said before the first policy turn; its tokens are the end of `prompt_token_ids`. Written
+    only where there is one, so that the digests of records without it stay what they were; absent is empty."""
 
     @property
     def completion(self) -> str:

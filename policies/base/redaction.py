@@ -97,7 +97,7 @@ def redact_values(value: Any) -> Any:
     return value
 
 
-def seal(value: Any) -> Any:
+def redact(value: Any) -> Any:
     """A tree of plain values as it may be written: secrets that came by `${NAME}` are `${NAME}` again.
 
     A `${` that is meant as it stands becomes `$${`, so that `${NAME}` can be filled in when the tree is read.
@@ -105,9 +105,9 @@ def seal(value: Any) -> Any:
     if isinstance(value, str):
         return _sealed(value)
     if isinstance(value, Mapping):
-        return {key: seal(inner) for key, inner in value.items()}
+        return {key: redact(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [seal(inner) for inner in value]
+        return [redact(inner) for inner in value]
     return value
 
 

@@ -24,7 +24,7 @@ from tests.training_cases import (
     weights_of,
     write_tiny_model,
 )
-from workers.training.batches.plan import completion_scored, mismatched_partners
+from workers.training.batches.plan import completion_scored, mismatched_sequences
 from workers.training.trl_parts.steps import pair_tensors
 
 BETA = 0.5
@@ -182,7 +182,7 @@ def test_the_reference_point_of_kto_is_masked_like_the_trajectories(
     ratios = [
         total(log_probs(other_dir, p.sequence), p.sequence.loss_mask)
         - total(log_probs(model_dir, p.sequence), p.sequence.loss_mask)
-        for p in mismatched_partners(examples, range(len(examples)), seed=7).values()
+        for p in mismatched_sequences(examples, range(len(examples)), seed=7).values()
     ]
     assert any(0 in e.sequence.loss_mask[e.sequence.loss_mask.index(1) :] for e in examples)
     assert outcome.metrics["kl"] == pytest.approx(max(0.0, sum(ratios) / len(ratios)), abs=1e-3)

@@ -278,16 +278,16 @@ def test_beats_add_up_and_are_written_at_most_once_a_second(tmp_path: Path) -> N
     path = tmp_path / "activity" / "1.json"
     with heartbeat.reporting(str(path)):
         for _ in range(100):
-            heartbeat.beat(tokens=2)
+            heartbeat.report_progress(tokens=2)
         assert not path.exists(), "a call of less than a second leaves no file"
         time.sleep(1.05)
-        heartbeat.beat(tokens=1)
-        heartbeat.beat(tokens=5)
+        heartbeat.report_progress(tokens=1)
+        heartbeat.report_progress(tokens=5)
     sign = heartbeat.read_sign(path)
     assert sign is not None
     assert (sign.beats, sign.counts) == (101, {"tokens": 201.0})
     before = path.read_bytes()
-    heartbeat.beat(tokens=1)
+    heartbeat.report_progress(tokens=1)
     assert path.read_bytes() == before, "outside a call nobody is told"
 
 

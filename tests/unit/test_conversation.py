@@ -1,4 +1,4 @@
-"""Conversations of policy and partner: how they end, what is recorded, and that none waits for another."""
+"""Conversations of policy and counterpart: how they end, what is recorded, and that none waits for another."""
 
 from __future__ import annotations
 
@@ -156,8 +156,8 @@ def test_a_trajectory_takes_its_next_turn_while_another_waits_for_its_tool() -> 
 
     strategy = WithScript(reply)
     patient = WithScript(slow)
-    strategy.partner = lambda prompt, seed: (  # type: ignore[method-assign]
-        WithScript.partner(patient if prompt.id == "p0" else strategy, prompt, seed)
+    strategy.counterpart = lambda prompt, seed: (  # type: ignore[method-assign]
+        WithScript.counterpart(patient if prompt.id == "p0" else strategy, prompt, seed)
     )
 
     def script(request: GenerationRequest) -> Generation:

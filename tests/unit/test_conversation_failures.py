@@ -1,4 +1,4 @@
-"""What goes wrong in a conversation, on whose side, and what becomes of partner, engine and threads."""
+"""What goes wrong in a conversation, on whose side, and what becomes of counterpart, engine and threads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.scripted_conversation import DONE, ReplyScript, WithScript, hello, ru
 from tests.scripted_engine import ScriptedEngine
 from workers.rollout.engine import Generation
 from workers.rollout.engines.fake import FakeChat
-from workers.rollout.multi_turn.strategy import ConversationStrategy, Outcome, Partner, Reply
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Counterpart, Outcome, Reply
 
 FAILURES: dict[str, tuple[ReplyScript, Callable[[], Any], str]] = {
     "reply raises": (lambda text, turn: 1 // 0, Outcome, "ZeroDivisionError"),
@@ -40,8 +40,8 @@ def test_what_a_partner_does_wrong_is_an_error_of_its_trajectory_alone(name: str
     reply, outcome, expected = FAILURES[name]
     strategy = WithScript(reply, outcome)
     healthy = WithScript(until(1))
-    strategy.partner = lambda prompt, seed: (  # type: ignore[method-assign]
-        WithScript.partner(strategy if prompt.id == "p1" else healthy, prompt, seed)
+    strategy.counterpart = lambda prompt, seed: (  # type: ignore[method-assign]
+        WithScript.counterpart(strategy if prompt.id == "p1" else healthy, prompt, seed)
     )
     good, bad, other = run(strategy, prompts=3)
     assert good.status is other.status is TrajectoryStatus.COMPLETE
@@ -65,14 +65,14 @@ def test_a_tool_that_we_could_not_provide_is_never_a_wrong_answer() -> None:
 
 
 class Opening(ConversationStrategy):
-    """A partner whose opening is given."""
+    """A counterpart whose opening is given."""
 
     opening: Any
 
-    def partner(self, prompt: Prompt, seed: int) -> Partner:
+    def counterpart(self, prompt: Prompt, seed: int) -> Counterpart:
         strategy = self
 
-        class Opened(Partner):
+        class Opened(Counterpart):
             def opening(self, prompt: Prompt) -> tuple[Message, ...]:
                 found: tuple[Message, ...] = strategy.opening()
                 return found
@@ -113,12 +113,12 @@ def test_a_partner_that_hangs_is_given_up_and_closed_while_it_hangs() -> None:
 def test_a_partner_that_is_made_too_late_is_closed_when_it_comes() -> None:
     gate, closed = threading.Event(), threading.Event()
 
-    class Late(Partner):
+    class Late(Counterpart):
         def close(self) -> None:
             closed.set()
 
     class Slow(ConversationStrategy):
-        def partner(self, prompt: Prompt, seed: int) -> Partner:
+        def counterpart(self, prompt: Prompt, seed: int) -> Counterpart:
             gate.wait()
             return Late()
 
@@ -132,7 +132,7 @@ def test_a_partner_that_is_made_too_late_is_closed_when_it_comes() -> None:
 def test_an_error_while_closing_is_logged_and_changes_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Sticky(Partner):
+    class Sticky(Counterpart):
         def reply(self, text: str, turn: int) -> Reply:
             return DONE
 
@@ -143,7 +143,7 @@ def test_an_error_while_closing_is_logged_and_changes_nothing(
             raise OSError("stuck")
 
     class WithSticky(ConversationStrategy):
-        def partner(self, prompt: Prompt, seed: int) -> Partner:
+        def counterpart(self, prompt: Prompt, seed: int) -> Counterpart:
             return Sticky()
 
     (trajectory,) = run(WithSticky(WithSticky.Config(type="sticky")))

@@ -11,7 +11,7 @@ from tests.scripted_engine import ScriptedEngine
 from workers.rollout.chat.chat import ChatFormat
 from workers.rollout.chat.transcript import RewrittenHistory, RewrittenHistoryError, Transcript
 from workers.rollout.engine import Generation, GenerationRequest
-from workers.rollout.multi_turn.strategy import ConversationStrategy, Partner
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Counterpart
 
 QUESTION = Message(role="user", content="What is 2 times 3?")
 OUTPUT = Message(role="user", content="Output: 6")
@@ -147,7 +147,7 @@ class WithRole(ConversationStrategy):
 
     role = "user"
 
-    def partner(self, prompt: Prompt, seed: int) -> Partner:
+    def counterpart(self, prompt: Prompt, seed: int) -> Counterpart:
         raise NotImplementedError
 
     def sample_observation(self) -> tuple[Message, ...]:

@@ -1,4 +1,4 @@
-"""The worker's end of the ferry, against a real file server: what is fetched, brought, followed, kept and removed."""
+"""The worker's end of the file transfer, against a real server: files fetched, brought, followed, kept and removed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 
 from orchestrator.rounds.transfers import WRITABLE
 from policies.base.errors import ArtifactError, InputError, WorkerLostError
-from workers.cluster.heartbeat import beat, reporting
+from workers.cluster.heartbeat import report_progress, reporting
 from workers.cluster.seam import Files
-from workers.cluster.transfer.client import Ferry
+from workers.cluster.transfer.client import TransferClient
 from workers.cluster.transfer.server import PIECE_BYTES, FileFact, FileServer
 from workers.cluster.transfer.shared_folder import RunFiles
 
@@ -48,8 +48,8 @@ class Strait:
             RunFiles(root, "", "", shared=False, readable=models, writable=WRITABLE)
         )
 
-    def ferry(self, name: str = "far-1") -> Ferry:
-        return Ferry(self.ask, self.far / "run", name)
+    def client(self, name: str = "far-1") -> TransferClient:
+        return TransferClient(self.ask, self.far / "run", name)
 
     def ask(self, method: str, *args: object) -> object:
         self.asked[method] += 1
@@ -87,24 +87,24 @@ def strait(tmp_path: Path) -> Strait:
 def test_a_file_comes_with_its_marker_once_and_again_only_when_it_changed(strait: Strait) -> None:
     path = strait.at_home(f"run/{SHARD}", b"rows")
     strait.at_home(f"run/{SHARD}.json", b"{}")
-    ferry = strait.ferry()
+    client = strait.client()
     for _ in range(2):
-        ferry.fetch([path])
+        client.fetch([path])
     assert Path(path).read_bytes() == b"rows"
     assert Path(path + ".json").read_bytes() == b"{}"
     assert strait.asked["piece"] == 2
     strait.at_home(f"run/{SHARD}", b"ROWS")
-    ferry.fetch([path])
+    client.fetch([path])
     assert Path(path).read_bytes() == b"ROWS"
     assert strait.asked["piece"] == 3
 
 
 def test_what_the_driver_has_no_more_is_not_left_to_be_read(strait: Strait) -> None:
     path = strait.at_home(f"run/{SHARD}", b"rows")
-    ferry = strait.ferry()
-    ferry.fetch([path])
+    client = strait.client()
+    client.fetch([path])
     (strait.near / "run" / SHARD).unlink()
-    ferry.fetch([path])
+    client.fetch([path])
     assert not Path(path).exists()
 
 
@@ -112,26 +112,26 @@ def test_a_file_that_changes_on_its_way_never_gets_its_name(strait: Strait) -> N
     path = strait.at_home(f"run/{SHARD}", b"rows")
     strait.flip = "piece"
     with pytest.raises(WorkerLostError, match=r"changed on its way.*Fix"):
-        strait.ferry().fetch([path])
+        strait.client().fetch([path])
     assert list(Path(path).parent.iterdir()) == []
     draft = strait.far / "run" / DRAFT
     draft.parent.mkdir(parents=True)
     draft.write_bytes(b"rows")
     strait.flip = "put"
     with pytest.raises(ArtifactError, match="did not arrive"):
-        strait.ferry().bring([str(draft)])
+        strait.client().bring([str(draft)])
     assert not (strait.near / "run" / DRAFT).exists()
 
 
 def test_a_copy_that_its_node_damaged_is_fetched_again(strait: Strait) -> None:
     path = strait.at_home(f"run/{SHARD}", b"rows")
-    ferry = strait.ferry()
-    ferry.fetch([path])
-    assert not ferry.heal([path]), "nothing is damaged yet"
+    client = strait.client()
+    client.fetch([path])
+    assert not client.refetch_damaged([path]), "nothing is damaged yet"
     before = Path(path).stat()
     Path(path).write_bytes(b"rowX")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert ferry.heal([path])
+    assert client.refetch_damaged([path])
     assert Path(path).read_bytes() == b"rows"
 
 
@@ -140,17 +140,17 @@ def test_a_model_of_the_node_is_used_when_it_is_the_same_and_never_replaced(stra
     own = Path(model, "weights")
     own.parent.mkdir()
     own.write_bytes(b"0123")
-    ferry = strait.ferry()
+    client = strait.client()
     for _ in range(2):
-        ferry.fetch([model])
+        client.fetch([model])
     assert strait.asked["piece"] == 0
     assert strait.asked["sha256"] == 1
     own.write_bytes(b"mine")
     with pytest.raises(InputError, match=r"another file lies where.*policy\.model"):
-        ferry.fetch([model])
+        client.fetch([model])
     assert own.read_bytes() == b"mine"
     own.unlink()
-    ferry.fetch([model])
+    client.fetch([model])
     assert own.read_bytes() == b"0123"
 
 
@@ -161,11 +161,11 @@ def test_neither_way_holds_more_than_some_pieces_of_a_file_in_memory(strait: Str
     os.truncate(weights, size)
     tracemalloc.start()
     try:
-        strait.ferry().fetch([str(Path(path).parent)])
+        strait.client().fetch([str(Path(path).parent)])
         draft = strait.far / "run" / TRY / "candidate" / "a.safetensors"
         draft.parent.mkdir(parents=True)
         Path(path).rename(draft)
-        strait.ferry().bring([str(strait.far / "run" / TRY)])
+        strait.client().bring([str(strait.far / "run" / TRY)])
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -177,7 +177,7 @@ def test_what_no_worker_of_the_node_asks_for_any_more_is_removed(strait: Strait)
     old, new = (
         str(Path(strait.at_home(f"run/policies/000{n}/a", b"%d" % n)).parent) for n in (1, 2)
     )
-    sampler, trainer = strait.ferry("sampler"), strait.ferry("trainer")
+    sampler, trainer = strait.client("sampler"), strait.client("trainer")
     sampler.fetch([old])
     trainer.fetch([old])
     assert strait.asked["piece"] == 1, "the second worker finds what the first fetched"
@@ -195,12 +195,12 @@ def test_drafts_are_brought_before_the_answer_and_after_a_failure_and_leave_the_
     strait: Strait,
 ) -> None:
     draft, log = strait.far / "run" / DRAFT, strait.far / "run" / TRY / "steps.jsonl"
-    with strait.ferry().crossing("", Files(writes=(str(draft),))):
+    with strait.client().transferring("", Files(writes=(str(draft),))):
         draft.parent.mkdir(parents=True)
         draft.write_bytes(b"rows")
 
     def failing() -> None:
-        with strait.ferry().crossing("", Files(writes=(str(log.parent),))):
+        with strait.client().transferring("", Files(writes=(str(log.parent),))):
             log.parent.mkdir(parents=True)
             log.write_bytes(b"1\n")
             (log.parent / ".candidate.1.tmp").mkdir()
@@ -222,7 +222,7 @@ def test_a_worker_whose_files_are_on_their_way_is_not_silent(strait: Strait, slo
     policy = strait.at_home("run/policies/0001/a.safetensors", b"")
     os.truncate(strait.near / "run/policies/0001/a.safetensors", 5 * PIECE_BYTES)
     files = Files(reads=(policy,), writes=(str(draft.parent),))
-    with reporting(str(report)), strait.ferry().crossing(str(report), files):
+    with reporting(str(report)), strait.client().transferring(str(report), files):
         draft.parent.mkdir(parents=True)
         draft.touch()
         os.truncate(draft, 5 * PIECE_BYTES)
@@ -241,7 +241,7 @@ def test_signs_of_life_logs_and_whole_checkpoints_arrive_while_the_call_runs(
     there = strait.near / "run" / CHECKPOINTS
     strait.at_home(f"run/{CHECKPOINTS}/000001/state.json", b"1")
     (checkpoints / ".000009.7.tmp").mkdir(parents=True)  # what a trainer that died here left
-    with reporting(str(report)), strait.ferry().crossing(str(report), files):
+    with reporting(str(report)), strait.client().transferring(str(report), files):
         assert everything_in(checkpoints) == ["000001/state.json"]
         log.parent.mkdir(parents=True)
         log.write_bytes(b"1\n")
@@ -249,7 +249,7 @@ def test_signs_of_life_logs_and_whole_checkpoints_arrive_while_the_call_runs(
         half.mkdir()
         (half / "state.json").write_bytes(b"2")
         time.sleep(1.1)
-        beat(steps=1)
+        report_progress(steps=1)
         until(lambda: (strait.near / "run" / TRY / "steps.jsonl").read_bytes() == b"1\n")
         until(
             lambda: (

@@ -1,4 +1,4 @@
-"""The driver's end of the ferry: what it serves, what it refuses, and what it takes in."""
+"""The driver's end of the file transfer: what it serves, what it refuses, and what it takes in."""
 
 from __future__ import annotations
 

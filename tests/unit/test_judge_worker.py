@@ -23,7 +23,7 @@ from policies.base.records import (
 from policies.storage.artifacts import read_marker, read_records, write_records
 from tests import attempts
 from tests.committing import committed
-from workers.cluster.item_filter import WHOLE, Portion
+from workers.cluster.item_filter import WHOLE, ItemFilter
 from workers.judge.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement
 from workers.judge.worker import JudgeWorker
 
@@ -62,7 +62,7 @@ class Shard(NamedTuple):
         worker: JudgeWorker,
         name: str = "out",
         seed: int = 0,
-        portion: Portion = WHOLE,
+        item_filter: ItemFilter = WHOLE,
     ) -> dict[str, Any]:
         written = worker.judge(
             str(self.folder / "trajectories.parquet"),
@@ -70,7 +70,7 @@ class Shard(NamedTuple):
             str(self.folder / f"{name}-verdicts.parquet"),
             str(self.folder / f"{name}-comparisons.parquet"),
             seed,
-            portion,
+            item_filter,
         )
         return committed(written)
 
@@ -146,7 +146,9 @@ def test_every_trajectory_gets_a_verdict_of_every_judge_in_the_order_of_the_shar
 
 def test_an_attempt_in_quarantine_gets_an_error_and_is_not_compared(shard: Shard) -> None:
     killer = "p.1"
-    summary = shard.run(JudgeWorker([judge()], CONTEXT), "part", portion=Portion(skip=(killer,)))
+    summary = shard.run(
+        JudgeWorker([judge()], CONTEXT), "part", item_filter=ItemFilter(skip=(killer,))
+    )
     found = {v.trajectory_id: v for v in shard.verdicts("part")}
     assert "quarantined" in (found[killer].error or "")
     assert len(found) == len({v.trajectory_id for v in shard.verdicts("part")}) == 5

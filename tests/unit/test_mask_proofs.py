@@ -15,7 +15,7 @@ from policies.examples.kinds import TokenSequence
 from tests.chat_formats import CONTROLS, END, chat_of, control_ids
 from tests.scripted_engine import ScriptedEngine
 from workers.rollout.engine import Generation, GenerationRequest
-from workers.rollout.multi_turn.strategy import ConversationStrategy, Partner, Reply
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Counterpart, Reply
 from workers.rollout.strategy import RolloutJob
 
 NUM_TRAJECTORIES = 1000
@@ -45,11 +45,11 @@ class Recited(ConversationStrategy):
 
     case: Case
 
-    def partner(self, prompt: Prompt, seed: int) -> Partner:
+    def counterpart(self, prompt: Prompt, seed: int) -> Counterpart:
         return _Recital(self.case)
 
 
-class _Recital(Partner):
+class _Recital(Counterpart):
     def __init__(self, case: Case) -> None:
         self._case = case
 

@@ -8,10 +8,10 @@ from typing import NoReturn
 
 import pytest
 
-from workers.rollout.multi_turn.thread_pool import Finished, PartnerThreads
+from workers.rollout.multi_turn.thread_pool import CounterpartThreads, Finished
 
 
-def wait_for(threads: PartnerThreads, count: int) -> list[Finished]:
+def wait_for(threads: CounterpartThreads, count: int) -> list[Finished]:
     found: list[Finished] = []
     while len(found) < count:
         found += threads.done(wait=True)
@@ -19,7 +19,7 @@ def wait_for(threads: PartnerThreads, count: int) -> list[Finished]:
 
 
 def partner_threads() -> set[threading.Thread]:
-    return {t for t in threading.enumerate() if t.name == "pawl-partner"}
+    return {t for t in threading.enumerate() if t.name == "pawl-counterpart"}
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def gate() -> Iterator[threading.Event]:
 
 
 def test_a_slow_call_does_not_hold_up_a_fast_one(gate: threading.Event) -> None:
-    threads = PartnerThreads(2, timeout_seconds=60)
+    threads = CounterpartThreads(2, timeout_seconds=60)
     threads.submit(0, gate.wait, "slow")
     threads.submit(1, lambda: "done", "fast")
     (first,) = wait_for(threads, 1)
@@ -45,7 +45,7 @@ def test_what_a_call_raises_is_its_answer() -> None:
     def leave() -> NoReturn:
         raise SystemExit(3)
 
-    threads = PartnerThreads(1, timeout_seconds=60)
+    threads = CounterpartThreads(1, timeout_seconds=60)
     threads.submit(0, lambda: 1 // 0, "dividing")
     threads.submit(1, leave, "leaving")
     threads.submit(2, lambda: 5, "fine")
@@ -58,7 +58,7 @@ def test_what_a_call_raises_is_its_answer() -> None:
 
 
 def test_a_call_that_hangs_is_given_up_and_others_go_on(gate: threading.Event) -> None:
-    threads = PartnerThreads(1, timeout_seconds=0.1)
+    threads = CounterpartThreads(1, timeout_seconds=0.1)
     threads.submit(0, gate.wait, "hanging")
     threads.submit(1, lambda: "fine", "next")
     found = {f.key: f for f in wait_for(threads, 2)}
@@ -72,7 +72,7 @@ def test_hanging_calls_take_twice_the_threads_at_most_and_then_the_rest_fails_at
     gate: threading.Event,
 ) -> None:
     before = partner_threads()
-    threads = PartnerThreads(2, timeout_seconds=0.05)
+    threads = CounterpartThreads(2, timeout_seconds=0.05)
     for key in range(20):
         threads.submit(key, gate.wait, f"call {key}")
     found = wait_for(threads, 20)
@@ -86,7 +86,7 @@ def test_hanging_calls_take_twice_the_threads_at_most_and_then_the_rest_fails_at
 
 def test_threads_that_come_back_may_be_replaced(gate: threading.Event) -> None:
     before = partner_threads()
-    threads = PartnerThreads(1, timeout_seconds=0.05)
+    threads = CounterpartThreads(1, timeout_seconds=0.05)
     for key in range(2):
         threads.submit(key, gate.wait, "call")
     assert all(f.hung for f in wait_for(threads, 2))
@@ -101,7 +101,7 @@ def test_threads_that_come_back_may_be_replaced(gate: threading.Event) -> None:
 
 def test_idle_threads_end_when_released() -> None:
     before = partner_threads()
-    threads = PartnerThreads(4, timeout_seconds=60)
+    threads = CounterpartThreads(4, timeout_seconds=60)
     for key in range(8):
         threads.submit(key, lambda: None, "call")
     wait_for(threads, 8)
@@ -114,7 +114,7 @@ def test_idle_threads_end_when_released() -> None:
 
 
 def test_work_that_nobody_took_up_can_be_forgotten(gate: threading.Event) -> None:
-    threads = PartnerThreads(1, timeout_seconds=60)
+    threads = CounterpartThreads(1, timeout_seconds=60)
     started = threading.Event()
 
     def first() -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.flow.scheduler import Pipeline, Stage
+from orchestrator.flow.scheduler import Pipeline, Task
 from orchestrator.flow.stopping import InterruptedRun, StopRequest
 from orchestrator.runs.folder import RoundFolder, RunFolder, ShardPaths
 from orchestrator.runs.quarantine import Quarantine
@@ -33,7 +33,7 @@ from policies.storage.artifacts import (
     write_records,
 )
 from workers.cluster.inline import InlineCluster
-from workers.cluster.item_filter import Portion
+from workers.cluster.item_filter import ItemFilter
 from workers.cluster.seam import Resources
 
 
@@ -45,9 +45,9 @@ class Recorder:
         self.fail = fail
         self.lies = lies
 
-    def work(self, name: str, path: str, portion: Portion) -> Written:
-        part = "".join(f" only {i}" for i in portion.only)
-        part += " skip " + " ".join(portion.skip) if portion.skip else ""
+    def work(self, name: str, path: str, item_filter: ItemFilter) -> Written:
+        part = "".join(f" only {i}" for i in item_filter.only)
+        part += " skip " + " ".join(item_filter.skip) if item_filter.skip else ""
         self.calls.append(f"{name}:{Path(path).stem[-1]}{part}")
         self.fail(self.calls[-1])
         draft = write_draft(Path(path), Prompt, [])
@@ -71,15 +71,15 @@ def build(
         "w", Recorder, told, size=1, resources=Resources(), timeout_seconds=1
     )
 
-    def stage(name: str, kind: Any, after: tuple[str, ...] = (), reads: Any = ()) -> Stage:
-        return Stage(
+    def stage(name: str, kind: Any, after: tuple[str, ...] = (), reads: Any = ()) -> Task:
+        return Task(
             name=name,
             group=group,
             method="work",
-            arguments=lambda s, attempt, portion: (name, str(attempt.of(kind)), portion),
+            arguments=lambda s, attempt, item_filter: (name, str(attempt.of(kind)), item_filter),
             writes=(kind,),
             reads=reads,
-            made_from={"settings": "s"},
+            input_digests={"settings": "s"},
             after=after,
             starts_shard=not after,
             items=items,
@@ -99,7 +99,7 @@ def build(
         "epoch": 1,
         "guard": lambda: None,
     }
-    pipeline = Pipeline(cluster=cluster, stages=stages, **(arguments | settings))
+    pipeline = Pipeline(cluster=cluster, tasks=stages, **(arguments | settings))
     folder = RoundFolder(tmp_path)
     return pipeline, [folder.shard(i) for i in range(3)]
 

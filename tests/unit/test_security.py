@@ -24,7 +24,7 @@ from orchestrator.runs.stored_config import config_digest, sealed
 from orchestrator.tracking.metric_names import flatten_params
 from policies.base import redaction
 from policies.base.errors import ConfigurationError, CorruptStateError, PawlError, boundary
-from policies.base.redaction import redact_secrets, seal
+from policies.base.redaction import redact, redact_secrets
 from tests.bad_rows import FAKE_MODEL, Row
 
 CANARY = "canary-5f1b9e77"
@@ -166,7 +166,7 @@ def test_a_secret_that_came_by_its_name_is_written_as_its_name(
     before = config_digest(config)
     monkeypatch.setenv("MY_API_KEY", "another-value")
     assert config_digest(load_config("c.yaml", overrides).config) == before
-    assert seal({"a": ["${x}", 1, None]}) == {"a": ["$${x}", 1, None]}
+    assert redact({"a": ["${x}", 1, None]}) == {"a": ["$${x}", 1, None]}
 
 
 def test_a_literal_copy_of_a_secret_variable_is_refused(

@@ -13,7 +13,7 @@ from policies.base.seeds import derive_rng
 from policies.examples.kinds import UnpairedExample
 from policies.objectives.reference import ReferencePart, ReferencePlan
 from tests.training_cases import make_engine, make_loss, sequence, singles, turn_singles
-from workers.training.batches.plan import mismatched_partners, plan_batches
+from workers.training.batches.plan import mismatched_sequences, plan_batches
 from workers.training.engine import AdapterSettings
 from workers.training.step_log import StepLog
 
@@ -79,7 +79,7 @@ def test_every_step_and_microbatch_mixes_the_classes_even_when_length_tells_them
 
 def test_partners_come_from_other_prompts_although_samples_of_a_prompt_lie_side_by_side() -> None:
     examples = cast("list[UnpairedExample]", singles(40))
-    partners = mismatched_partners(examples, range(40), seed=0)
+    partners = mismatched_sequences(examples, range(40), seed=0)
     for row, partner in partners.items():
         own, other = examples[row], examples[partner.completion_of]
         assert own.prompt_id != other.prompt_id
@@ -88,13 +88,13 @@ def test_partners_come_from_other_prompts_although_samples_of_a_prompt_lie_side_
         assert partner.sequence.token_ids == prompt + other.sequence.token_ids[start:]
         assert partner.sequence.loss_mask == (0,) * len(prompt) + other.sequence.loss_mask[start:]
         assert 0 in partner.sequence.loss_mask[len(prompt) :], "the observation stays masked"
-    assert partners == mismatched_partners(examples, range(40), seed=0)
-    assert partners != mismatched_partners(examples, range(40), seed=1)
+    assert partners == mismatched_sequences(examples, range(40), seed=0)
+    assert partners != mismatched_sequences(examples, range(40), seed=1)
 
 
 def test_a_borrowed_completion_brings_its_turns_and_steps_to_their_new_places() -> None:
     examples = turn_singles(12, labels=(True, False))
-    for row, partner in mismatched_partners(examples, range(12), seed=0).items():
+    for row, partner in mismatched_sequences(examples, range(12), seed=0).items():
         own, other = examples[row].sequence, examples[partner.completion_of].sequence
         made = partner.sequence
         assert [made.token_ids[t.start : t.end] for t in made.turns] == [
@@ -124,7 +124,7 @@ def test_kto_on_one_prompt_is_refused_with_the_reason() -> None:
         for i in range(4)
     ]
     with pytest.raises(TrainingError, match="same prompt"):
-        mismatched_partners(examples, range(4), seed=0)
+        mismatched_sequences(examples, range(4), seed=0)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from policies.base.seeds import derive_seed
 from policies.examples.kinds import LabelledStep, PreferencePair
 from tests.training_cases import make_job, pair_loss, pairs, sequence, version, write_tiny_model
 from workers.rollout.strategy import RolloutJob
-from workers.training.batches.plan import MicroBatch, Plan
+from workers.training.batches.plan import BatchPlan, MicroBatch
 from workers.training.batches.reference_logprobs import ReferenceScores, score_reference
 from workers.training.distributed.process_group import WorkerGroup
 from workers.training.engine import TrainingOptions
@@ -146,7 +146,7 @@ def test_settings_of_the_optimizer_reach_the_trainer_as_they_were_set() -> None:
         warmup_fraction=0.25,
         schedule="linear",
     )
-    found = training_arguments(options, Plan(steps, 1), seed=5, scratch="x", use_cpu=True)
+    found = training_arguments(options, BatchPlan(steps, 1), seed=5, scratch="x", use_cpu=True)
     assert found["learning_rate"] == 3e-4
     assert found["weight_decay"] == 0.02
     assert found["max_grad_norm"] == 0.7

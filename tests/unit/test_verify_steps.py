@@ -29,7 +29,7 @@ from policies.examples.builder import PREFERENCES, PreferenceBuilder
 from policies.examples.kinds import UnpairedExample
 from policies.storage.artifacts import read_records, write_records
 from tests.committing import committed
-from workers.cluster.item_filter import Portion
+from workers.cluster.item_filter import ItemFilter
 from workers.judge.judge import JUDGES, BackendContext, Judge
 from workers.judge.prompt import viewed_text
 from workers.judge.worker import JudgeWorker
@@ -191,7 +191,7 @@ def test_a_trajectory_in_quarantine_gets_errors_and_the_others_their_scores(
     worker: VerifyWorker, paths: dict[str, str]
 ) -> None:
     arguments = (paths["trajectories"], paths["prompts"], paths["verdicts"])
-    summary = committed(worker.verify(*arguments, Portion(skip=("t1",))))
+    summary = committed(worker.verify(*arguments, ItemFilter(skip=("t1",))))
     verdicts = read_records(Path(paths["verdicts"]), Verdict)
     failed = [(v.source, v.trajectory_id) for v in verdicts if "quarantined" in (v.error or "")]
     assert failed == [("numeric_match", "t1"), ("steps", "t1")]

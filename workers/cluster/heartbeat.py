@@ -1,7 +1,7 @@
 """Signs of life: a worker that is busy says in a small file how far its call has come.
 
-A busy actor cannot answer questions, so it writes and the driver reads. `beat()` may stand in any loop of work: it
-costs a clock reading, writes at most once a second, and does nothing where nobody asked for reports.
+A busy actor cannot answer questions, so it writes and the driver reads. `report_progress()` may stand in any loop of
+work: it costs a clock reading, writes at most once a second, and does nothing where nobody asked for reports.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SignOfLife(Record):
 
 
 class _Report:
-    """The report on one call; several threads of the worker may beat."""
+    """The report on one call; several threads of the worker may report."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,7 +43,7 @@ class _Report:
         self._beats = 0
         self._counts: dict[str, float] = {}
 
-    def beat(self, counts: dict[str, float]) -> None:
+    def report_progress(self, counts: dict[str, float]) -> None:
         with self._lock:
             self._beats += 1
             for name, value in counts.items():
@@ -73,11 +73,11 @@ def reporting(path: str) -> Iterator[None]:
         _current = before
 
 
-def beat(**counts: float) -> None:
-    """The work goes on: `beat(tokens=128)`. Counts are added up."""
+def report_progress(**counts: float) -> None:
+    """The work goes on: `report_progress(tokens=128)`. Counts are added up."""
     report = _current
     if report is not None:
-        report.beat(counts)
+        report.report_progress(counts)
 
 
 def read_sign(path: Path) -> SignOfLife | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from policies.base.records import Record
 
 
-class Portion(Record):
-    """Part of a shard, by id (prompts for sampling, trajectories for judging). Example: `Portion(skip=("7x8",))`.
+class ItemFilter(Record):
+    """Part of a shard, by id (prompts for sampling, trajectories for judging). Example: `ItemFilter(skip=("7x8",))`.
 
     Skipped items are not touched; they are recorded as failed, so that counts add up.
     """
@@ -26,4 +26,4 @@ class Portion(Record):
         return f"quarantined: {what} killed its worker each time that it was tried alone"
 
 
-WHOLE = Portion()
+WHOLE = ItemFilter()

@@ -146,7 +146,7 @@ class ChildProcess:
         del self._buffer[: end + 1]
         return line
 
-    def epitaph(self, what: str) -> str:
+    def exit_report(self, what: str) -> str:
         """Kill the process and tell how it ended, with the last lines that it wrote to stderr."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(0.5)

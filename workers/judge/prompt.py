@@ -124,7 +124,7 @@ def viewed_text(trajectory: Trajectory, view: View, level: Level = "trajectory")
 
 
 def _said(trajectory: Trajectory, turns: Sequence[Turn]) -> list[str]:
-    """Labelled turns, after what the partner began with: without that a judge would not know the task."""
+    """Labelled turns, after what the counterpart began with: without that a judge would not know the task."""
     opening = [f"[opening]\n{message.content}" for message in trajectory.opening]
     return opening + [f"[{turn.role}]\n{turn.text}" for turn in turns]
 

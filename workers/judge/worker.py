@@ -36,7 +36,7 @@ from policies.base.records import (
 from policies.base.seeds import derive_seed
 from policies.storage.artifacts import Written, read_records, write_draft
 from workers.cluster.compute_threads import set_threads
-from workers.cluster.item_filter import WHOLE, Portion
+from workers.cluster.item_filter import WHOLE, ItemFilter
 from workers.judge.judge import BackendContext, Judge, JudgeBackend, JudgeJob, Judgement
 from workers.judge.parse import cleaned
 from workers.judge.reply_cache import CachedBackend, ReplyCache, cache_scope
@@ -108,19 +108,19 @@ class JudgeWorker:
         verdicts_path: str,
         comparisons_path: str,
         seed: int,
-        portion: Portion = WHOLE,
+        item_filter: ItemFilter = WHOLE,
         policies: Mapping[str, PolicyVersion] = NO_POLICIES,
     ) -> Written:
         """Judge one shard, write drafts of its verdicts and comparisons, answer with a summary under 1 KB by judge.
 
-        Attempts that ended in an error get abstentions and are not compared; those that `portion` skips get errors.
+        Attempts that ended in an error get abstentions and are not compared; those that `item_filter` skips get errors.
         Judges in `policies` load that version of the policy first, and it stands in their verdicts.
         """
         for judge in self._judges:
             if (policy := policies.get(judge.config.source)) is not None:
                 judge.serve(policy)
         trajectories = read_records(Path(trajectories_path), Trajectory)
-        left = [t for t in trajectories if portion.takes(t.id)]
+        left = [t for t in trajectories if item_filter.takes(t.id)]
         jobs = _jobs(left, read_records(Path(prompts_path), Prompt), seed)
         verdicts: list[Verdict] = []
         comparisons: list[Comparison] = []
@@ -128,7 +128,7 @@ class JudgeWorker:
         for judge in self._judges:
             started = time.perf_counter()
             hits, usage = judge.backend.hits, judge.backend.usage.copy()
-            judgement = judge.run(jobs, trajectories, set(portion.skip))
+            judgement = judge.run(jobs, trajectories, set(item_filter.skip))
             verdicts += judgement.verdicts
             comparisons += judgement.comparisons
             summary[judge.config.source] = judge.summary(
@@ -234,7 +234,7 @@ class _JudgeInPlace:
             ]
             total.counts["errors"] += len(failed)
             total.verdicts += failed
-        given_up = dict.fromkeys(skipped, Portion.reason("the trajectory"))
+        given_up = dict.fromkeys(skipped, ItemFilter.reason("the trajectory"))
         total.counts["errors"] += len(given_up)
         by_trajectory: dict[str, list[Verdict]] = {}
         for job, judgement in zip(jobs, judgements, strict=True):

@@ -26,7 +26,7 @@ from policies.base.records import (
 )
 from policies.storage.artifacts import Written, read_records, write_draft
 from workers.cluster.compute_threads import set_threads
-from workers.cluster.item_filter import WHOLE, Portion
+from workers.cluster.item_filter import WHOLE, ItemFilter
 from workers.rollout.chat.chat_settings import ChatSettings
 from workers.rollout.chat.reasoning_steps import with_steps
 from workers.rollout.chat.thought_marks import with_thought_marks
@@ -59,7 +59,7 @@ class ShardJob(Record):
     """Which of the worker's strategies."""
     earlier: tuple[EarlierSamples, ...] = ()
     """Further attempts by earlier policies; their sample indices follow those of `policy`."""
-    portion: Portion = WHOLE
+    item_filter: ItemFilter = WHOLE
     """Which prompts to sample."""
 
 
@@ -136,15 +136,15 @@ class RolloutWorker:
         started = time.monotonic()
         with boundary(RolloutError, f"sampling {output.name} failed"):
             trajectories = self._sample(
-                job, tuple(p for p in prompts if job.portion.takes(p.id))
+                job, tuple(p for p in prompts if job.item_filter.takes(p.id))
             ) + _not_sampled(job, prompts)
         place = {prompt.id: index for index, prompt in enumerate(prompts)}
         trajectories.sort(key=lambda t: (place[t.prompt_id], t.sample_index))
         if self.strategies[job.strategy].samples_policy:
             trajectories = [_sound(t) for t in trajectories]
         summary = summarize(trajectories)
-        if job.portion.skip:
-            summary["quarantined"] = len(job.portion.skip)
+        if job.item_filter.skip:
+            summary["quarantined"] = len(job.item_filter.skip)
         summary["seconds"] = time.monotonic() - started
         draft = write_draft(output, Trajectory, trajectories)
         return Written(files=(draft,), summary=summary)
@@ -194,11 +194,11 @@ def _not_sampled(job: ShardJob, prompts: Sequence[Prompt]) -> list[Trajectory]:
             turns=(),
             status=TrajectoryStatus.ERROR,
             sampling=job.sampling,
-            error=Portion.reason("the prompt"),
+            error=ItemFilter.reason("the prompt"),
             ending=Ending.FAILED,
         )
         for prompt in prompts
-        if prompt.id in job.portion.skip
+        if prompt.id in job.item_filter.skip
         for policy, samples, first in _shares(job)
         for index in range(first, first + samples)
     ]

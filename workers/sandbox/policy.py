@@ -64,7 +64,7 @@ def bwrap_path() -> str:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ContainmentPlan:
     """Everything that decides how one backend contains a process."""
 
     backend: SandboxBackend
@@ -199,7 +199,7 @@ def num_descriptors(settings: SandboxSettings) -> int:
 
 def make_plan(
     backend: SandboxBackend, settings: SandboxSettings, tag: str, layers: Layers | None = None
-) -> Plan:
+) -> ContainmentPlan:
     """Find what `backend` needs on this machine.
 
     Raises:
@@ -217,7 +217,7 @@ def make_plan(
                 fix="run what executes code on such a machine",
             )
         )
-    return Plan(
+    return ContainmentPlan(
         backend=backend,
         settings=settings,
         interpreter=find_interpreter(bool(settings.packages)),

@@ -17,7 +17,7 @@ from policies.base.errors import ConfigurationError, SandboxUnavailableError, ex
 from workers.sandbox.interpreter import ENVIRONMENT
 from workers.sandbox.keeper import keeper
 from workers.sandbox.outcome import read_replies, result_of
-from workers.sandbox.policy import Plan, make_plan, next_uid
+from workers.sandbox.policy import ContainmentPlan, make_plan, next_uid
 from workers.sandbox.process import Budget, spawn
 from workers.sandbox.settings import SandboxBackend, SandboxSettings, SandboxStatus
 
@@ -111,7 +111,7 @@ def executes(path):
 """Attacks that a sandbox must withstand before it is trusted, and what it must let code do."""
 
 
-def choose_plan(settings: SandboxSettings) -> Plan:
+def choose_plan(settings: SandboxSettings) -> ContainmentPlan:
     """The plan of the backend to use; decided once per process and settings.
 
     Raises:
@@ -182,7 +182,7 @@ def _warn_once(problem: str) -> None:
         )
 
 
-def probe(plan: Plan) -> list[str]:
+def probe(plan: ContainmentPlan) -> list[str]:
     """Attack one plan; returns the attacks that reached their aim, and what code should be able to do but cannot.
 
     Raises:
@@ -228,7 +228,7 @@ def probe(plan: Plan) -> list[str]:
 _DISPATCH = ATTACKS + "\ndef dispatch(name, values):\n    return globals()[name](*values)\n"
 
 
-def _missing_layers(plan: Plan, report: dict[str, Any]) -> list[str]:
+def _missing_layers(plan: ContainmentPlan, report: dict[str, Any]) -> list[str]:
     missing = []
     if not report["seccomp"]:
         missing.append("runs without a system call filter")

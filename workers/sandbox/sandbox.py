@@ -19,7 +19,7 @@ from policies.base.errors import SandboxUnavailableError
 from policies.base.records import Json
 from workers.sandbox.keeper import keeper
 from workers.sandbox.outcome import read_cell, read_replies, result_of
-from workers.sandbox.policy import Plan, next_uid
+from workers.sandbox.policy import ContainmentPlan, next_uid
 from workers.sandbox.probe import choose_plan
 from workers.sandbox.process import Process, spawn
 from workers.sandbox.settings import (
@@ -42,7 +42,7 @@ class Sandbox:
     """
 
     def __init__(
-        self, settings: SandboxSettings | None = None, *, plan: Plan | None = None
+        self, settings: SandboxSettings | None = None, *, plan: ContainmentPlan | None = None
     ) -> None:
         """Start nothing yet; `prepare`, or the first execution, finds a backend.
 
@@ -52,7 +52,7 @@ class Sandbox:
         """
         self.settings = settings or SandboxSettings()
         self._given = plan
-        self._plan: Plan | None = None
+        self._plan: ContainmentPlan | None = None
         self._lock = threading.Lock()
         self._pool: _Pool | None = None
         self._closed = False
@@ -147,7 +147,7 @@ class Sandbox:
     ) -> None:
         self.close()
 
-    def _prepared(self) -> tuple[Plan, _Pool]:
+    def _prepared(self) -> tuple[ContainmentPlan, _Pool]:
         if self._closed:
             raise SandboxUnavailableError("the sandbox was closed")
         if self._plan is None:
@@ -245,7 +245,7 @@ class SandboxSession:
 class _Pool:
     """Processes started ahead of need."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ContainmentPlan) -> None:
         self._plan = plan
         self._lock = threading.Lock()
         self._warm: deque[Future[Process]] = deque()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from policies.base.errors import DivergenceError, explain
 from policies.storage.files import remove_file
-from workers.cluster.heartbeat import beat
+from workers.cluster.heartbeat import report_progress
 from workers.training.engine import log_line
 
 _NAMES = {
@@ -63,7 +63,7 @@ class StepLog:
         for name in ("train/loss", "train/grad_norm"):
             self.require_finite(name, step.get(name, 0.0))
         self.steps.append(step)
-        beat(steps=1)
+        report_progress(steps=1)
         if self._path is not None:
             log_line(self._path, {"step": len(self.steps), **step})
 

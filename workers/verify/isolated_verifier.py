@@ -17,7 +17,7 @@ from typing import Self
 
 from policies.base.errors import VerificationError, explain
 from policies.base.records import Prompt, Trajectory, Verdict, VerdictStatus
-from workers.cluster.heartbeat import beat
+from workers.cluster.heartbeat import report_progress
 from workers.isolation.child_process import (
     ChildLostError,
     ChildProcess,
@@ -126,7 +126,7 @@ class IsolatedVerifier:
         except ChildTimedOutError:
             failure = f"it takes more than {each:g} s for an attempt; raise verifiers[...].timeout_seconds"
         except ChildLostError as error:
-            failure = child.epitaph(str(error))
+            failure = child.exit_report(str(error))
         self._discard()
         problem = explain(
             f"verifier {self.config.source!r} failed on made-up attempts at a real prompt: {failure}",
@@ -149,7 +149,7 @@ class IsolatedVerifier:
             if prompt.id not in written:
                 written = {prompt.id: prompt.model_dump_json()}  # a group comes in one piece
             verdicts += self._judge(written[prompt.id], [trajectory for _, trajectory in asked])
-            beat(verdicts=len(asked))
+            report_progress(verdicts=len(asked))
         return verdicts
 
     def _judge(
@@ -175,7 +175,7 @@ class IsolatedVerifier:
                 "Fix: raise it, or make the verifier faster"
             )
         except ChildLostError as error:
-            error_text = child.epitaph(str(error))
+            error_text = child.exit_report(str(error))
             if not again:
                 self._discard()
                 return self._judge(prompt_json, trajectories, again=True)
@@ -232,11 +232,11 @@ class IsolatedVerifier:
             failure = "" if started.ready else started.failed
             self.takes_groups = started.takes_groups
         except ChildTimedOutError:
-            failure = self._child.epitaph(
+            failure = self._child.exit_report(
                 f"took more than {self._start_timeout_seconds:g} s to start"
             )
         except ChildLostError as error:
-            failure = self._child.epitaph(str(error))
+            failure = self._child.exit_report(str(error))
         if not failure:
             self._num_start_failures = 0
             return self._child

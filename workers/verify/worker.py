@@ -34,7 +34,7 @@ from policies.examples.builder import PreferenceBuilder, merge_counts
 from policies.storage.artifacts import Written, read_marker, read_records, write_draft
 from workers.build_examples.example_counts import count_examples
 from workers.build_examples.scored_group import EXAMPLE_RECORDS, build_examples, is_uniform
-from workers.cluster.item_filter import WHOLE, Portion
+from workers.cluster.item_filter import WHOLE, ItemFilter
 from workers.scoring.aggregate import FeedbackSettings, aggregate
 from workers.scoring.by_prompt import count_by_prompt
 from workers.scoring.graded_parts import parts_to_grade, verdict_on
@@ -78,11 +78,11 @@ class VerifyWorker:
         trajectories_path: str,
         prompts_path: str,
         output_path: str,
-        portion: Portion = WHOLE,
+        item_filter: ItemFilter = WHOLE,
     ) -> Written:
         """Let every verifier judge every trajectory that was sampled, or every step of it; write the verdicts.
 
-        Trajectories whose rollout failed have nothing to judge and get no verdict; those that `portion` skips get
+        Trajectories whose rollout failed have nothing to judge and get no verdict; those that `item_filter` skips get
         errors. Verdicts come by trajectory, then by verifier, then by step.
 
         Raises:
@@ -95,11 +95,13 @@ class VerifyWorker:
             for trajectory in trajectories
             if trajectory.status is not TrajectoryStatus.ERROR
         ]
-        by_verifier, fickle = self._ask([item for item in items if portion.takes(item[1].id)])
+        by_verifier, inconsistent = self._ask(
+            [item for item in items if item_filter.takes(item[1].id)]
+        )
         for verifier in self._verifiers:
             if verifier.start_failure:
                 raise VerificationError(verifier.start_failure)
-        skipped = [t for _, t in items if t.id in portion.skip]
+        skipped = [t for _, t in items if t.id in item_filter.skip]
         for verifier, of_one in zip(self._verifiers, by_verifier, strict=True):
             of_one += [_not_judged(verifier.config.source, t) for t in skipped]
         place = {trajectory.id: index for index, (_, trajectory) in enumerate(items)}
@@ -113,7 +115,7 @@ class VerifyWorker:
                 **({"quarantined": len(skipped)} if skipped else {}),
                 "sources": {
                     v.config.source: summarise_source(of_one)
-                    | ({"fickle": 1} if v in fickle else {})
+                    | ({"fickle": 1} if v in inconsistent else {})
                     for v, of_one in zip(self._verifiers, by_verifier, strict=True)
                 },
             }
@@ -302,7 +304,7 @@ def _not_judged(source: str, trajectory: Trajectory) -> Verdict:
         source=source,
         trajectory_id=trajectory.id,
         status=VerdictStatus.ERROR,
-        error=Portion.reason("the trajectory"),
+        error=ItemFilter.reason("the trajectory"),
     )
 
 

@@ -119,7 +119,7 @@ class PlugInHost:
             raise _lost(reference, doing, settings, last=last) from None
         except ChildLostError as error:
             raise _lost(
-                reference, child.epitaph(str(error)), settings, ended=True, last=last
+                reference, child.exit_report(str(error)), settings, ended=True, last=last
             ) from None
         if answer.id != self._number:
             raise _lost(reference, "is answered by another process than was asked", settings)

@@ -215,13 +215,13 @@ class ShardAudit:
             self.totals.rows[kind] += len(rows)
             self.totals.digests.setdefault(kind, []).append(marker.content_digest)
             digests[kind] = marker.content_digest
-            self._made_from(path, marker, digests)
+            self._input_digests(path, marker, digests)
             if kind == "prompts":
                 prompts = {row["id"] for row in rows}
             self._look_at(path, kind, rows, prompts)
         return there
 
-    def _made_from(self, path: Path, marker: Marker, digests: Mapping[str, str]) -> None:
+    def _input_digests(self, path: Path, marker: Marker, digests: Mapping[str, str]) -> None:
         """What the marker names as its inputs, as far as it lies in this shard."""
         if PLUG_INS in marker.inputs:
             kind_of = path.parent.name

@@ -23,7 +23,7 @@ from policies.base.errors import (
 from workers.cluster.gpus import usable_gpus
 from workers.cluster.ray.failures import translate
 from workers.cluster.ray.group import RayCall, RayGroup, Slot
-from workers.cluster.ray.host import Dock, Host, start_server
+from workers.cluster.ray.host import TransferEndpoint, WorkerActor, start_server
 from workers.cluster.ray.session import RaySession, epoch_name
 from workers.cluster.seam import NO_FILES, Call, Files, Group, Resources
 from workers.cluster.transfer.shared_folder import RunFiles
@@ -77,10 +77,12 @@ class RayCluster:
         if run is not None and not self._session.started_here:
             for name in self._session.end_leftovers(run, epoch):
                 on_warning(f"ended {name}, which an earlier driver of this run had left")
-        self._dock = None
+        self._endpoint = None
         if files is not None:
             actor = f"{self._prefix}/files" if self._prefix is not None else None
-            self._dock = Dock(files, None if files.shared else start_server(files, actor, keep))
+            self._endpoint = TransferEndpoint(
+                files, None if files.shared else start_server(files, actor, keep)
+            )
 
     @property
     def gcs_address(self) -> str:
@@ -152,8 +154,8 @@ class RayCluster:
                 own["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
                     bundles, placement_group_bundle_index=slot.index
                 )
-            actor = ray.remote(Host).options(**own)
-            return actor.remote(factory, dict(kwargs), self._keep, self._dock, files)
+            actor = ray.remote(WorkerActor).options(**own)
+            return actor.remote(factory, dict(kwargs), self._keep, self._endpoint, files)
 
         return start
 
@@ -196,8 +198,8 @@ class RayCluster:
     def wait_ready(self, groups: Sequence[Group], timeout_seconds: float) -> None:
 
         deadline = time.monotonic() + timeout_seconds
-        if self._dock is not None:
-            self._dock.check(timeout_seconds)
+        if self._endpoint is not None:
+            self._endpoint.check(timeout_seconds)
         for group in cast("Sequence[RayGroup]", groups):
             while waiting := group.unready():
                 self._session.check()
@@ -272,8 +274,8 @@ class RayCluster:
     def close(self) -> None:
         import ray
 
-        if self._dock is not None:
-            self._dock.close(group.idle() for group in self._groups)
+        if self._endpoint is not None:
+            self._endpoint.close(group.idle() for group in self._groups)
         for group in self._groups:
             for actor in group.actors:
                 with contextlib.suppress(Exception):  # the cluster may be gone already

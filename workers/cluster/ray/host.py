@@ -22,7 +22,7 @@ from workers.cluster.gpus import show_only
 from workers.cluster.heartbeat import reporting
 from workers.cluster.ray.failures import Place, translate
 from workers.cluster.seam import NO_FILES, Files
-from workers.cluster.transfer.client import Ferry
+from workers.cluster.transfer.client import TransferClient
 from workers.cluster.transfer.server import FileServer
 from workers.cluster.transfer.shared_folder import RunFiles
 
@@ -32,7 +32,7 @@ LEAVE_SECONDS = 5.0
 """How long idle workers may take to remove their copies at the end of a run."""
 
 
-class Host:
+class WorkerActor:
     """Runs inside the actor: builds the worker at the first call, so that its errors come back whole."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Host:
         factory: Callable[..., Any],
         kwargs: dict[str, Any],
         keep: tuple[str, ...],
-        dock: Dock | None = None,
+        endpoint: TransferEndpoint | None = None,
         files: Files = NO_FILES,
     ) -> None:
         scrub(os.environ, keep=keep)  # Ray has read its token by now
@@ -49,9 +49,9 @@ class Host:
         self._kwargs = kwargs
         self._files = files
         self._worker: Any = None
-        self._dock = dock
+        self._endpoint = endpoint
         self._looked = False
-        self._ferry: Ferry | None = None
+        self._client: TransferClient | None = None
 
     def place(self) -> Place:
         """Where this actor runs."""
@@ -64,7 +64,7 @@ class Host:
         """Build the worker if it is not there."""
         if self._worker is None:
             self._look()
-            with self._crossing("", self._files):
+            with self._transferring("", self._files):
                 self._worker = self._factory(**self._kwargs)
 
     def call(
@@ -72,19 +72,19 @@ class Host:
     ) -> Any:
         """Run one method of the worker."""
         self.build()
-        with reporting(report), self._crossing(report, files):
+        with reporting(report), self._transferring(report, files):
             try:
                 return getattr(self._worker, method)(*args)
             except (ArtifactError, CorruptPolicyError):
                 # The driver looks at its own files; what is damaged may be this node's copy.
-                if self._ferry is None or not self._ferry.heal(files.reads):
+                if self._client is None or not self._client.refetch_damaged(files.reads):
                     raise
                 return getattr(self._worker, method)(*args)
 
     def leave(self) -> None:
         """Remove this worker's copies of files: the run is over."""
-        if self._ferry is not None:
-            self._ferry.close()
+        if self._client is not None:
+            self._client.close()
 
     def _look(self) -> None:
         """See, once, whether this node shares the run folder.
@@ -92,24 +92,24 @@ class Host:
         Raises:
             ConfigurationError: it does not and should.
         """
-        if self._looked or self._dock is None:
+        if self._looked or self._endpoint is None:
             return
-        files = self._dock.files
+        files = self._endpoint.files
         if not files.seen_here():
             place = self.place()
-            if self._dock.server is None:
+            if self._endpoint.server is None:
                 raise files.not_shared(f"the node {place.node[:10]} ({place.address})")
             os.umask(UMASK)
             name = f"{place.node[:8]}-{place.pid}"
-            self._ferry = Ferry(self._dock.ask, Path(files.root), name)
+            self._client = TransferClient(self._endpoint.ask, Path(files.root), name)
         self._looked = True
 
     @contextmanager
-    def _crossing(self, report: str, files: Files) -> Iterator[None]:
-        if self._ferry is None:
+    def _transferring(self, report: str, files: Files) -> Iterator[None]:
+        if self._client is None:
             yield
             return
-        with self._ferry.crossing(report, files):
+        with self._client.transferring(report, files):
             yield
 
 
@@ -120,7 +120,7 @@ def _assigned_gpus() -> list[str]:
     return [str(gpu) for gpu in ray.get_runtime_context().get_accelerator_ids().get("GPU", [])]
 
 
-class _ServerHost(FileServer):
+class _ServerActor(FileServer):
     """The file server in an actor of its own."""
 
     def __init__(self, files: RunFiles, keep: tuple[str, ...]) -> None:
@@ -147,11 +147,11 @@ def start_server(files: RunFiles, name: str | None, keep: Collection[str]) -> An
     }
     if name is not None:
         options["name"] = name
-    return ray.remote(_ServerHost).options(**options).remote(files, tuple(keep))
+    return ray.remote(_ServerActor).options(**options).remote(files, tuple(keep))
 
 
 @dataclass(frozen=True)
-class Dock:
+class TransferEndpoint:
     """What a host needs to see whether it shares the run folder, and to reach the file server where it does not."""
 
     files: RunFiles

@@ -17,7 +17,7 @@ from pathlib import Path
 from policies.base.errors import WorkerLostError
 from policies.storage import files
 from policies.storage.artifacts import marker_path
-from workers.cluster.heartbeat import beat
+from workers.cluster.heartbeat import report_progress
 
 FOLDER = ".copies"
 NUM_LOCKS = 256
@@ -98,7 +98,7 @@ class Copies:
                         f"another worker of this node has been fetching {path} for {WAIT_SECONDS:.0f} s. "
                         "Fix: check the node's network and disk; the work is handed out again"
                     ) from None
-            beat()
+            report_progress()
             time.sleep(0.05)
 
     def _try(self, path: str, kind: str, how: int) -> int:

@@ -1,4 +1,5 @@
-"""The worker's end of the ferry, on a node without the run folder: fetches what a call reads, brings what it made.
+"""The worker's end of the file transfer, on a node without the run folder: fetches what a call reads, brings what it
+made.
 
 A fetched file lies at the path that it has on the driver's node, with the same time of change, so a worker reads it as
 if the folder were shared, and what has not changed is not fetched again. Every file is compared by size and sha256
@@ -21,7 +22,7 @@ from typing import Protocol
 from policies.base.errors import ArtifactError, InputError, PawlError, WorkerLostError, explain
 from policies.storage import files
 from policies.storage.artifacts import file_sha256
-from workers.cluster.heartbeat import beat
+from workers.cluster.heartbeat import report_progress
 from workers.cluster.seam import Files
 from workers.cluster.transfer.cache import Copies
 from workers.cluster.transfer.live_upload import LiveFiles
@@ -39,7 +40,7 @@ class Ask(Protocol):
     def __call__(self, method: str, *args: object) -> object: ...
 
 
-class Ferry:
+class TransferClient:
     """Moves files between this node and the driver's."""
 
     def __init__(self, ask: Ask, root: Path, name: str) -> None:
@@ -53,7 +54,7 @@ class Ferry:
         """Files outside the run folder that were found to be the driver's, with their time of change here."""
 
     @contextmanager
-    def crossing(self, report: str, wanted: Files) -> Iterator[None]:
+    def transferring(self, report: str, wanted: Files) -> Iterator[None]:
         """Have what a call reads, follow what it writes, and bring what it made, also when it failed.
 
         Raises:
@@ -93,7 +94,7 @@ class Ferry:
                 self._copies.keep_only(Path(path), {Path(fact.path) for fact in facts})
         self._copies.drop_unused()
 
-    def heal(self, paths: Sequence[str]) -> bool:
+    def refetch_damaged(self, paths: Sequence[str]) -> bool:
         """Fetch again what changed on this node's disk since it was fetched; says whether something had."""
         damaged = False
         for path in paths:
@@ -169,7 +170,7 @@ class Ferry:
                     files.current().append(temporary, data)
                     digest.update(data)
                     offset += len(data)
-                    beat(fetched_mb=len(data) / 1e6)
+                    report_progress(fetched_mb=len(data) / 1e6)
                     if len(data) < PIECE_BYTES:
                         break
                 if offset != fact.size or digest.hexdigest() != self.ask("sha256", fact.path):
@@ -205,7 +206,7 @@ class Ferry:
                 self.ask("put", str(target), upload, offset, data)
                 digest.update(data)
                 offset += len(data)
-                beat(sent_mb=len(data) / 1e6)
+                report_progress(sent_mb=len(data) / 1e6)
                 between()
                 if len(data) < PIECE_BYTES:
                     break

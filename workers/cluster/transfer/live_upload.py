@@ -20,7 +20,7 @@ from policies.storage import files
 from workers.cluster.transfer.server import PIECE_BYTES, uploading
 
 if TYPE_CHECKING:
-    from workers.cluster.transfer.client import Ferry
+    from workers.cluster.transfer.client import TransferClient
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ SEND_SECONDS = 1.0
 class LiveFiles:
     """Follows one call's files. A context manager: entered, it sends signs of life; after `begin`, the rest too."""
 
-    def __init__(self, ferry: Ferry, report: str, live: Sequence[str]) -> None:
-        self._ferry = ferry
+    def __init__(self, client: TransferClient, report: str, live: Sequence[str]) -> None:
+        self._client = client
         self._report = Path(report) if report else None
         self._live = [Path(path) for path in live]
         self._told: bytes = b""
@@ -98,7 +98,7 @@ class LiveFiles:
         except (OSError, ValueError):  # nothing was said yet
             return
         if text != self._told:
-            self._ferry.ask("tell", str(self._report), sign)
+            self._client.ask("tell", str(self._report), sign)
             self._told, self._told_at = text, time.monotonic()
 
     def _grow(self, path: Path) -> None:
@@ -109,7 +109,7 @@ class LiveFiles:
         with path.open("rb") as handle:
             handle.seek(sent)
             while data := handle.read(PIECE_BYTES):
-                self._ferry.ask("grow", str(path), sent, data)
+                self._client.ask("grow", str(path), sent, data)
                 sent += len(data)
                 self._sizes[path] = sent
 
@@ -120,12 +120,12 @@ class LiveFiles:
             if self._send_folder(part, stopping=stopping):
                 self._folders.add(part)
         for part in sorted(self._folders - here):
-            self._ferry.ask("remove", str(part))
+            self._client.ask("remove", str(part))
             self._folders.discard(part)
 
     def _send_folder(self, part: Path, *, stopping: bool) -> bool:
         """Send a folder that does not change any more; says whether it arrived."""
-        upload = self._ferry.next_upload()
+        upload = self._client.next_upload()
         there = uploading(part, upload)
 
         def between() -> None:
@@ -135,13 +135,13 @@ class LiveFiles:
 
         try:
             for path in sorted(p for p in part.iterdir() if p.is_file()):
-                self._ferry.send(path, there / path.name, between=between)
-            self._ferry.ask("settle_folder", str(part), upload)
+                self._client.send(path, there / path.name, between=between)
+            self._client.ask("settle_folder", str(part), upload)
         except (
             FileNotFoundError
         ) as error:  # a newer checkpoint took its place, or nobody needs it now
             logger.info("%s is not sent: %s", part, error)
-            self._ferry.ask("remove", str(there))
+            self._client.ask("remove", str(there))
             return False
         return True
 

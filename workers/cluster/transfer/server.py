@@ -1,4 +1,4 @@
-"""The driver's end of the ferry: gives out and takes in files of a run for nodes that do not see its folder.
+"""The driver's end of the file transfer: gives out and takes in files of a run for nodes that do not see its folder.
 
 It lives on the driver's node and keeps nothing that counts: each operation may be repeated, and another server goes on
 where one died. It reads the run folder and the models that the run names, nothing else; it writes only where workers'

@@ -26,7 +26,7 @@ from policies.base.bounds import MAX_COUNT, MAX_SCORE, MAX_SECONDS, MAX_WORKERS
 from policies.base.component import Component
 from policies.base.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
 from policies.base.records import Json, Message
-from workers.cluster.heartbeat import beat
+from workers.cluster.heartbeat import report_progress
 from workers.judge.chat_completion import (
     Attempt,
     Endpoint,
@@ -242,7 +242,7 @@ class _Batch:
                     attempt, started = await self._with_repeats(question, sent)
             except PawlError as error:
                 attempt = Attempt(error=str(error))
-        beat(replies=1)
+        report_progress(replies=1)
         seconds, usage = time.monotonic() - started, _usage(sent)
         if attempt.text is not None:
             return Reply(text=self._redacted(attempt.text), seconds=seconds, usage=usage)

@@ -34,11 +34,11 @@ class Conversation:
     """What a strategy puts into a conversation, for trying the template."""
 
     observation: tuple[Message, ...]
-    """Messages of the roles that partners answer with."""
+    """Messages of the roles that counterparts answer with."""
     tools: tuple[dict[str, Any], ...] = ()
-    """Schemas that partners give to the chat template."""
+    """Schemas that counterparts give to the chat template."""
     opening: tuple[Message, ...] = ()
-    """Messages of the roles that partners begin with, after the prompt."""
+    """Messages of the roles that counterparts begin with, after the prompt."""
     call_words: tuple[str, ...] = ()
     """Texts that a policy must have read to write its calls as they are parsed."""
     rewritten_history: RewrittenHistory = "auto"

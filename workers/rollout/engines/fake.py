@@ -25,7 +25,7 @@ from policies.base.records import Message, PolicyVersion, StopReason
 from policies.base.seeds import derive_rng
 from policies.storage.fake_model import FAKE_POLICY, read_skill
 from policies.storage.policy_store import check_files
-from workers.cluster.heartbeat import beat
+from workers.cluster.heartbeat import report_progress
 from workers.rollout.chat.chat import ChatFormat
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
 
@@ -113,7 +113,7 @@ class FakeEngine(BatchEngine):
         answers = [self._one(request) for request in requests]
         if self.config.seconds_per_token:
             time.sleep(self.config.seconds_per_token * max(len(a.token_ids) for a in answers))
-        beat(tokens=sum(len(answer.token_ids) for answer in answers))
+        report_progress(tokens=sum(len(answer.token_ids) for answer in answers))
         return answers
 
     def _one(self, request: GenerationRequest) -> Generation:

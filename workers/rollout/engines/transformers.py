@@ -19,7 +19,7 @@ from policies.base.records import PolicyVersion, Sampling, StopReason
 from policies.base.seeds import derive_seed
 from policies.storage.policy_store import check_files, weight_files
 from workers.cluster.compute_threads import follow_threads
-from workers.cluster.heartbeat import beat
+from workers.cluster.heartbeat import report_progress
 from workers.rollout.chat.chat import ChatFormat
 from workers.rollout.chat.tokenizer_chat import TokenizerChat
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest
@@ -218,7 +218,7 @@ class _Rows:
         """Take the newest token of each row that has not ended; returns which have. [N]"""
         import torch
 
-        beat(tokens=self.ended.count(False))
+        report_progress(tokens=self.ended.count(False))
         for row, token in enumerate(input_ids[:, -1].tolist()):
             if not self.ended[row]:
                 self.written[row].append(token)

@@ -19,7 +19,7 @@ from policies.base.records import PolicyVersion, StopReason
 from policies.base.seeds import derive_seed
 from policies.storage.policy_store import check_files
 from workers.cluster.compute_threads import bind_cores, cores_in, follow_threads
-from workers.cluster.heartbeat import beat
+from workers.cluster.heartbeat import report_progress
 from workers.cluster.private_folder import private_folder
 from workers.rollout.chat.tokenizer_chat import TokenizerChat
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
@@ -148,7 +148,7 @@ class VllmEngine(RolloutEngine):
         if not self._under_way:
             return finished
         outputs = self._llm.llm_engine.step()
-        beat(tokens=len(outputs))  # one token of each request that answered in this step
+        report_progress(tokens=len(outputs))  # one token of each request that answered in this step
         for output in outputs:
             if output.finished:
                 ticket = self._under_way.pop(output.request_id)

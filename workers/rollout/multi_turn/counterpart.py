@@ -1,4 +1,4 @@
-"""The partner seam: what answers the policy in one trajectory (tools, an environment, instructions)."""
+"""The counterpart seam: what answers the policy in one trajectory (tools, an environment, instructions)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Outcome:
     """Index among the policy's turns of the one that verifiers grade; None is the last one."""
 
 
-class Partner:
+class Counterpart:
     """What answers the policy in one trajectory. Its methods may block: they run in threads, one at a time."""
 
     def opening(self, prompt: Prompt) -> tuple[Message, ...]:
@@ -36,7 +36,7 @@ class Partner:
         return ()
 
     def framed(self, prompt: Prompt) -> tuple[Message, ...]:
-        """The prompt's messages, among those that the partner puts before or between them; asked after `opening`."""
+        """The prompt's messages, among those that the counterpart puts around them; asked after `opening`."""
         return prompt.messages
 
     def tools(self) -> tuple[dict[str, object], ...]:
@@ -54,7 +54,7 @@ class Partner:
         return Outcome()
 
     def close(self) -> None:
-        """Give back what the partner holds; called once, whatever happened.
+        """Give back what the counterpart holds; called once, whatever happened.
 
         After a call that did not return in time it is made while that call still runs, so that it can free it.
         """

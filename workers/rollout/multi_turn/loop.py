@@ -24,13 +24,13 @@ from policies.base.records import (
     Turn,
 )
 from policies.base.seeds import derive_seed
-from workers.cluster.heartbeat import beat
+from workers.cluster.heartbeat import report_progress
 from workers.rollout.chat.shown_calls import check_shown
 from workers.rollout.chat.thought_marks import spoken_text
 from workers.rollout.chat.transcript import Transcript
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
-from workers.rollout.multi_turn.counterpart import Outcome, Partner, Reply
-from workers.rollout.multi_turn.thread_pool import Finished, PartnerThreads
+from workers.rollout.multi_turn.counterpart import Counterpart, Outcome, Reply
+from workers.rollout.multi_turn.thread_pool import CounterpartThreads, Finished
 from workers.rollout.strategy import RolloutJob
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ class _Conversation:
         self.key = key
         self.prompt = prompt
         self.sample_index = sample_index
-        self.partner: Partner | None = None
+        self.counterpart: Counterpart | None = None
         self.transcript: Transcript | None = None
         self.opening: tuple[Message, ...] = ()
         self.turns: list[Turn] = []
         self.then: Callable[[_Conversation, Finished], None] | None = None
-        """Takes what the partner answers."""
+        """Takes what the counterpart answers."""
         self.ending: Ending | None = None
         self.error: str | None = None
         self.outcome = Outcome()
@@ -75,28 +75,28 @@ class _Conversation:
     @property
     def closed(self) -> bool:
         """Whether there is nothing to close, or no longer."""
-        return self._closed or self.partner is None
+        return self._closed or self.counterpart is None
 
-    def adopt(self, partner: Partner) -> Partner:
-        """Keep the partner; one that came after its time is closed at once."""
-        self.partner = partner
+    def adopt(self, counterpart: Counterpart) -> Counterpart:
+        """Keep the counterpart; one that came after its time is closed at once."""
+        self.counterpart = counterpart
         if self._given_up:
             self.close()
-        return partner
+        return counterpart
 
     def give_up(self) -> None:
-        """Wait for this partner no longer."""
+        """Wait for this counterpart no longer."""
         self._given_up = True
 
     def close(self) -> None:
-        """Close the partner, once. What goes wrong in that no longer concerns the trajectory."""
+        """Close the counterpart, once. What goes wrong in that no longer concerns the trajectory."""
         with self._lock:
-            if self._closed or self.partner is None:
+            if self._closed or self.counterpart is None:
                 return
             self._closed = True
         try:
-            with boundary(RolloutError, "closing a partner failed"):
-                self.partner.close()
+            with boundary(RolloutError, "closing a counterpart failed"):
+                self.counterpart.close()
         except PawlError as error:
             logger.warning("%s (prompt %s)", error, self.prompt.id)
 
@@ -109,10 +109,10 @@ class Conversations:
         strategy: ConversationStrategy,
         job: RolloutJob,
         engine: RolloutEngine,
-        threads: PartnerThreads,
-        closers: PartnerThreads,
+        threads: CounterpartThreads,
+        closers: CounterpartThreads,
     ) -> None:
-        """Take no step yet; partners answer in `threads` and are closed in `closers`, which no hanging answer fills."""
+        """Take no step yet; counterparts answer in `threads` and close in `closers`, which no hanging answer fills."""
         self._strategy = strategy
         self._config = strategy.config
         self._job = job
@@ -152,7 +152,7 @@ class Conversations:
         self._threads.submit(c.key, partial(work, c), what)
 
     def _take(self, answer: Finished) -> None:
-        beat(answers=1)
+        report_progress(answers=1)
         c = self._all[answer.key]
         if answer.hung:
             c.give_up()
@@ -164,9 +164,9 @@ class Conversations:
 
     def _open(self, c: _Conversation) -> object:
         seed = derive_seed(self._job.seed_of(c.prompt, c.sample_index), "partner")
-        partner = c.adopt(self._strategy.partner(c.prompt, seed))
-        opening = partner.opening(c.prompt)
-        return partner.framed(c.prompt), opening, partner.tools()
+        counterpart = c.adopt(self._strategy.counterpart(c.prompt, seed))
+        opening = counterpart.opening(c.prompt)
+        return counterpart.framed(c.prompt), opening, counterpart.tools()
 
     def _opened(self, c: _Conversation, answer: Finished) -> None:
         if answer.error is not None:
@@ -217,8 +217,8 @@ class Conversations:
 
     def _heard(self, c: _Conversation, said: Generation) -> None:
         assert c.transcript is not None
-        partner = c.partner
-        assert partner is not None
+        counterpart = c.counterpart
+        assert counterpart is not None
         if said.error is not None:
             self._fail(c, said.error)
             return
@@ -244,12 +244,12 @@ class Conversations:
             return
         self._hand_over(
             c,
-            lambda _: _checked_reply(partner.reply(read, turn)),
+            lambda _: _checked_reply(counterpart.reply(read, turn)),
             self._replied,
             f"the answer to turn {turn}",
         )
 
-    # The partner's turn
+    # The counterpart's turn
 
     def _replied(self, c: _Conversation, answer: Finished) -> None:
         if answer.error is not None:
@@ -317,16 +317,16 @@ class Conversations:
     def _fail(self, c: _Conversation, error: str) -> None:
         c.ending = Ending.FAILED
         c.error = error
-        self._closers.submit(c.key, c.close, "closing the partner")
+        self._closers.submit(c.key, c.close, "closing the counterpart")
 
     def _close_all(self) -> None:
-        """Close every partner that is still open because the loop was left before its end; wait for all closing."""
+        """Close every counterpart that is still open because the loop was left before its end; wait for all closing."""
         self._threads.forget_waiting()
         for each in self._all:
             each.then = None
             each.give_up()
             if not each.closed:
-                self._closers.submit(each.key, each.close, "closing the partner")
+                self._closers.submit(each.key, each.close, "closing the counterpart")
         for threads in (self._closers, self._threads):
             while threads.pending:
                 for answer in threads.done(wait=True):
@@ -365,9 +365,9 @@ class Conversations:
 
 
 def _finish(c: _Conversation) -> Outcome:
-    assert c.partner is not None
+    assert c.counterpart is not None
     try:
-        outcome = c.partner.outcome()
+        outcome = c.counterpart.outcome()
     finally:
         c.close()
     if not isinstance(outcome, Outcome):
@@ -386,7 +386,7 @@ def _checked_reply(reply: object) -> Reply:
 
 
 def _graded(c: _Conversation) -> Span | None:
-    """The tokens of the turn that the partner wants graded; None for the last turn of an attempt that ended."""
+    """The tokens of the turn that the counterpart wants graded; None for the last turn of an attempt that ended."""
     policy_turns = c.policy_turns
     number = c.outcome.graded_turn
     if number is None:

@@ -1,7 +1,7 @@
-"""Conversations of a policy with a partner (tools, an environment, instructions), many at a time.
+"""Conversations of a policy with a counterpart (tools, an environment, instructions), many at a time.
 
-A strategy says who the partner is; `ConversationStrategy.run` does the rest: it keeps the exact token ids, asks the
-engine for the next turn as soon as the partner has answered, and never lets one trajectory wait for another.
+A strategy says who the counterpart is; `ConversationStrategy.run` does the rest: it keeps the exact token ids, asks the
+engine for the next turn as soon as the counterpart has answered, and never lets one trajectory wait for another.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from workers.rollout.chat.template_probe import (
 )
 from workers.rollout.chat.transcript import RewrittenHistory
 from workers.rollout.engine import RolloutEngine
-from workers.rollout.multi_turn.counterpart import Outcome, Partner, Reply
+from workers.rollout.multi_turn.counterpart import Counterpart, Outcome, Reply
 from workers.rollout.multi_turn.loop import Conversations
-from workers.rollout.multi_turn.thread_pool import PartnerThreads
+from workers.rollout.multi_turn.thread_pool import CounterpartThreads
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
 
-__all__ = ["ConversationStrategy", "Outcome", "Partner", "Reply"]
+__all__ = ["ConversationStrategy", "Counterpart", "Outcome", "Reply"]
 
 logger = logging.getLogger(__name__)
 
 
 class ConversationStrategy(RolloutStrategy):
-    """Policy and partner in turn, up to a number of turns. Subclasses give `partner`."""
+    """Policy and counterpart in turn, up to a number of turns. Subclasses give `counterpart`."""
 
     class Config(Component.Config):
         """Settings of every strategy with several turns; `rollout.max_tokens` is the budget of one turn."""
@@ -46,15 +46,15 @@ class ConversationStrategy(RolloutStrategy):
         """Most tokens of all policy turns and observations together, the prompt not counted; null leaves the limit to
         the model's context."""
         max_waiting: int = Field(default=16, ge=1, le=MAX_WORKERS)
-        """Most partners (tools, environments) that work at a time, each in a thread."""
+        """Most counterparts (tools, environments) that work at a time, each in a thread."""
         partner_timeout_seconds: float = Field(default=60.0, gt=0, le=MAX_SECONDS)
-        """Longest time of one answer of a partner, all its tool calls together; after it the trajectory is an error."""
+        """Longest time of one answer of a counterpart, all tool calls together; after it the trajectory is an error."""
         cut_turns: Literal["end", "answer"] = "end"
         """What follows a turn that ran out of `rollout.max_tokens`: `end` truncates the trajectory there, `answer` lets
-        the partner answer what was written so far."""
+        the counterpart answer what was written so far."""
         partner_reads: Literal["answer", "everything"] = "answer"
-        """What partners (tools, environments) read of a policy turn: `answer`, what stands behind its thoughts, so that
-        no call inside a thought is run and no move in it is made; `everything`, the thoughts too."""
+        """What counterparts (tools, environments) read of a policy turn: `answer`, what stands behind its thoughts, so
+        that no call inside a thought is run and no move in it is made; `everything`, the thoughts too."""
         rewritten_history: RewrittenHistory = "auto"
         """When the chat template shows earlier turns otherwise than they were sampled (most remove thoughts): `auto`
         and `keep` go on with the sampled tokens, which the model then reads unlike its template (`auto` tells why, in
@@ -66,23 +66,23 @@ class ConversationStrategy(RolloutStrategy):
         super().__init__(config)
         # Partners are closed in threads of their own: closing is what can free those that hang.
         self._threads, self._closers = (
-            PartnerThreads(config.max_waiting, config.partner_timeout_seconds) for _ in range(2)
+            CounterpartThreads(config.max_waiting, config.partner_timeout_seconds) for _ in range(2)
         )
 
-    def partner(self, prompt: Prompt, seed: int) -> Partner:
+    def counterpart(self, prompt: Prompt, seed: int) -> Counterpart:
         """The other side of one trajectory; `seed` is its own. Called in a thread."""
         raise NotImplementedError
 
     def sample_observation(self) -> tuple[Message, ...]:
-        """Messages of the roles that partners answer with, for trying the chat template."""
+        """Messages of the roles that counterparts answer with, for trying the chat template."""
         return (Message(role="user", content="pawl observes"),)
 
     def sample_opening(self) -> tuple[Message, ...]:
-        """Messages of the roles that partners begin with after the prompt, for trying the chat template."""
+        """Messages of the roles that counterparts begin with after the prompt, for trying the chat template."""
         return ()
 
     def sample_tools(self) -> tuple[dict[str, Any], ...]:
-        """Schemas that partners give to the chat template, for trying it."""
+        """Schemas that counterparts give to the chat template, for trying it."""
         return ()
 
     def call_words(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Threads in which partners answer, each answer with a time limit of its own.
+"""Threads in which counterparts answer, each answer with a time limit of its own.
 
 A thread cannot be killed. One whose work hangs is left behind, and another takes its place, until there are twice as
 many threads as may work at a time; then no new one is started, and when none is left that works, whatever waits fails
@@ -38,7 +38,7 @@ class _Work:
     what: str
 
 
-class PartnerThreads:
+class CounterpartThreads:
     """Runs calls that may block; answers come in the order in which they finish."""
 
     def __init__(self, size: int, timeout_seconds: float) -> None:
@@ -115,7 +115,7 @@ class PartnerThreads:
                 pass
             stuck = not self._threads and self._left_behind >= 2 * self._size
         if stuck:
-            why = f"all {2 * self._size} threads for partners are held by calls that never returned"
+            why = f"all {2 * self._size} threads for counterparts are held by calls that never returned"
             found += [Finished(work.key, error=f"{work.what}: {why}") for work in self._drain()]
         return found
 
@@ -141,7 +141,7 @@ class PartnerThreads:
         if self._threads >= self._size or self._threads + self._left_behind >= 2 * self._size:
             return False
         self._threads += 1
-        threading.Thread(target=self._work, name="pawl-partner", daemon=True).start()
+        threading.Thread(target=self._work, name="pawl-counterpart", daemon=True).start()
         return True
 
     def _work(self) -> None:

@@ -10,8 +10,8 @@ from policies.base.errors import ConfigurationError, RolloutError, boundary, exp
 from policies.base.records import Ending, Message, Prompt
 from workers.rollout.chat.chat import ChatFormat
 from workers.rollout.environment import ENVIRONMENTS, Environment, Observation
-from workers.rollout.multi_turn.strategy import ConversationStrategy, Outcome, Partner, Reply
-from workers.rollout.multi_turn.thread_pool import PartnerThreads
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Counterpart, Outcome, Reply
+from workers.rollout.multi_turn.thread_pool import CounterpartThreads
 
 _WHERE = "rollout.strategy.environment"
 
@@ -30,7 +30,7 @@ class Episode(ConversationStrategy):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         seconds = min(config.partner_timeout_seconds, config.environment.timeout_seconds)
-        self._threads = PartnerThreads(config.max_waiting, seconds)
+        self._threads = CounterpartThreads(config.max_waiting, seconds)
         self._opening: tuple[Message, ...] = ()
 
     def template_findings(self, chat: ChatFormat, where: str) -> tuple[str, ...]:
@@ -46,11 +46,11 @@ class Episode(ConversationStrategy):
     def sample_opening(self) -> tuple[Message, ...]:
         return self._opening
 
-    def partner(self, prompt: Prompt, seed: int) -> Partner:
-        return EnvironmentPartner(self.config.environment, prompt, seed)
+    def counterpart(self, prompt: Prompt, seed: int) -> Counterpart:
+        return EnvironmentCounterpart(self.config.environment, prompt, seed)
 
 
-class EnvironmentPartner(Partner):
+class EnvironmentCounterpart(Counterpart):
     """An environment as the other side of a conversation; refuses what no environment may return."""
 
     def __init__(self, config: Component.Config, prompt: Prompt, seed: int) -> None:

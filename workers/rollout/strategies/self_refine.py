@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from policies.base.bounds import MAX_ROUNDS
 from policies.base.records import Ending, Message, Prompt
-from workers.rollout.multi_turn.strategy import ConversationStrategy, Outcome, Partner, Reply
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Counterpart, Outcome, Reply
 
 
 class SelfRefine(ConversationStrategy):
@@ -44,11 +44,11 @@ class SelfRefine(ConversationStrategy):
 
     config: Config
 
-    def partner(self, prompt: Prompt, seed: int) -> Partner:
+    def counterpart(self, prompt: Prompt, seed: int) -> Counterpart:
         return Instructions(self.config)
 
 
-class Instructions(Partner):
+class Instructions(Counterpart):
     """Says the two instructions in turn."""
 
     def __init__(self, config: SelfRefine.Config) -> None:

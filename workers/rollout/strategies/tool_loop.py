@@ -13,7 +13,7 @@ from policies.base.records import Ending, Message, Prompt, ToolCall, ToolCallSta
 from policies.base.seeds import derive_seed
 from workers.rollout.call_format import CALL_FORMATS, CallFormat, Parsed, RequestedCall
 from workers.rollout.engine import RolloutEngine
-from workers.rollout.multi_turn.strategy import ConversationStrategy, Partner, Reply
+from workers.rollout.multi_turn.strategy import ConversationStrategy, Counterpart, Reply
 from workers.rollout.tool import TOOLS, Tool, ToolOutput, ToolSession
 
 
@@ -60,7 +60,7 @@ class ToolLoop(ConversationStrategy):
             tool.prepare()
         super().prepare(engine)
 
-    def partner(self, prompt: Prompt, seed: int) -> Partner:
+    def counterpart(self, prompt: Prompt, seed: int) -> Counterpart:
         return _Tools(self._tools, self._format, seed)
 
     def sample_observation(self) -> tuple[Message, ...]:
@@ -81,7 +81,7 @@ class ToolLoop(ConversationStrategy):
             tool.close()
 
 
-class _Tools(Partner):
+class _Tools(Counterpart):
     """The tools in the hands of one trajectory; a session is opened at the first call."""
 
     def __init__(self, tools: dict[str, Tool], call_format: CallFormat, seed: int) -> None:

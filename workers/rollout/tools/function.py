@@ -119,7 +119,7 @@ class Function(Tool):
         return self.output(reply.text, reply.status)
 
     def _lost(self, child: ChildProcess, error: ChildLostError) -> ToolOutput:
-        text = clean_text(child.epitaph(str(error))).replace("\n", " ")
+        text = clean_text(child.exit_report(str(error))).replace("\n", " ")
         self._processes.discard(child)
         if self._processes.closed:
             return self.output("Error: the tool was closed", ToolCallStatus.UNAVAILABLE)
@@ -165,9 +165,9 @@ class _FunctionProcesses:
         try:
             started = child.exchange(line_of(hello), Started, seconds)
         except ChildTimedOutError:
-            failure = child.epitaph(f"took more than {seconds:g} s to start")
+            failure = child.exit_report(f"took more than {seconds:g} s to start")
         except ChildLostError as error:
-            failure = child.epitaph(str(error))
+            failure = child.exit_report(str(error))
         else:
             failure = started.failed
         if failure:

@@ -20,7 +20,7 @@ from policies.examples.kinds import (
 )
 from policies.objectives.logprobs import padded
 from policies.objectives.loss import PairLoss
-from workers.training.batches.plan import MicroBatch, Partner
+from workers.training.batches.plan import MicroBatch, MismatchedSequence
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class UnpairedCollator:
 
     examples: Sequence[UnpairedExample]
     references: Sequence[ReferenceSums]
-    partners: Mapping[int, tuple[Partner, ReferenceSums]]
+    partners: Mapping[int, tuple[MismatchedSequence, ReferenceSums]]
     """Mismatched sequence and its reference sums, by row; for KTO every optimizer step holds such a row."""
     pad: int
     step_weights: tuple[float, float] | None = None

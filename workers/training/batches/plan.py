@@ -139,7 +139,7 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """All microbatches of an update in order; each optimizer step takes `accumulation` of them."""
 
     microbatches: tuple[MicroBatch, ...]
@@ -170,7 +170,7 @@ def plan_batches(
     epochs: int,
     seed: int,
     classes: Sequence[bool] | None = None,
-) -> Plan:
+) -> BatchPlan:
     """Cut the rows into optimizer steps of nearly equal size, and these into microbatches.
 
     Rows are shuffled, sorted by length within windows of some steps, cut, and the steps shuffled again. With
@@ -202,7 +202,7 @@ def plan_batches(
         for step in steps:
             number = len(microbatches) // accumulation
             microbatches.extend(_micro(step, accumulation, number))
-    return Plan(microbatches=tuple(microbatches), accumulation=accumulation)
+    return BatchPlan(microbatches=tuple(microbatches), accumulation=accumulation)
 
 
 def _micro(step: list[int], accumulation: int, number: int) -> list[MicroBatch]:
@@ -233,7 +233,7 @@ def _spread(rows: list[int], classes: Sequence[bool] | None) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Partner:
+class MismatchedSequence:
     """A mismatched sequence for the KL term of KTO: the prompt of one row, the completion of another."""
 
     row: int
@@ -241,9 +241,9 @@ class Partner:
     sequence: TokenSequence
 
 
-def mismatched_partners(
+def mismatched_sequences(
     examples: Sequence[UnpairedExample], rows: Sequence[int], *, seed: int
-) -> dict[int, Partner]:
+) -> dict[int, MismatchedSequence]:
     """Give each of `rows` the completion of an example with another prompt.
 
     Samples of one prompt lie side by side, so taking the neighbour's completion (as TRL does) would often take a
@@ -266,7 +266,7 @@ def mismatched_partners(
     order = list(range(len(examples)))
     derive_rng(seed, "partners").shuffle(order)
     place = {row: i for i, row in enumerate(order)}
-    partners: dict[int, Partner] = {}
+    partners: dict[int, MismatchedSequence] = {}
     for row in rows:
         offset = 1
         while (
@@ -274,7 +274,7 @@ def mismatched_partners(
         ):
             offset += 1
         other = order[(place[row] + offset) % len(order)]
-        partners[row] = Partner(
+        partners[row] = MismatchedSequence(
             row, other, _mismatched(examples[row].sequence, examples[other].sequence)
         )
     return partners

@@ -17,9 +17,9 @@ from policies.examples.kinds import (
 )
 from policies.objectives.loss import Loss, PairLoss, SupervisedLoss, UnpairedLoss
 from workers.training.batches.plan import (
-    Partner,
-    Plan,
-    mismatched_partners,
+    BatchPlan,
+    MismatchedSequence,
+    mismatched_sequences,
     plan_batches,
     sequences_of,
 )
@@ -39,7 +39,7 @@ ScoreReference = Callable[[Sequence[TokenSequence]], ReferenceScores]
 class Feed:
     """What one update feeds to the trainer."""
 
-    plan: Plan
+    plan: BatchPlan
     collate: Any
     class_weights: tuple[float, float] = (1.0, 1.0)
     """Of desirable and undesirable examples."""
@@ -86,7 +86,7 @@ def _plan(
     options: TrainingOptions,
     seed: int,
     classes: Sequence[bool] | None = None,
-) -> Plan:
+) -> BatchPlan:
     return plan_batches(
         longest_sides(examples),
         batch_size=options.batch_size,
@@ -191,13 +191,13 @@ def _judged_steps(sequence: TokenSequence) -> list[LabelledStep]:
 
 
 def _partners(
-    loss: UnpairedLoss, examples: Sequence[UnpairedExample], plan: Plan, seed: int
-) -> list[Partner]:
+    loss: UnpairedLoss, examples: Sequence[UnpairedExample], plan: BatchPlan, seed: int
+) -> list[MismatchedSequence]:
     if loss.kl_share == 0:
         return []
     # Rows of a step are alike, so the first ones do. By step: another micro_batch_size must not choose others.
     rows = {row for step in plan.step_rows for row in step[: math.ceil(loss.kl_share * len(step))]}
-    return list(mismatched_partners(examples, sorted(rows), seed=seed).values())
+    return list(mismatched_sequences(examples, sorted(rows), seed=seed).values())
 
 
 def _of_demonstrations(

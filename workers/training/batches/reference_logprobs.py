@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from policies.base.errors import TrainingError, explain
 from policies.base.seeds import derive_rng
 from policies.examples.kinds import TokenSequence
-from workers.cluster.heartbeat import beat
+from workers.cluster.heartbeat import report_progress
 from workers.training.distributed.process_group import WorkerGroup
 from workers.training.engine import TrainingOptions, UpdateJob
 
@@ -90,7 +90,7 @@ def _once_each(
         model,
         [sequences[row] for row in own],
         precision=precision,
-        on_batch=lambda rows: beat(scored_sequences=rows),
+        on_batch=lambda rows: report_progress(scored_sequences=rows),
     )
     by_row = dict(zip(own, scores.per_token, strict=True))
     lengths = [sum(sequences[row].loss_mask) for row in rows]

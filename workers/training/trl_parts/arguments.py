@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from policies.objectives.loss import Loss, ReferencedLoss, UnpairedLoss
-from workers.training.batches.plan import Plan
+from workers.training.batches.plan import BatchPlan
 from workers.training.engine import AdapterSettings, TrainingOptions
 
 
 def training_arguments(
-    options: TrainingOptions, plan: Plan, *, seed: int, scratch: str, use_cpu: bool
+    options: TrainingOptions, plan: BatchPlan, *, seed: int, scratch: str, use_cpu: bool
 ) -> dict[str, Any]:
     """Arguments that TRL's configs share; every default of theirs that would surprise is set here."""
     return {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from policies.base.errors import TrainingError, boundary
 from policies.base.seeds import derive_seed
 from policies.objectives.loss import Loss
-from workers.cluster.heartbeat import beat
+from workers.cluster.heartbeat import report_progress
 from workers.training.batches.plan import MicroBatch
 from workers.training.checkpoints.store import Checkpoint, Checkpoints
 from workers.training.checkpoints.tensor_files import save_tensors
@@ -151,9 +151,9 @@ class ResumableSteps:
             "learning_rates": [float(rate) for rate in trainer.lr_scheduler.get_last_lr()],
             "log": parts.log.steps,
         }
-        beat()  # the disk may take its time
+        report_progress()  # the disk may take its time
         parts.checkpoints.save(step, state, lambda folder: write_tensors(weights, moments, folder))
-        beat()
+        report_progress()
 
 
 def write_tensors(weights: dict[str, Tensor], moments: dict[str, Tensor], folder: Path) -> None:

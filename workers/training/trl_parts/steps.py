@@ -18,7 +18,7 @@ from policies.objectives.loss import (
     UnpairedLoss,
     UnpairedTensors,
 )
-from workers.cluster.heartbeat import beat
+from workers.cluster.heartbeat import report_progress
 from workers.training.trl_parts.resumable import ResumableSteps
 from workers.training.whole_step import (
     Rows,
@@ -67,7 +67,7 @@ class Steps(ResumableSteps):
             inputs = {name: value for name, value in inputs.items() if name not in ours}
             mean: Tensor = super()._compute_loss(model, inputs, return_outputs)  # type: ignore[misc]
             loss = share * mean
-        beat(microbatches=1)
+        report_progress(microbatches=1)
         # The trainer divides by the number of microbatches; shares make the sum the mean over the step's rows.
         return loss * self.pawl.accumulation
 
@@ -132,7 +132,7 @@ class Steps(ResumableSteps):
         for microbatch in self.microbatches:
             prepared: dict[str, Any] = cast(Any, self)._prepare_inputs(microbatch)
             yield prepared
-            beat()
+            report_progress()
 
     def plain(self, model: Any) -> Any:
         """The model without its wrapper for several workers, which talks to the others in every forward pass."""

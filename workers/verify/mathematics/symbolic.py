@@ -66,7 +66,7 @@ class SymbolicComparison:
             child.exchange(line_of(self._question("1", None)), Answered, START_SECONDS)
         except (ChildTimedOutError, ChildLostError) as error:
             raise VerificationError(
-                child.epitaph(f"for symbolic comparison does not start: {error}")
+                child.exit_report(f"for symbolic comparison does not start: {error}")
             ) from error
         self._child = child
         self._end = weakref.finalize(self, child.kill)  # it does not outlive who started it
