@@ -22,8 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.attacks.arena import available, open_arena
 from tests.attacks.host_programs import ATTACKS
+from tests.attacks.victims import available, open_victims
 from workers.sandbox.interpreter import find_interpreter
 from workers.sandbox.keeper import keeper
 from workers.sandbox.policy import Layers
@@ -44,9 +44,9 @@ LAYERS = {
 def run_attacks(backend: SandboxBackend, layers: Layers, every: int) -> dict[str, list[str]]:
     """What each attack achieved, or every n-th one; empty where the sandbox held."""
     attacks = [a for group in ATTACKS.values() for a in group][::every]
-    with open_arena(backend, layers) as arena:
-        arena.wait_for(attacks)
-        return {a.name: arena.attack(a)[1] for a in attacks}
+    with open_victims(backend, layers) as victims:
+        victims.wait_for(attacks)
+        return {a.name: victims.attack(a)[1] for a in attacks}
 
 
 def attack_report(

@@ -3,8 +3,8 @@
 *Consumes* shards whose prompts are on disk. *Produces* one finished file per shard, task and kind, and the
 summaries of all tasks in shard order; payload never crosses the driver. Workers write drafts on attempt paths; this
 is the one place that commits them. *On failure*: a lost worker's shard is submitted again, a bounded number of times,
-then its items are tried one by one and the deadly ones put into quarantine; a damaged file is put into quarantine and
-made again; any other error of a worker stops the round.
+then its items are tried one by one and those that kill it put into quarantine; a damaged file is put into quarantine
+and made again; any other error of a worker stops the round.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.heavy_imports import loaded_by
+from tests.support.heavy_imports import loaded_by
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("policies", "workers", "orchestrator")

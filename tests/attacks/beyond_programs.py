@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.attacks.arena import Attack
 from tests.attacks.programs import attack
+from tests.attacks.victims import Attack
 from workers.sandbox.settings import SandboxStatus as Status
 
 _FILL = """

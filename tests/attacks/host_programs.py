@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.attacks.arena import Attack
 from tests.attacks.beyond_programs import KERNEL_MEMORY, LATER, LIMITS, LOCKS, PAIRS
 from tests.attacks.programs import MEMORY, OUTPUT, PROCESSES, TIME, attack
+from tests.attacks.victims import Attack
 from workers.sandbox.settings import SandboxStatus as Status
 
 _READS = "if 'the-secret' in {0}: reached()"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.attacks.arena import Attack
+from tests.attacks.victims import Attack
 from workers.sandbox.settings import SandboxStatus as Status
 
 OK, RAISED, KILLED = Status.OK, Status.RAISED, Status.KILLED

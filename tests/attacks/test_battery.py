@@ -13,9 +13,9 @@ from functools import cache
 import pytest
 
 from policies.base.errors import SandboxUnavailableError
-from tests.attacks.arena import ROOT, SETTINGS, Arena, Attack, open_arena
 from tests.attacks.endings import note
 from tests.attacks.host_programs import ATTACKS
+from tests.attacks.victims import ROOT, SETTINGS, Attack, Victims, open_victims
 from workers.sandbox.policy import Layers, make_plan
 from workers.sandbox.probe import probe
 from workers.sandbox.settings import SandboxBackend
@@ -41,9 +41,9 @@ def _probed(backend: SandboxBackend) -> list[str]:
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
+def victims(request: pytest.FixtureRequest) -> Iterator[Victims]:
     need(request.param)
-    with open_arena(request.param) as opened:
+    with open_victims(request.param) as opened:
         opened.wait_for(list(ALL.values()))
         yield opened
 
@@ -53,8 +53,8 @@ def test_there_are_enough_attacks_and_no_name_stands_twice() -> None:
 
 
 @pytest.mark.parametrize("attack", ALL.values(), ids=lambda a: a.name.replace(" ", "-"))
-def test_the_sandbox_holds_against(arena: Arena, attack: Attack) -> None:
-    result, reached = arena.attack(attack)
+def test_the_sandbox_holds_against(victims: Victims, attack: Attack) -> None:
+    result, reached = victims.attack(attack)
     note(result.backend, attack.name, result, reached)
     assert reached == [], f"ended as {result.status.value}: {result.error}"
     assert result.backend in BACKENDS
@@ -125,7 +125,7 @@ def off(layers: Layers) -> str:
 def test_without_a_layer_attacks_reach_their_aim(backend: SandboxBackend, layers: Layers) -> None:
     need(backend)
     held = []
-    with open_arena(backend, layers, UNHURRIED) as opened:
+    with open_victims(backend, layers, UNHURRIED) as opened:
         for name in MUTATIONS[backend, layers]:
             result, reached = opened.attack(ALL[name])
             note(f"{backend} without {off(layers)}", name, result, reached)

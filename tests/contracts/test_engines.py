@@ -16,8 +16,8 @@ from policies.base.component import create
 from policies.base.errors import PolicyStoreError
 from policies.base.records import Message, PolicyVersion, Sampling, StopReason
 from policies.storage.fake_model import write_fake_model
-from tests.architectures import LINEAR, write_architecture
-from tests.training_cases import version, write_tiny_model
+from tests.support.architectures import LINEAR, write_architecture
+from tests.support.training_cases import version, write_tiny_model
 from workers.rollout.engine import ENGINES, Generation, GenerationRequest, RolloutEngine
 
 TEMPLATE = (

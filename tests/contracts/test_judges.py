@@ -16,8 +16,8 @@ from policies.base.records import (
     Prompt,
 )
 from policies.storage.artifacts import canonical_json
-from tests.attempts import attempt
-from tests.heavy_imports import loaded_by
+from tests.support.attempts import attempt
+from tests.support.heavy_imports import loaded_by
 from workers.judge.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement
 
 JUDGE_TYPES = list(JUDGES.members())

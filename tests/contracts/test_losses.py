@@ -20,9 +20,9 @@ from policies.objectives.loss import (
     UnpairedLoss,
     UnpairedTensors,
 )
-from tests.heavy_imports import loaded_by
 from tests.parity.vectors import weights_for
-from tests.training_cases import make_loss
+from tests.support.heavy_imports import loaded_by
+from tests.support.training_cases import make_loss
 from workers.training.trl_parts.steps import pair_tensors
 
 NAMES = sorted(name for name, where in LOSSES.members().items() if where.startswith("policies."))

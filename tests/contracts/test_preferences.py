@@ -25,7 +25,7 @@ from policies.base.records import (
 )
 from policies.examples.builder import PREFERENCES, Built
 from policies.examples.kinds import ExampleKind, PreferencePair, SupervisedExample, UnpairedExample
-from tests.heavy_imports import loaded_by
+from tests.support.heavy_imports import loaded_by
 from workers.training.batches.plan import unusable_because
 
 NAMES = list(PREFERENCES.members())

@@ -18,7 +18,7 @@ import pytest
 from orchestrator.prompts.source import PROMPT_SOURCES, is_safe_id
 from policies.base.component import create
 from policies.base.records import Prompt
-from tests.heavy_imports import loaded_by
+from tests.support.heavy_imports import loaded_by
 
 NAMES = list(PROMPT_SOURCES.members())
 HEAVY = (

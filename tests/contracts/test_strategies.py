@@ -11,7 +11,7 @@ import pytest
 from policies.base.component import create
 from policies.base.records import Ending, Message, Prompt, Sampling, TrajectoryStatus
 from policies.storage.fake_model import write_fake_model
-from tests.training_cases import version
+from tests.support.training_cases import version
 from workers.rollout.engine import ENGINES, RolloutEngine
 from workers.rollout.strategy import STRATEGIES, RolloutJob, RolloutStrategy
 

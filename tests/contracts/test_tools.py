@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from policies.base.component import create
 from policies.base.records import Json, ToolCallStatus
-from tests.heavy_imports import loaded_by
+from tests.support.heavy_imports import loaded_by
 from workers.rollout.tool import TOOLS, Tool
 from workers.sandbox.keeper import keeper
 

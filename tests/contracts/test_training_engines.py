@@ -12,7 +12,7 @@ from policies.base.errors import PawlError, TrainingError
 from policies.objectives.reference import ReferencePart, ReferencePlan
 from policies.storage.artifacts import file_sha256
 from policies.storage.policy_store import weight_files
-from tests.training_cases import (
+from tests.support.training_cases import (
     demonstrations,
     examples_of,
     log_of,

@@ -10,8 +10,8 @@ import pytest
 
 from policies.storage.artifacts import file_sha256
 from policies.storage.policy_store import weight_files
-from tests.cut_updates import CutOffError, cut_at
-from tests.training_cases import (
+from tests.support.cut_updates import CutOffError, cut_at
+from tests.support.training_cases import (
     examples_of,
     log_of,
     make_engine,

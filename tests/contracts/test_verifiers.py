@@ -20,8 +20,8 @@ from policies.base.records import (
     Trajectory,
     VerdictStatus,
 )
-from tests import attempts
-from tests.heavy_imports import loaded_by
+from tests.support import attempts
+from tests.support.heavy_imports import loaded_by
 from workers.verify.isolated_verifier import IsolatedVerifier
 from workers.verify.verifier import VERIFIERS, Verifier
 

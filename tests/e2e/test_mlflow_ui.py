@@ -14,8 +14,8 @@ from orchestrator.config.sections import TrackingSettings
 from orchestrator.runs.state import results_of
 from orchestrator.tracking.mlflow_client import make_tracker
 from orchestrator.tracking.tags import tracked_run
-from tests.mlflow_server import MlflowServer
-from tests.run_folders import RUN_ID, make_run, phase_seconds
+from tests.support.mlflow_server import MlflowServer
+from tests.support.run_folders import RUN_ID, make_run, phase_seconds
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [

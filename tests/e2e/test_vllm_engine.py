@@ -13,7 +13,7 @@ from policies.base.errors import PolicyStoreError
 from policies.base.records import Message, PolicyVersion, Sampling, StopReason
 from tests.e2e.demo_model import demo_model
 from tests.e2e.hosted_engine import HostedEngine
-from tests.training_cases import version
+from tests.support.training_cases import version
 from workers.rollout.engine import Generation, GenerationRequest
 
 pytestmark = pytest.mark.e2e

@@ -18,8 +18,8 @@ from orchestrator.runs.quarantine import Quarantine
 from orchestrator.runs.state import results_of
 from orchestrator.tracking.spool import ArtifactLine, FinishLine, RoundLine, Spool
 from policies.base.errors import PawlError
-from tests.cut_updates import cut_at
-from tests.fake_runs import fake_config
+from tests.support.cut_updates import cut_at
+from tests.support.fake_runs import fake_config
 
 SMALL: dict[str, Any] = {"high": 5, "held_out": 3, "per_round": 4, "samples": 3, "per_shard": 2}
 KTO: dict[str, Any] = {

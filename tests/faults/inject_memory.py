@@ -20,9 +20,9 @@ from tests.faults.fault import Fault
 from tests.faults.inject_ray import join, shared_cluster
 from tests.faults.inject_workers import warnings_of
 from tests.faults.scene import Scene
-from tests.growing import VARIABLE
+from tests.support.growing import VARIABLE
 
-GROWING = Path(__file__).parents[1] / "growing.py"
+GROWING = Path(__file__).parents[1] / "support" / "growing.py"
 LIMIT_BYTES = 4 << 30
 """Beyond it the kernel kills; nothing here comes near it."""
 THRESHOLD = 0.5

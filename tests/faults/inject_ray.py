@@ -19,7 +19,7 @@ from policies.storage.fake_model import write_fake_model
 from tests.faults.fault import Fault
 from tests.faults.inject_workers import counts
 from tests.faults.scene import Moment, Scene
-from tests.ray_head import end
+from tests.support.ray_head import end
 
 
 def free_port() -> int:
@@ -117,7 +117,7 @@ def stalled_worker(scene: Scene, phase: str) -> None:
     assert driver.wait() == 0, driver.text[-3000:]
 
 
-def deadly_prompt(scene: Scene, phase: str) -> None:
+def poison_prompt(scene: Scene, phase: str) -> None:
     """Some prompts kill their rollout worker each time: they are set aside, the round goes on without them."""
     scene.model = write_fake_model(scene.home / "model", skill=0.3)
     asked_for = {"config.json": '{"model_type": "scripted"}', "tokenizer.json": "{}"}
@@ -163,7 +163,7 @@ def killed_driver(scene: Scene, phase: str) -> None:
     scene.kill_at(Moment("phase_started", 1, phase, delay=scene.random.uniform(0, 0.1)))
 
 
-KILLING = Path(__file__).parents[1] / "deadly_engine.py"
+KILLING = Path(__file__).parents[1] / "support" / "crashing_engines.py"
 _TABLE = {"type": "arithmetic", "low": 2, "high": 5, "held_out": 3}
 _WITH_THE_DEADLY_ONE = {
     "train": _TABLE | {"split": "train"},
@@ -220,7 +220,7 @@ ROWS = (
     Fault(
         "prompt kills its rollout worker",
         ("collect",),
-        deadly_prompt,
+        poison_prompt,
         "set aside after n deaths, counted",
         {
             "rounds": 1,

@@ -13,7 +13,7 @@ from tests.faults.fault import Fault
 from tests.faults.inject_memory import can_limit_memory
 from tests.faults.inject_ray import shared_cluster
 from tests.faults.inject_surroundings import write_prompts
-from tests.faults.scene import Peace, Scene, Zygote
+from tests.faults.scene import CommandServer, Peace, Scene
 
 
 class Stage:
@@ -22,8 +22,8 @@ class Stage:
     def __init__(self, home: Path, stack: ExitStack) -> None:
         self.home, self._stack = home, stack
         home.mkdir(parents=True, exist_ok=True)
-        self.zygote = stack.enter_context(Zygote())
-        self.peace = Peace(self.zygote, home)
+        self.command_server = stack.enter_context(CommandServer())
+        self.peace = Peace(self.command_server, home)
         self._ray: dict[str, str] | None = None
 
     def scene(self, home: Path, fault: Fault, seed: int) -> Scene:
@@ -44,7 +44,7 @@ class Stage:
         if fault.compares:
             scene = self.peace.disturbed(home, changes, seed)
         else:
-            scene = Scene(self.zygote, home, self.peace.model, seed=seed, changes=changes)
+            scene = Scene(self.command_server, home, self.peace.model, seed=seed, changes=changes)
         scene.env |= env
         if fault.needs == "model":
             scene.model = write_fake_model(home / "model", skill=0.3)

@@ -53,12 +53,12 @@ class Moment:
         return Moment(self.event, self.round, self.phase, self.nth, self.delay, action, self.error)
 
 
-class Zygote:
+class CommandServer:
     """Forks `pawl` commands."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+            [sys.executable, str(Path(__file__).with_name("command_server.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -96,7 +96,7 @@ class StillRunningError(AssertionError):
 class Driver:
     """A `pawl` process that was started."""
 
-    zygote: Zygote
+    command_server: CommandServer
     pid: int
     log: Path
     fired: Path
@@ -110,7 +110,7 @@ class Driver:
 
     def poll(self, seconds: float = 0.0) -> int | None:
         """The same, None while it runs."""
-        code: int | None = self.zygote.ask({"wait": self.pid, "seconds": seconds})["code"]
+        code: int | None = self.command_server.ask({"wait": self.pid, "seconds": seconds})["code"]
         return code
 
     @property
@@ -178,7 +178,7 @@ def merged(base: Tree, changes: Mapping[str, Any]) -> Tree:
 class Scene:
     """One run folder with its config, and everything that is done to it."""
 
-    zygote: Zygote
+    command_server: CommandServer
     home: Path
     model: Path
     seed: int = 0
@@ -231,8 +231,8 @@ class Scene:
             "deaf": deaf,
             "moment": None if moment is None else asdict(moment) | {"fired": str(fired)},
         }
-        pid = self.zygote.ask({"start": start})["pid"]
-        return Driver(self.zygote, pid, log, fired)
+        pid = self.command_server.ask({"start": start})["pid"]
+        return Driver(self.command_server, pid, log, fired)
 
     def drive(self, moment: Moment | None = None, **how: Any) -> Driver:
         """Start the run, or go on with it."""
@@ -355,8 +355,8 @@ class Scene:
 class Peace:
     """Undisturbed runs, one per config: what every disturbed one is compared with."""
 
-    def __init__(self, zygote: Zygote, home: Path) -> None:
-        self.zygote, self.home = zygote, home
+    def __init__(self, command_server: CommandServer, home: Path) -> None:
+        self.command_server, self.home = command_server, home
         self.model = write_fake_model(home / "model", skill=0.3)
         self._known: dict[str, Scene] = {}
 
@@ -364,7 +364,9 @@ class Peace:
         """The undisturbed run of the small config with `changes`."""
         key = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:12]
         if key not in self._known:
-            scene = Scene(self.zygote, self.home / f"peace-{key}", self.model, changes=changes)
+            scene = Scene(
+                self.command_server, self.home / f"peace-{key}", self.model, changes=changes
+            )
             scene.finish()
             scene.check()
             self._known[key] = scene
@@ -373,4 +375,4 @@ class Peace:
     def disturbed(self, home: Path, changes: Mapping[str, Any], seed: int) -> Scene:
         """A fresh scene to break, with its undisturbed twin."""
         calm = self.scene(changes)
-        return Scene(self.zygote, home, self.model, seed=seed, changes=changes, calm=calm)
+        return Scene(self.command_server, home, self.model, seed=seed, changes=changes, calm=calm)

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from policies.storage.fake_model import write_fake_model
-from tests.faults.scene import Scene, Zygote, merged
-from tests.ray_head import end
+from tests.faults.scene import CommandServer, Scene, merged
+from tests.support.ray_head import end
 
 PACE: dict[str, Any] = {
     "rollout": {
@@ -143,8 +143,8 @@ def _start(
 class World:
     """A cluster whose far nodes see nothing of `folder`, and runs in it."""
 
-    def __init__(self, cluster: FarCluster, zygote: Zygote) -> None:
-        self.cluster, self.zygote = cluster, zygote
+    def __init__(self, cluster: FarCluster, command_server: CommandServer) -> None:
+        self.cluster, self.command_server = cluster, command_server
         self.folder = cluster.folder
         self.model = write_fake_model(self.folder / "model", skill=0.3)
         self.calm = self._scene("calm", PACE)
@@ -163,4 +163,4 @@ class World:
         home = self.folder / name
         calm = None if name == "calm" else self.calm
         env = self.cluster.env
-        return Scene(self.zygote, home, self.model, changes=changes, calm=calm, env=env)
+        return Scene(self.command_server, home, self.model, changes=changes, calm=calm, env=env)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.started_process import ended_after
+from tests.support.started_process import ended_after
 
 
 def wait_for_sampling(run: subprocess.Popen[str], events: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from policies.base.errors import ClusterLostError, ConfigurationError
-from tests.ray_head import end
+from tests.support.ray_head import end
 from workers.cluster.ray.cluster import RayCluster
 from workers.cluster.ray.session import answers_without_token, check_exposure
 

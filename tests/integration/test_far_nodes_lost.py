@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from orchestrator.runs.events import read_events
-from tests.faults.scene import Moment, Zygote
+from tests.faults.scene import CommandServer, Moment
 from tests.integration.far_node import FarCluster, World, cannot, far_cluster
-from tests.s3_server import CREDENTIALS, s3_server
+from tests.support.s3_server import CREDENTIALS, s3_server
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,8 +29,11 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with far_cluster(tmp_path_factory.mktemp("near"), num_far=2) as cluster, Zygote() as zygote:
-        yield World(cluster, zygote)
+    with (
+        far_cluster(tmp_path_factory.mktemp("near"), num_far=2) as cluster,
+        CommandServer() as command_server,
+    ):
+        yield World(cluster, command_server)
 
 
 def test_a_run_without_a_shared_folder_goes_on_from_its_bucket_when_the_driver_s_machine_is_gone(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ray_head import end
+from tests.support.ray_head import end
 
 
 def free_port() -> int:

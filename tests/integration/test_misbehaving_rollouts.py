@@ -22,10 +22,10 @@ from policies.base.records import (
 )
 from policies.storage.artifacts import read_records
 from policies.storage.fake_model import write_fake_model
-from tests.attacks.arena import descendants
-from tests.misbehaving import HABITS
+from tests.attacks.victims import descendants
+from tests.support.misbehaving import HABITS
 
-MISBEHAVING = Path(__file__).parents[1] / "misbehaving.py"
+MISBEHAVING = Path(__file__).parents[1] / "support" / "misbehaving.py"
 TOOL_LOOP = {
     "engine": {"type": f"{MISBEHAVING}:MisbehavingEngine"},
     "max_tokens": 600,

@@ -23,8 +23,8 @@ from orchestrator.tracking.push import SendingThread
 from orchestrator.tracking.spool import TrackedRun
 from orchestrator.tracking.tags import tracked_run
 from policies.base.errors import TrackingError
-from tests.mlflow_server import MlflowServer, free_port
-from tests.run_folders import RUN_ID, add_round, make_run, phase_seconds, start_run
+from tests.support.mlflow_server import MlflowServer, free_port
+from tests.support.run_folders import RUN_ID, add_round, make_run, phase_seconds, start_run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),

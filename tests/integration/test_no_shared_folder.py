@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.scene import Moment, Zygote
+from tests.faults.scene import CommandServer, Moment
 from tests.integration.far_node import World, cannot, far_cluster
 
 pytestmark = pytest.mark.skipif(bool(cannot()), reason=f"no mount namespace here: {cannot()}")
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(bool(cannot()), reason=f"no mount namespace here
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with far_cluster(tmp_path_factory.mktemp("near")) as cluster, Zygote() as zygote:
-        yield World(cluster, zygote)
+    with far_cluster(tmp_path_factory.mktemp("near")) as cluster, CommandServer() as command_server:
+        yield World(cluster, command_server)
 
 
 def test_a_run_that_loses_a_worker_far_from_its_folder_ends_with_the_same_result(

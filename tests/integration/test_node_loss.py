@@ -22,7 +22,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.driver.launch import run_experiment
 from orchestrator.runs.folder import RunFolder
 from policies.storage.fake_model import write_fake_model
-from tests.training_cases import weights_of, write_tiny_model
+from tests.support.training_cases import weights_of, write_tiny_model
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5

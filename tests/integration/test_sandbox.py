@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from policies.base.errors import ConfigurationError, SandboxUnavailableError
-from tests.attacks.arena import ROOT, descendants, ready, tagged
 from tests.attacks.test_battery import BACKENDS, need
+from tests.attacks.victims import ROOT, descendants, ready, tagged
 from workers.sandbox.keeper import keeper
 from workers.sandbox.policy import make_plan, next_uid
 from workers.sandbox.process import spawn

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from policies.base.errors import SandboxUnavailableError
-from tests.attacks.arena import ROOT
+from tests.attacks.victims import ROOT
 from workers.sandbox.keeper import Keeper, keeper
 from workers.sandbox.sandbox import Sandbox
 from workers.sandbox.settings import SandboxSettings, SandboxStatus

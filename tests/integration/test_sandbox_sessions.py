@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.attacks.arena import ready, tagged
+from tests.attacks.victims import ready, tagged
 from tests.integration.test_sandbox import LIMITS, limited, sandbox
 from workers.sandbox.keeper import keeper
 from workers.sandbox.policy import make_plan, next_uid

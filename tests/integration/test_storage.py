@@ -35,8 +35,8 @@ from policies.base.errors import (
 from policies.storage import files
 from policies.storage.fake_model import write_fake_model
 from policies.storage.faulty_files import FailingDisk
-from tests.run_folders import start_run
-from tests.s3_server import CREDENTIALS, s3_server
+from tests.support.run_folders import start_run
+from tests.support.s3_server import CREDENTIALS, s3_server
 
 DRIVER = Path(__file__).with_name("driver.py")
 

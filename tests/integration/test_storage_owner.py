@@ -25,8 +25,8 @@ from orchestrator.storage.fetch import fetch_run
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.owner import claim_place, owner_of, read_claims, run_id_of
 from policies.base.errors import ConfigurationError, CorruptStateError, StorageError
-from tests.fake_runs import fake_tree
-from tests.s3_server import s3_server
+from tests.support.fake_runs import fake_tree
+from tests.support.s3_server import s3_server
 
 URL = "s3://models/own"
 

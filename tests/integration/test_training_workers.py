@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.unit.test_updates_survive import left, run, steps_made
+from tests.unit.orchestrator.test_updates_survive import left, run, steps_made
 
 
 def test_a_group_whose_worker_is_killed_twice_goes_on_from_its_checkpoints(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from orchestrator.cli.main import app
 from orchestrator.driver.launch import run_experiment
 from orchestrator.driver.unsent import send_unsent, unsent_entries
 from orchestrator.runs.folder import RunFolder
-from tests.fake_runs import fake_config
-from tests.s3_server import s3_server
+from tests.support.fake_runs import fake_config
+from tests.support.s3_server import s3_server
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),

@@ -17,7 +17,7 @@ from torch import Tensor
 from policies.base.records import Sampling, StopReason, Trajectory, TrajectoryStatus, Turn
 from policies.examples.kinds import PreferencePair, TokenSequence
 from policies.objectives.loss import PairLoss
-from tests.training_cases import make_loss
+from tests.support.training_cases import make_loss
 from workers.training.batches.collate import PairCollator
 from workers.training.batches.plan import MicroBatch, completion_scored
 from workers.training.trl_parts.steps import pair_tensors

@@ -23,7 +23,7 @@ from tests.parity.vectors import (
     grid,
     weights_for,
 )
-from tests.training_cases import make_loss, pair_loss, unpaired_loss
+from tests.support.training_cases import make_loss, pair_loss, unpaired_loss
 from workers.training.trl_parts.steps import pair_tensors
 
 SHIPPED = sorted(name for name, where in LOSSES.members().items() if where.startswith("policies."))

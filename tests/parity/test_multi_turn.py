@@ -16,7 +16,7 @@ from policies.objectives.logprobs import padded, token_scores
 from policies.objectives.loss import PairLoss, UnpairedLoss, UnpairedTensors
 from tests.parity.trl_stub import NumbersModel, inputs_for, trl_loss
 from tests.parity.updates import against, load, log_probs, run, total
-from tests.training_cases import (
+from tests.support.training_cases import (
     demonstrations,
     make_loss,
     turn_pairs,

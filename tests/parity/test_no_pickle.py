@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.artefacts import files_of, pickles_in
-from tests.training_cases import make_engine, make_job, make_loss, pairs, version, write_tiny_model
+from tests.support.artefacts import files_of, pickles_in
+from tests.support.training_cases import (
+    make_engine,
+    make_job,
+    make_loss,
+    pairs,
+    version,
+    write_tiny_model,
+)
 
 
 def test_no_file_of_a_trained_update_is_a_pickle(tmp_path: Path) -> None:

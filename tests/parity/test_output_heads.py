@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from policies.objectives.logprobs import _Head, head_is_linear, padded, token_scores
-from tests.architectures import LINEAR, TRANSFORMING, tiny
-from tests.training_cases import sequence
+from tests.support.architectures import LINEAR, TRANSFORMING, tiny
+from tests.support.training_cases import sequence
 
 
 def scored_both_ways(model: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ import torch
 
 from policies.base.errors import ConfigurationError, TrainingError
 from policies.objectives.logprobs import padded
-from tests.training_cases import (
+from tests.support.training_cases import (
     VOCABULARY,
     demonstrations,
     log_of,

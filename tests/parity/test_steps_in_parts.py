@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.started_process import ended_after
-from tests.step_gradients import CASES, TOGETHER, Case, all_together, gradients
-from tests.training_cases import write_tiny_model
+from tests.support.started_process import ended_after
+from tests.support.step_gradients import CASES, TOGETHER, Case, all_together, gradients
+from tests.support.training_cases import write_tiny_model
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 2e-4
@@ -43,7 +43,7 @@ def together(root: Path) -> Path:
     """Every case by this process and another one."""
     folder = root / "two"
     folder.mkdir()
-    command = [sys.executable, str(ROOT / "tests/step_gradients.py"), str(folder), "1", "2"]
+    command = [sys.executable, str(ROOT / "tests/support/step_gradients.py"), str(folder), "1", "2"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     other = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
     with ended_after(other):

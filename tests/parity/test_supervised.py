@@ -12,7 +12,7 @@ import torch
 from trl import SFTTrainer
 
 from policies.examples.kinds import SupervisedExample
-from tests.training_cases import (
+from tests.support.training_cases import (
     demonstrations,
     log_of,
     make_engine,

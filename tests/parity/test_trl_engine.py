@@ -19,7 +19,7 @@ from policies.base.errors import DivergenceError, TrainingError
 from policies.examples.kinds import PreferencePair
 from policies.objectives.logprobs import padded, sequence_logprobs, token_scores
 from policies.objectives.reference import ReferencePart, ReferencePlan
-from tests.training_cases import (
+from tests.support.training_cases import (
     log_of,
     make_engine,
     make_job,
@@ -38,7 +38,7 @@ from workers.training.engines.trl import score_with_ours
 from workers.training.step_log import StepLog
 from workers.training.trl_parts.resumable import ResumableSteps
 
-OWN_LOSSES = Path(__file__).parents[1] / "own_losses.py"
+OWN_LOSSES = Path(__file__).parents[1] / "support" / "own_losses.py"
 
 
 @pytest.fixture(scope="module")

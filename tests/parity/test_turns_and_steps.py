@@ -10,7 +10,7 @@ import pytest
 from policies.examples.kinds import PreferencePair, TokenSequence
 from policies.objectives.losses.dmpo import turn_weights
 from tests.parity.updates import against, log_probs, run
-from tests.training_cases import (
+from tests.support.training_cases import (
     log_of,
     make_job,
     make_loss,

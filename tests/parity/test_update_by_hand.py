@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from policies.examples.kinds import PreferencePair, TokenSequence
-from tests.step_gradients import OWN
-from tests.training_cases import (
+from tests.support.step_gradients import OWN
+from tests.support.training_cases import (
     log_of,
     make_engine,
     make_job,

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from policies.base.errors import WaitTimeoutError
-from tests.parallel_update import CASES, all_cases, update
-from tests.started_process import ended_after
-from tests.training_cases import log_of, weights_of, write_tiny_model
+from tests.support.parallel_update import CASES, all_cases, update
+from tests.support.started_process import ended_after
+from tests.support.training_cases import log_of, weights_of, write_tiny_model
 from workers.training.distributed.process_group import LOOPBACK, joined, listen
 from workers.training.engine import ProcessGroup
 
@@ -31,7 +31,13 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_model(root / "other", seed=1)
     folder = root / "two"
     folder.mkdir()
-    command = [sys.executable, str(ROOT / "tests/parallel_update.py"), str(folder), "1", "2"]
+    command = [
+        sys.executable,
+        str(ROOT / "tests/support/parallel_update.py"),
+        str(folder),
+        "1",
+        "2",
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     other = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
     with ended_after(other):

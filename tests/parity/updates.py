@@ -11,7 +11,7 @@ import torch
 
 from policies.examples.kinds import Example, TokenSequence
 from policies.objectives.reference import ReferencePart, ReferencePlan
-from tests.training_cases import make_engine, make_job, version
+from tests.support.training_cases import make_engine, make_job, version
 from workers.training.checkpoints.weights import load_model
 from workers.training.engine import UpdateOutcome
 
