@@ -1,4 +1,4 @@
-"""What a policy does after a tool call: after a failed one, and after one that worked, how often does it call again?
+"""Measures how often a policy calls again after a tool call that failed, and after one that worked.
 
     python benchmarks/called_again.py RUN_DIR [RUN_DIR ...]
 

@@ -1,4 +1,4 @@
-"""What an acceptance rule does to a run, simulated: the real rule classes on drawn measurements, no models, in seconds.
+"""Simulates what an acceptance rule does to a run: the real rule classes on drawn measurements, no models, in seconds.
 
 A version is a chance of a right answer for each held-out prompt. Prompts differ much (standard deviation 1.5 on the
 logit scale), and an update moves each of them by its own amount (standard deviation 0.4) around a mean that raises the

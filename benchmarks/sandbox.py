@@ -1,4 +1,4 @@
-"""What the sandbox costs, beside a bare subprocess in the same run; and, with --attacks, what it holds.
+"""Costs of the sandbox, beside a bare subprocess in the same run; and, with --attacks, what it holds.
 
 python -m benchmarks.sandbox               cold and warm latency, rate, as ratios
 python -m benchmarks.sandbox --attacks     the attack battery: one row per attack, one column per backend
@@ -42,7 +42,7 @@ LAYERS = {
 
 
 def run_attacks(backend: SandboxBackend, layers: Layers, every: int) -> dict[str, list[str]]:
-    """What each attack achieved, or every n-th one; empty where the sandbox held."""
+    """Return what each attack achieved, or every n-th one; empty where the sandbox held."""
     attacks = [a for group in ATTACKS.values() for a in group][::every]
     with open_victims(backend, layers) as victims:
         victims.wait_for(attacks)

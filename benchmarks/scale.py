@@ -1,4 +1,4 @@
-"""How the collect phase grows: 10^3 to 10^6 trajectories in one round, with the scripted engine.
+"""Growth of the collect phase: 10^3 to 10^6 trajectories in one round, with the scripted engine.
 
     python benchmarks/scale.py [--sizes 1000 10000] [--backend inline|ray] [--folder DIR]
 

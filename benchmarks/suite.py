@@ -41,7 +41,7 @@ class Task:
     """Whether it had no part in choosing the defaults."""
 
     def overrides(self, name: str) -> list[str]:
-        """What a run of the task sets besides `suite.yaml`."""
+        """Return what a run of the task sets besides `suite.yaml`."""
         if not self.source:
             where = [f"prompts.{part}.task={name}" for part in ("train", "held_out")]
         else:
@@ -150,7 +150,7 @@ def measure(key: tuple[str, str, str, int], arguments: argparse.Namespace) -> No
 
 
 def row_of(folder: Path, key: tuple[str, str, str, int]) -> Row:
-    """What a run came to, from `pawl status --json` alone."""
+    """Return what a run came to, from `pawl status --json` alone."""
     command = [pawl(), "status", str(folder), "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     rounds: list[dict[str, Any]] = json.loads(done.stdout)["rounds"]

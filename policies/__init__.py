@@ -1,1 +1,1 @@
-"""What a policy is and what it learns from: records, losses, preference builders, references, store."""
+"""Policies and what they learn from: records, losses, preference builders, references, store."""

@@ -39,7 +39,7 @@ class DemoModelError(Exception):
 
 
 def default_folder() -> Path:
-    """Where the converted model lives: `$PAWL_CACHE` or `~/.cache/pawl`, then `models/<name>`."""
+    """Tell where the converted model lives: `$PAWL_CACHE` or `~/.cache/pawl`, then `models/<name>`."""
     cache = os.environ.get("PAWL_CACHE") or str(Path.home() / ".cache" / "pawl")
     return Path(cache).expanduser() / "models" / MODEL_NAME
 
@@ -51,7 +51,7 @@ def sha256(path: Path) -> str:
 
 
 def problems(folder: Path, *, contents: bool = False) -> list[str]:
-    """What is wrong with a converted folder; empty when it can be used.
+    """Return what is wrong with a converted folder; empty when it can be used.
 
     Looks at the names and sizes in the manifest, which takes milliseconds; with `contents` also at each sha256.
     """

@@ -49,7 +49,7 @@ _SLEEPERS = (
 
 @dataclass
 class Outcome:
-    """What one command did."""
+    """The result of one command."""
 
     code: int
     said: str
@@ -175,7 +175,7 @@ def names(folder: Path) -> set[str]:
 
 
 def faults(outcome: Outcome, *, refused: bool) -> list[str]:
-    """What is wrong with how a command ended."""
+    """Return what is wrong with how a command ended."""
     found = []
     if outcome.code not in (0, 2):
         found.append(f"exit {outcome.code}")

@@ -135,7 +135,7 @@ class Raw(str):
 
 
 def places(tree: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where every value stands."""
+    """Tell where every value stands."""
     inner = (
         tree.items()
         if isinstance(tree, dict)

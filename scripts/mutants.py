@@ -52,7 +52,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tests said of one change."""
+    """The tests' word on one change."""
 
     mutant: Mutant
     survived: bool

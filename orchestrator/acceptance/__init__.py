@@ -1,1 +1,1 @@
-"""Whether a round's new policy is kept."""
+"""Acceptance: keep a round's new policy, or roll back."""

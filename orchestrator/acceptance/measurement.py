@@ -27,7 +27,7 @@ Values = dict[int, float]
 
 
 class PromptCounts(Record):
-    """What came of the attempts at each held-out prompt, in their order.
+    """Results of the attempts at each held-out prompt, in their order.
 
     Example: `PromptCounts(asked=(8, 8), measured=(8, 7), right=(3, 0), score_sum=(3.0, 0.0), ended=(6, 8),
     ended_right=(3, 0))`.
@@ -109,7 +109,7 @@ def pooled(counts: Sequence[PromptCounts]) -> PromptCounts:
 
 @dataclass(frozen=True)
 class Measurement(Mapping[str, float]):
-    """What is known of one version: its metrics by name, and the attempts behind them by prompt."""
+    """Evidence on one version: its metrics by name, and the attempts behind them by prompt."""
 
     version: int
     metrics: Mapping[str, float]
@@ -138,7 +138,7 @@ class Measurement(Mapping[str, float]):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an acceptance rule decides on."""
+    """The facts that an acceptance rule decides on."""
 
     candidate: Measurement
     serving: Measurement

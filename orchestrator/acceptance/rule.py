@@ -11,7 +11,7 @@ from policies.base.component import Component, Family
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the candidate serves from now on, and why."""
+    """A decision: does the candidate serve from now on, and why."""
 
     accepted: bool
     reason: str

@@ -104,7 +104,7 @@ def student_quantile(probability: float, degrees: int) -> float:
 
 
 def is_clearly_below(difference: Estimate, bound: float, confidence: float) -> bool:
-    """Whether a difference is below `bound` by a one-sided t test at `confidence` (0.9: one false alarm in ten)."""
+    """True if a difference is below `bound` by a one-sided t test at `confidence` (0.9: one false alarm in ten)."""
     if difference.error is None or difference.num_prompts < 2:
         return False
     far = student_quantile(confidence, difference.num_prompts - 1) * difference.error
@@ -112,7 +112,7 @@ def is_clearly_below(difference: Estimate, bound: float, confidence: float) -> b
 
 
 def is_clearly_above(difference: Estimate, bound: float, confidence: float) -> bool:
-    """Whether a difference is above `bound` by a one-sided t test at `confidence`."""
+    """Tell whether a difference is above `bound` by a one-sided t test at `confidence`."""
     return is_clearly_below(
         Estimate(-difference.value, difference.error, difference.num_prompts), -bound, confidence
     )

@@ -16,7 +16,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 
 @guarded
 def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
-    """How far a run is, what its workers do now, and its metrics by round."""
+    """Show how far a run is, what its workers do now, and its metrics by round."""
     from orchestrator.runs.folder import open_run
     from orchestrator.runs.state import run_status
     from orchestrator.runs.worker_activity import activity_lines
@@ -63,7 +63,7 @@ def show(
     as_json: JsonOption = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Most records shown.")] = 10,
 ) -> None:
-    """What a round holds: its summary, or its samples, pairs or feedback."""
+    """Show what a round holds: its summary, or its samples, pairs or feedback."""
     from orchestrator.inspect.views import text as inspect_view
     from orchestrator.runs.folder import open_run
     from orchestrator.runs.removal_notes import why_gone

@@ -1,4 +1,4 @@
-"""How the command speaks: what is printed where, errors as a short block on stderr, and exit codes."""
+"""Output of the command: what is printed where, errors as a short block on stderr, and exit codes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BROKEN = frozenset({errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, e
 
 
 def debugging() -> bool:
-    """Whether tracebacks are wanted."""
+    """Tell whether tracebacks are wanted."""
     return os.environ.get("PAWL_DEBUG", "") not in ("", "0")
 
 
@@ -177,7 +177,7 @@ def say_json(value: Any) -> None:
 
 
 def console() -> Any:
-    """Where tables go; model-made text is never read as markup."""
+    """Tell where tables go; model-made text is never read as markup."""
     from rich.console import Console
 
     # Elsewhere than on a terminal a table must not be folded to 80 columns.

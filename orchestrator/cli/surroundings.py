@@ -1,4 +1,4 @@
-"""What a command finds around it: streams that are closed, a current folder that is gone, and what the system refuses.
+"""Surroundings of a command: streams that are closed, a current folder that is gone, and what the system refuses.
 
 None of these is a fault of ours: each is told as a refusal (exit 2), or as something that may pass (exit 75).
 """

@@ -1,1 +1,1 @@
-"""What can be set, how files become it, and how mistakes in it are said."""
+"""Configs: their sections, how files become them, and how mistakes in them are said."""

@@ -9,7 +9,7 @@ from policies.base.errors import ConfigurationError, explain
 
 @dataclass(frozen=True)
 class Location:
-    """Where a run lies in a bucket. Example: `Location("models", "pawl/quickstart-1")`."""
+    """The place of a run in a bucket. Example: `Location("models", "pawl/quickstart-1")`."""
 
     bucket: str
     prefix: str

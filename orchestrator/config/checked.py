@@ -1,4 +1,4 @@
-"""Whether a tree of plain values is a config: the checked `RunConfig`, or all that is wrong with it.
+"""Checks a tree of plain values: it becomes a `RunConfig`, or all that is wrong with it.
 
 Imports the plug-ins that the tree names, so a driver lets another process do this
 (`orchestrator/config/plug_ins/configs.py`).

@@ -187,5 +187,5 @@ def _judges(config: RunConfig) -> Iterator[str]:
 
 
 def _levels(config: RunConfig) -> set[str]:
-    """What the run's verifiers and judges grade: whole trajectories, steps, or both."""
+    """Return what the run's verifiers and judges grade: whole trajectories, steps, or both."""
     return {v.level for v in config.verifiers} | {j.level for j in config.judges}

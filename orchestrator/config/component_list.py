@@ -1,4 +1,4 @@
-"""What `pawl components` prints: families, their members, and the settings of each."""
+"""The list that `pawl components` prints: families, their members, and the settings of each."""
 
 from __future__ import annotations
 

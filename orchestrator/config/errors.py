@@ -77,7 +77,7 @@ class Problem:
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Problem:
-        """What `to_json` wrote."""
+        """Return what `to_json` wrote."""
         value = told.get("value", _NOT_GIVEN)
         return cls(tuple(told["path"]), str(told["what"]), value, str(told["fix"]))
 
@@ -119,7 +119,7 @@ def show_value(path: KeyPath, value: Any) -> str:
 
 
 def _origin(path: KeyPath, origins: Origins) -> str:
-    """Where the value, or the nearest section around it, was set; else the first value inside it."""
+    """Tell where the value, or the nearest section around it, was set; else the first value inside it."""
     for end in range(len(path), 0, -1):
         if path[:end] in origins:
             return origins[path[:end]]
@@ -127,7 +127,7 @@ def _origin(path: KeyPath, origins: Origins) -> str:
 
 
 def _origin_of_text(what: str, origins: Origins) -> str:
-    """Where the key that a cross-section message starts with was set."""
+    """Tell where the key that a cross-section message starts with was set."""
     found = re.match(r"[a-z_]+(\.[a-z_0-9]+)*", what)
     return _origin(tuple(found[0].split(".")), origins) if found else ""
 
@@ -215,7 +215,7 @@ def _lower_first(text: str) -> str:
 
 
 def _unknown_key(root: type[BaseModel], path: KeyPath, prefix: KeyPath) -> tuple[str, str]:
-    """What to say about a key that does not exist: a near name, or the section where it belongs."""
+    """Return what to say about a key that does not exist: a near name, or the section where it belongs."""
     model, key = model_at(root, path[:-1]), str(path[-1])
     fields = list(model.model_fields) if model else []
     close = difflib.get_close_matches(key, fields, n=1)

@@ -51,7 +51,7 @@ def with_gpu_counts(config: RunConfig, gpus: float) -> RunConfig:
 
 
 def gpu_problem(config: RunConfig, gpus: float) -> str | None:
-    """Why `auto` cannot be resolved with so many GPUs: several training processes would have to share one."""
+    """Tell why `auto` cannot be resolved with so many GPUs: several training processes would have to share one."""
     asking, left = _asking(config, gpus)
     trains = any(g.name == "train" for g in asking)
     if not trains or config.training.workers == 1 or left <= 0 or _all_whole(asking, left):

@@ -78,7 +78,7 @@ def _family_schema(family: Family[Any], definitions: dict[str, Any]) -> dict[str
 
 
 def _foreign(family: Family[Any], name: str) -> dict[str, Any]:
-    """What an installed member takes, told by a process of its own; anything, when it cannot be imported."""
+    """Return what an installed member takes, told by a process of its own; anything, when it cannot be imported."""
     try:
         told = ask(Question.SCHEMA, {"family": family.name, "name": name})
     except ConfigurationError:

@@ -1,4 +1,4 @@
-"""Where the starting model's files are: a directory, the cached demo model, or a download from the hub."""
+"""Finds the starting model's files: a directory, the cached demo model, or a download from the hub."""
 
 from __future__ import annotations
 

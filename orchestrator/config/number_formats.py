@@ -55,7 +55,7 @@ def with_formats_of(config: RunConfig, recorded: Mapping[str, Any]) -> RunConfig
 
 
 def cpu_multiplies_bf16(cpu_info: Path = _CPU_INFO) -> bool:
-    """Whether this machine's processor multiplies bfloat16 in hardware; False where Linux does not say."""
+    """Tell whether this machine's processor multiplies bfloat16 in hardware; False where Linux does not say."""
     try:
         lines = cpu_info.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -98,7 +98,7 @@ def _enter(here: Any, step: str | int, following: str, path: KeyPath) -> Any:
 
 
 def _default_component(path: KeyPath, step: str | int) -> dict[str, Any]:
-    """What an absent section starts from: `{type: dpo}` where a component has a default, else nothing."""
+    """Return what an absent section starts from: `{type: dpo}` where a component has a default, else nothing."""
     section = model_at(RunConfig, path)
     field = section.model_fields.get(str(step)) if section is not None else None
     if (

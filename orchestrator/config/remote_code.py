@@ -20,7 +20,7 @@ _FLAG = "trust_remote_code"
 
 
 def trusted_by(config: RunConfig) -> dict[str, str]:
-    """Where `trust_remote_code` is on, and for which model.
+    """Tell where `trust_remote_code` is on, and for which model.
 
     Example: `{"rollout.engine": "org/model"}`.
     """
@@ -68,7 +68,7 @@ def code_files(path: Path) -> dict[str, str]:
 
 
 def trusted_code(config: RunConfig) -> dict[str, str]:
-    """What of the policy's own code may run: nothing unless `trust_remote_code` is on."""
+    """Return what of the policy's own code may run: nothing unless `trust_remote_code` is on."""
     from orchestrator.config.model_files import resolve_model
 
     if not trusted_by(config):

@@ -94,7 +94,7 @@ class RunConfig(Settings):
 
     @property
     def evaluation_sampling(self) -> Sampling:
-        """What `evaluation` says of each sampling setting, and `rollout` where it says nothing."""
+        """Return what `evaluation` says of each sampling setting, and `rollout` where it says nothing."""
         found = {}
         for name in Sampling.model_fields:
             own = getattr(self.evaluation, name)
@@ -141,7 +141,7 @@ class RunConfig(Settings):
 
     @property
     def plug_ins(self) -> StandIns | None:
-        """What another process told of the plug-ins; None where there are none, or they were imported here."""
+        """Return what another process told of the plug-ins; None where there are none, or they were imported here."""
         return self._plug_ins
 
     @model_validator(mode="after")
@@ -159,7 +159,7 @@ class RunConfig(Settings):
 
 
 def strategies(config: RunConfig) -> list[Component.Config]:
-    """What a rollout worker may be asked to use: the run's own strategy first, then that of each stage."""
+    """Return what a rollout worker may be asked to use: the run's own strategy first, then that of each stage."""
     return [config.rollout.strategy, *(stage.strategy for stage in config.resolved_stages)]
 
 

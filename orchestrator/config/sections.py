@@ -39,7 +39,7 @@ PER_ROUND = 128
 
 
 class ResourceSettings(Settings):
-    """What one worker of a group asks Ray for."""
+    """Resources that one worker of a group asks Ray for."""
 
     num_cpus: float = Field(default=0.5, ge=0, le=MAX_CPUS)
     """Logical CPU cores. Groups that take turns (rollout, training) may share cores."""
@@ -86,7 +86,7 @@ class PolicySettings(Settings):
 
 
 class PromptSettings(Settings):
-    """Where tasks come from."""
+    """Sources of tasks."""
 
     train: Annotated[Component.Config, PROMPT_SOURCES.field()]
     """Prompts to learn on."""
@@ -103,7 +103,7 @@ class PromptSettings(Settings):
     """Accept prompts that stand in both sets. Off: such a run is refused before round 1."""
 
     def drawn(self, num_train: int) -> int:
-        """How many prompts a round draws of a training set of `num_train`."""
+        """Tell how many prompts a round draws of a training set of `num_train`."""
         return min(PER_ROUND, num_train) if self.per_round is None else self.per_round
 
 
@@ -117,7 +117,7 @@ class MixtureSettings(Settings):
 
 
 class RolloutSettings(Settings):
-    """How attempts are sampled."""
+    """Sampling of attempts."""
 
     engine: Annotated[Component.Config, ENGINES.field()] = Field(
         default_factory=lambda: ENGINES.parse("vllm")
@@ -179,7 +179,7 @@ class RolloutSettings(Settings):
         return self
 
     def chat(self, date: str = "") -> ChatSettings:
-        """What the chat template is told; `date` holds where none is set."""
+        """Return what the chat template is told; `date` holds where none is set."""
         return ChatSettings(
             template_arguments=self.template_arguments,
             date=self.template_date or date,
@@ -255,7 +255,7 @@ class EvaluationSettings(Settings):
 
 
 class LimitSettings(Settings):
-    """When failures stop the round instead of being counted."""
+    """Limits at which failures stop the round instead of being counted."""
 
     max_failed_trajectories: float = Field(default=0.1, ge=0, le=1)
     """Largest share of a round's trajectories that may end in a rollout error."""
@@ -286,7 +286,7 @@ class LimitSettings(Settings):
 
 
 class RejectionSettings(Settings):
-    """What a rejected round leaves for the next one, which starts from the same policy."""
+    """Consequences of a rejected round for the next one, which starts from the same policy."""
 
     learning_rate_factor: float = Field(default=0.5, gt=0, le=1)
     """The learning rate is multiplied by this once for each rejected round in a row; the first accepted round sets it
@@ -297,7 +297,7 @@ class RejectionSettings(Settings):
 
 
 class RetentionSettings(Settings):
-    """What is kept of finished rounds. What a coming round may need, and the best policy, is never removed."""
+    """Retention of finished rounds. What a coming round may need, and the best policy, is never removed."""
 
     policies: Literal["all", "best"] | Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = "all"
     """Published weights: all, only the best and what is needed, or besides those the newest n."""
@@ -307,7 +307,7 @@ class RetentionSettings(Settings):
 
 
 class ClusterSettings(Settings):
-    """Where the workers run, and how long anything waits."""
+    """The cluster that workers run on, and how long anything waits."""
 
     address: str | None = None
     """Ray cluster to join (`auto`, or `host:port`); null starts one on this machine."""
@@ -366,7 +366,7 @@ class StorageSettings(Settings):
 
 
 class TrackingSettings(Settings):
-    """Where metrics go."""
+    """Tracking of metrics."""
 
     uri: str = "sqlite:///mlflow.db"
     """MLflow tracking URI; a relative SQLite path is taken from the folder that `pawl run` is started in."""

@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class StageSettings(Settings):
-    """What differs from the run's own sections while the stage lasts."""
+    """Differences from the run's own sections while the stage lasts."""
 
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     """Name in reports and metrics."""
@@ -70,7 +70,7 @@ class Stage:
 
     @property
     def repeats_itself(self) -> bool:
-        """Whether its strategy gives one text per prompt, however often it is asked."""
+        """Tell whether its strategy gives one text per prompt, however often it is asked."""
         return cast("type[RolloutStrategy]", type(self.strategy).component).repeats_itself
 
 

@@ -236,7 +236,7 @@ _STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/")
 
 
 def _unreadable(path: Path) -> str:
-    """What stands at the path, when it can never be a config: reading a pipe waits, reading a device may never end."""
+    """Name what stands at a path that can never be a config: a pipe would be waited for, a device may never end."""
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         return "a directory"

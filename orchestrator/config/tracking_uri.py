@@ -1,4 +1,4 @@
-"""Where the tracking server is: checked without MLflow, made absolute, and never shown with its password."""
+"""The address of the tracking server: checked without MLflow, made absolute, and never shown with its password."""
 
 from __future__ import annotations
 
@@ -91,6 +91,6 @@ def absolute_uri(uri: str, base: Path | None = None) -> str:
 
 
 def artifact_root(uri: str) -> str | None:
-    """Where a new experiment keeps its files: beside a SQLite database; a server decides for itself."""
+    """Tell where a new experiment keeps its files: beside a SQLite database; a server decides for itself."""
     path = sqlite_file(uri)
     return None if path is None else (path.parent.absolute() / "mlartifacts").as_uri()

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunSummary(Record):
-    """How a run ended."""
+    """The end of a run."""
 
     results: tuple[RoundResult, ...]
     reason: str

@@ -165,7 +165,7 @@ class Supervisor:
 
 
 def own_command() -> list[str]:
-    """How this program is called again: the same interpreter and the same installed packages."""
+    """Tell how this program is called again: the same interpreter and the same installed packages."""
     return [sys.executable, "-P", "-m", "orchestrator.cli.main"]
 
 

@@ -1,4 +1,4 @@
-"""What a run that has ended left unsent, to the tracking server and to its bucket: sent later, without a driver."""
+"""Sends what a run that has ended left unsent, to the tracking server and to its bucket: later, without a driver."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sent:
-    """What was sent, and what could not be."""
+    """A count of what was sent, and of what could not be."""
 
     entries: int = 0
     """To the tracking server."""

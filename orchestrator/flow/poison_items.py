@@ -20,11 +20,11 @@ class PoisonSearch:
 
     @property
     def is_open(self) -> bool:
-        """Whether an item is still to be tried."""
+        """Tell whether an item is still to be tried."""
         return bool(self._pending)
 
     def item_filter(self) -> ItemFilter:
-        """What the next call is to work on: one item alone, or everything but the poison items."""
+        """Return what the next call is to work on: one item alone, or everything but the poison items."""
         if self._pending:
             return ItemFilter(only=(self._pending[0],))
         return ItemFilter(skip=tuple(self.poison))

@@ -65,7 +65,7 @@ class Task:
     """Ids of what to try one by one when the shard kills its worker; None where that cannot be done."""
 
     def files(self, shard: ShardPaths, attempt: ShardPaths) -> Files:
-        """What a call reads and writes, for nodes that do not see the run folder."""
+        """Return what a call reads and writes, for nodes that do not see the run folder."""
         inputs = [shard.prompts, *(shard.of(kind) for kind in self.reads)]
         return Files(
             reads=(*self.folders, *map(str, inputs)),
@@ -215,7 +215,7 @@ class Pipeline:
         return found
 
     def _set_damaged_aside(self, progress: _Progress, task: Task) -> bool:
-        """Whether a file of the task that ought to be finished was damaged; it is in quarantine then."""
+        """Tell whether a file of the task that ought to be finished was damaged; it is in quarantine then."""
         damaged = False
         for kind in task.writes:
             path = progress.shard.of(kind)

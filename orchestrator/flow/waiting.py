@@ -49,7 +49,7 @@ def wait_for_result(
     setting: str = "cluster.shard_timeout_seconds",
     look_up: Callable[[], None] | None = None,
 ) -> Any:
-    """What `call` returned; a stop request ends the wait at once."""
+    """Return what `call` returned; a stop request ends the wait at once."""
 
     def between() -> None:
         stop.check()

@@ -1,4 +1,4 @@
-"""Which worker does what since when: kept by the driver, shown by `pawl status`, and ended when nothing moves.
+"""Watches which worker does what since when: kept by the driver, shown by `pawl status`, and ended when nothing moves.
 
 `WatchedCluster` stands before the real cluster. It remembers every open call, reads the workers' signs of life
 (`workers.cluster.heartbeat`), writes both to `<run>/activity.json` for onlookers, and gives up a worker that is silent.

@@ -69,7 +69,7 @@ def _own_judges(config: RunConfig, plan: Plan) -> None:
 
 
 def _refused(config: RunConfig, verifier: Verifier.Config, prompts: Sequence[Prompt]) -> list[str]:
-    """Why prompts cannot be judged, one reason each."""
+    """Tell why prompts cannot be judged, one reason each."""
     try:
         found, _ = judging_of(config, verifier, prompts)
     except PawlError as error:

@@ -75,7 +75,7 @@ def try_functions(
 def _tried(
     config: Verifier.Config, prompts: Sequence[Prompt], max_tokens: int
 ) -> tuple[Probe, str]:
-    """What a try showed, and a line about it. What fails at the first prompt is tried at another one, too."""
+    """Return what a try showed, and a line about it. What fails at the first prompt is tried at another one, too."""
     with IsolatedVerifier(config) as verifier:
         found = verifier.probe(prompts[0], probe_attempts(prompts[0], max_tokens))
         prompt = prompts[len(prompts) // 2]

@@ -23,7 +23,7 @@ from policies.storage.fake_model import read_skill
 
 
 def is_fake(config: RunConfig) -> bool:
-    """Whether the scripted engine samples: its model has neither layers nor a tokenizer."""
+    """Tell whether the scripted engine samples: its model has neither layers nor a tokenizer."""
     return config.rollout.engine.type == "fake"
 
 
@@ -86,7 +86,7 @@ def _code_that_would_run(config: RunConfig, plan: Plan, path: Path) -> None:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` can be the id of a model on the hub."""
+    """Tell whether `name` can be the id of a model on the hub."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
@@ -209,7 +209,7 @@ def plan_test_prompts(
 
 
 def check_prompts(config: RunConfig) -> Plan:
-    """What `pawl validate` looks at besides the config: the prompts, where that takes no network and no imports.
+    """Return what `pawl validate` looks at besides the config: the prompts, where that takes no network and no imports.
 
     A data set of the hub, or one that a heavy package makes, is left to `pawl plan` and `pawl run`.
     """

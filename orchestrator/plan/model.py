@@ -1,4 +1,4 @@
-"""What a model directory says about itself, read from headers and JSON only: no torch, no weights loaded."""
+"""Facts that a model directory says about itself, read from headers and JSON only: no torch, no weights loaded."""
 
 from __future__ import annotations
 

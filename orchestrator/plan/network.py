@@ -22,7 +22,7 @@ def plan_network(config: RunConfig, plan: Plan) -> None:
 
 
 def seen_by(config: RunConfig) -> str:
-    """Who must see the run folder, and what becomes of files where they do not."""
+    """Return who must see the run folder, and what becomes of files where they do not."""
     cluster = config.cluster
     if cluster.backend == "inline" or cluster.address is None:
         ignored = "" if cluster.shared_folder else "; cluster.shared_folder: false changes nothing"
@@ -36,7 +36,7 @@ def seen_by(config: RunConfig) -> str:
 
 
 def listening(config: RunConfig) -> list[str]:
-    """What will listen for connections, where, and who may connect.
+    """Return what will listen for connections, where, and who may connect.
 
     Example: `["none: everything runs in the driver"]`.
     """

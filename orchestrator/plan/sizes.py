@@ -26,7 +26,7 @@ _ADAM_BYTES = 16
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """How much a round samples."""
+    """Amounts that a round samples."""
 
     longest_prompt: int
     prompt_lengths: tuple[int, ...]

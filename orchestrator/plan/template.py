@@ -84,7 +84,7 @@ def plan_template(
 
 
 def job_of(config: RunConfig, folder: str | None, prompts: Sequence[Prompt]) -> Job:
-    """What the other process is to try; `folder` is that of the model, None for the scripted fake."""
+    """Return what the other process is to try; `folder` is that of the model, None for the scripted fake."""
     return Job(
         model=folder,
         trust_remote_code=getattr(config.rollout.engine, "trust_remote_code", False),

@@ -15,14 +15,14 @@ _MAX_CHOICES = len(string.ascii_uppercase)
 
 
 def has_hashes(text: Any) -> bool:
-    """Whether a text ends as GSM8K's worked answers do."""
+    """Tell whether a text ends as GSM8K's worked answers do."""
     return isinstance(text, str) and bool(
         text.rpartition("####")[1] and text.rpartition("####")[2].strip()
     )
 
 
 def behind_hashes(text: Any, what: str) -> str:
-    r"""What stands behind the last `####`; 1,234 becomes 1234.
+    r"""Return what stands behind the last `####`; 1,234 becomes 1234.
 
     Example:
         >>> behind_hashes("6 x 12 = 72\n#### 72", "answer")
@@ -41,7 +41,7 @@ def behind_hashes(text: Any, what: str) -> str:
 
 
 def last_boxed(text: Any) -> str | None:
-    r"""What stands in the last `\boxed{...}`, braces in it included; None when there is none.
+    r"""Return what stands in the last `\boxed{...}`, braces in it included; None when there is none.
 
     Example:
         >>> last_boxed(r"so $\boxed{\frac{1}{2}}$.")

@@ -39,7 +39,7 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def is_chat(value: Any) -> bool:
-    """Whether a value looks like a list of messages, in either kind of keys."""
+    """Tell whether a value looks like a list of messages, in either kind of keys."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -110,7 +110,7 @@ def read_tools(value: Any, column: str, *, is_padded: bool = False) -> tuple[dic
 
 
 def looks_like_tools(value: Any) -> bool:
-    """Whether a column that is called `tools` holds schemas, and not, say, words."""
+    """Tell whether a column that is called `tools` holds schemas, and not, say, words."""
     try:
         return bool(read_tools(value, "tools"))
     except RowError:

@@ -13,7 +13,7 @@ _KEEP = "; leave the row out, or give tests in the form of code_tests (prompts.*
 
 
 def is_input_output(value: Any) -> bool:
-    """Whether a value is APPS's {"inputs": [...], "outputs": [...]}, or its JSON text."""
+    """Tell whether a value is APPS's {"inputs": [...], "outputs": [...]}, or its JSON text."""
     try:
         tests = parsed(value, "")
     except RowError:

@@ -184,7 +184,7 @@ class CollectedRows:
     # Parts of one row
 
     def _messages(self, row: Row) -> tuple[tuple[Message, ...], str | None]:
-        """What is shown to the policy, and the assistant's turn that was taken off its end."""
+        """Return what is shown to the policy, and the assistant's turn that was taken off its end."""
         config, reading = self.config, self.reading
         system = self._system(row.values)
         if config.template is not None and config.columns.messages is None:

@@ -22,7 +22,7 @@ def root_of(path: str, values: Mapping[str, Any]) -> str:
 
 
 def has(values: Mapping[str, Any], path: str) -> bool:
-    """Whether the path leads to something, be it null."""
+    """Tell whether the path leads to something, be it null."""
     try:
         look_up(values, path)
     except RowError:
@@ -31,7 +31,7 @@ def has(values: Mapping[str, Any], path: str) -> bool:
 
 
 def look_up(values: Mapping[str, Any], path: str) -> Any:
-    """What the path leads to.
+    """Return what the path leads to.
 
     Example:
         >>> look_up({"choices": [{"text": "a"}, {"text": "b"}]}, "choices[1].text")

@@ -1,4 +1,4 @@
-"""Which prompts a round works on: without replacement within a pass over the set, reshuffled each pass."""
+"""Draws the prompts that a round works on: without replacement within a pass over the set, reshuffled each pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layout a data set has, told by its first rows or by `format:`, and which columns are read and which are not."""
+"""Chooses the layout of a data set, told by its first rows or by `format:`, and which columns are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUM_FIRST = 32
 
 @dataclass(frozen=True)
 class Reading:
-    """How the rows of one source are read."""
+    """The way in which the rows of one source are read."""
 
     format: RowFormat
     prompt: str
@@ -162,7 +162,7 @@ def _in_words(config: RowConfig, reading: Reading, rows: Sequence[Mapping[str, A
 
 
 def _by_position(reading: Reading, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a template shows choices by its own words while the answers count them."""
+    """Tell whether a template shows choices by its own words while the answers count them."""
     return reading.answer is not None and any(
         isinstance(get(row, reading.answer), int) and isinstance(row.get(column), list)
         for row in rows

@@ -62,11 +62,11 @@ class RowFormat:
     """The question may be a chat."""
 
     def fits(self, row: Values, asks: Paths, answers: Paths) -> bool:
-        """Whether a row is laid out so, where the question and the answer stand under one of these paths."""
+        """Tell whether a row is laid out so, where the question and the answer stand under one of these paths."""
         raise NotImplementedError
 
     def question(self, row: Values, path: str) -> Any:
-        """What is asked: text, or a list of messages."""
+        """Return what is asked: text, or a list of messages."""
         return look_up(row, path)
 
     def solve(self, row: Values, path: str) -> Json:
@@ -325,7 +325,7 @@ FORMATS: tuple[RowFormat, ...] = (
 
 
 def get(row: Values, path: str) -> Any:
-    """What the path leads to, or None where it leads nowhere."""
+    """Return what the path leads to, or None where it leads nowhere."""
     return look_up(row, path) if has(row, path) else None
 
 

@@ -1,4 +1,5 @@
-"""What a Parquet file would take in memory, from its footer and the headers of its pages: nothing is decompressed.
+"""Measures what a Parquet file would take in memory, from its footer and the headers of its pages: nothing is
+decompressed.
 
 A page of zeros compresses to a millionth of its size, and what a footer says of sizes is not what a reader allocates:
 that is in the header of each page. Thrift's compact protocol, as far as a PageHeader needs it

@@ -16,7 +16,7 @@ MAX_SHOWN = 60
 
 
 def difference(one: Prompt, other: Prompt, compared: Sequence[str]) -> str | None:
-    """What two rows that ask the same disagree on, in words; None when they agree.
+    """Return what two rows that ask the same disagree on, in words; None when they agree.
 
     Args:
         one: a prompt.

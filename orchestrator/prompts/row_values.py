@@ -1,4 +1,4 @@
-"""What a row may hold: text and JSON that can be written to a file and shown to a model."""
+"""Values that a row may hold: text and JSON that can be written to a file and shown to a model."""
 
 from __future__ import annotations
 

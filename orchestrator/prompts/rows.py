@@ -44,7 +44,7 @@ Format = Literal[
 
 
 class Columns(Settings):
-    """Which column holds what. A name may lead into a column: `reward_model.ground_truth`, `choices[0].text`."""
+    """Columns by what they hold. A name may lead into a column: `reward_model.ground_truth`, `choices[0].text`."""
 
     prompt: str = "prompt"
     """Text of the question, or a chat; not read when `messages` or `template` is set. The default stands for the column
@@ -120,7 +120,7 @@ class RowSource(PromptSource):
         raise NotImplementedError
 
     def origin(self) -> str:
-        """Where the rows come from, for messages."""
+        """Tell where the rows come from, for messages."""
         raise NotImplementedError
 
     def load(self) -> list[Prompt]:

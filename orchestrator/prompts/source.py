@@ -35,7 +35,7 @@ class PromptSource(Component):
         raise NotImplementedError
 
     def notes(self) -> tuple[str, ...]:
-        """How the data were read, in words, once they are loaded; what was not used is named."""
+        """Tell how the data were read, in words, once they are loaded; what was not used is named."""
         return ()
 
 
@@ -43,7 +43,7 @@ PROMPT_SOURCES = Family("prompt source", package="orchestrator.prompts.sources",
 
 
 def is_safe_id(text: str) -> bool:
-    """Whether `text` can be a prompt id as it is: letters, digits and `_ - . :`, at most 96."""
+    """Tell whether `text` can be a prompt id as it is: letters, digits and `_ - . :`, at most 96."""
     return _SAFE_ID.fullmatch(text) is not None and text not in (".", "..")
 
 

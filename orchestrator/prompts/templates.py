@@ -103,7 +103,7 @@ def _tells(path: str, answer: str | None, rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def _is_literal(inside: str) -> bool:
-    """Whether braces around this can be no placeholder: no letter in them, or the start of a JSON object."""
+    """Tell whether braces around this can be no placeholder: no letter in them, or the start of a JSON object."""
     bare = inside.strip()
     return not any(c.isalpha() or c == "_" for c in bare) or (bare[0] in "\"'" and ":" in bare)
 

@@ -141,7 +141,7 @@ def _tasks(scope: RoundScope) -> list[Task]:
 
 
 def _earlier(scope: RoundScope) -> tuple[EarlierSamples, ...]:
-    """Who samples besides the serving policy: those that served some rounds ago, or the run's first."""
+    """Return who samples besides the serving policy: those that served some rounds ago, or the run's first."""
     run, served = scope.run, scope.run.served()
     return tuple(
         EarlierSamples(

@@ -125,7 +125,7 @@ def _grade_anew(shard: ShardPaths, guard: Callable[[], None]) -> None:
 
 
 def counts_of(grades: Sequence[Summary]) -> PromptCounts:
-    """What came of each prompt's attempts, over all shards in order."""
+    """Return what came of each prompt's attempts, over all shards in order."""
     columns: dict[str, list[float]] = {name: [] for name in PromptCounts.model_fields}
     for summary in grades:
         for name, column in columns.items():

@@ -1,4 +1,4 @@
-"""What is known of each version's held-out score, gathered from the journal: all measurements of a version, together.
+"""Evidence on each version's held-out score, gathered from the journal: all measurements of a version, together.
 
 A measurement that lacks too many attempts (`limits.max_unmeasured`) is left out: nothing is decided on it.
 """
@@ -34,7 +34,7 @@ def gather(scope: RoundScope, candidate: Evaluated, again: Iterable[Evaluated] =
 
 
 def usable(scope: RoundScope, measured: Evaluated) -> bool:
-    """Whether a measurement may be acted on: few enough of its attempts lack a score."""
+    """Tell whether a measurement may be acted on: few enough of its attempts lack a score."""
     if measured.counts is None:
         return True
     limit = scope.run.config.limits.max_unmeasured

@@ -1,4 +1,4 @@
-"""Which versions of the run's own policy judge in a round: a pure function of the rounds that have finished."""
+"""Names the versions of the run's policy that judge in a round: a pure function of the rounds that have finished."""
 
 from __future__ import annotations
 

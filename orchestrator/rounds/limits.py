@@ -1,4 +1,4 @@
-"""When failures stop a round, and rounds stop a run: one failure is a value, many are a stop."""
+"""Limits at which failures stop a round, and rounds stop a run: one failure is a value, many are a stop."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _example(summaries: Sequence[Mapping[str, Any]], source: str) -> str:
 
 
 def reason_to_stop(results: Sequence[RoundResult], limits: LimitSettings) -> str | None:
-    """Why no further round should be run, if so."""
+    """Tell why no further round should be run, if so."""
     skipped = _streak(results, RoundStatus.SKIPPED)
     if skipped >= limits.max_skipped_rounds:
         return (
@@ -125,7 +125,7 @@ def reason_to_stop(results: Sequence[RoundResult], limits: LimitSettings) -> str
 
 
 def is_last(scope: RoundScope, status: RoundStatus) -> bool:
-    """Whether the run ends with this round, if it ends so."""
+    """Tell whether the run ends with this round, if it ends so."""
     run, policy = scope.run, scope.policy.number
     this = RoundResult(round=scope.index, status=status, before=policy, after=policy, reference="")
     results = [*run.journal.results(), this]
@@ -135,6 +135,6 @@ def is_last(scope: RoundScope, status: RoundStatus) -> bool:
 
 
 def _streak(results: Sequence[RoundResult], status: RoundStatus) -> int:
-    """How many of the last rounds ended so, without another between them."""
+    """Tell how many of the last rounds ended so, without another between them."""
     others = [place for place, result in enumerate(results) if result.status is not status]
     return len(results) - (others[-1] + 1 if others else 0)

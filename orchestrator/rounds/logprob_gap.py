@@ -1,4 +1,4 @@
-"""What is done about sampler and trainer that disagree on the log-probs of the same tokens (`health/logprob_gap`).
+"""Deals with a sampler and a trainer that disagree on the log-probs of the same tokens (`health/logprob_gap`).
 
 Up to about 0.02 nats a token is rounding. More means that the two do not compute the same policy: then the sampler's
 log-probs are not those of the reference, and the first gradient is that of the disagreement.
@@ -13,7 +13,7 @@ from workers.training.engine import UpdateOutcome
 
 
 def must_recompute(scope: RoundScope, outcome: UpdateOutcome, source: str, forced: bool) -> bool:
-    """Whether the update has to be made again with reference log-probs that the trainer computes; warns.
+    """Tell whether the update has to be made again with reference log-probs that the trainer computes; warns.
 
     Args:
         scope: the round.
@@ -49,6 +49,6 @@ def must_recompute(scope: RoundScope, outcome: UpdateOutcome, source: str, force
 
 
 def was_forced(scope: RoundScope) -> bool:
-    """Whether an earlier round had to recompute its reference log-probs because of the gap."""
+    """Tell whether an earlier round had to recompute its reference log-probs because of the gap."""
     found = (scope.run.journal.find(i, Phase.TRAIN, Trained) for i in range(1, scope.index))
     return any(trained.forced for trained in found if trained is not None)

@@ -26,7 +26,7 @@ def phase(
     *,
     shards: int = 0,
 ) -> R:
-    """What phase `name` of the round leaves; done now unless the journal has it.
+    """Return what phase `name` of the round leaves; done now unless the journal has it.
 
     The result is journalled durably before anything can build on it. `shards` is for the progress bar.
     """

@@ -108,7 +108,7 @@ def publish_intact(scope: RoundScope, collected: Collected, trained: Trained) ->
 
 
 def _is_same(version: PolicyVersion, published: Published) -> bool:
-    """Whether a version is what the journal recorded; an older Pawl recorded the weights alone."""
+    """Tell whether a version is what the journal recorded; an older Pawl recorded the weights alone."""
     all_files = published.files_digest in ("", files_digest(version))
     return version.digest == published.digest and all_files
 

@@ -1,4 +1,4 @@
-"""What a run keeps: old policies and old samples are removed as `retention` says, never what is needed.
+"""Retention: old policies and old samples are removed as `retention` says, never what is needed.
 
 A removal is three steps, each of which may be the last before a crash: a note in `<run>/removed/` that says what is
 gone and what it was, then the manifest or the markers (from here on the item does not exist), then the data. Doing it
@@ -87,7 +87,7 @@ def best_round(results: Sequence[RoundResult]) -> RoundResult:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the files of a removed item lie."""
+    """Places of the files of a removed item."""
 
     first: tuple[Path, ...]
     """Manifest or markers."""
@@ -98,7 +98,7 @@ class _Place:
 def _unwanted(
     config: RunConfig, folder: RunFolder, results: Sequence[RoundResult]
 ) -> Iterator[tuple[Kind, int]]:
-    """What to remove, oldest first; also what a crash left half removed."""
+    """Yield what to remove, oldest first; also what a crash left half removed."""
     finished = [result.round for result in results]
     keep = config.retention.policies
     if keep != "all":

@@ -1,4 +1,4 @@
-"""What rejected rounds leave for the next one: their examples, and a smaller learning rate.
+"""Leftovers of rejected rounds for the next one: their examples, and a smaller learning rate.
 
 A rejected round taught nothing, and the next starts from the same version: what that version sampled in earlier rounds
 is still on-policy. All of it is read from the journal, so a run that was killed takes the same examples.
@@ -69,5 +69,5 @@ def rounds_to_reuse(
 
 
 def learning_rate_factor(scope: RoundScope) -> float:
-    """What the learning rate is multiplied by: `on_rejection.learning_rate_factor` once for each rejection in a row."""
+    """Factor of the learning rate: `on_rejection.learning_rate_factor` once for each rejection in a row."""
     return scope.run.config.on_rejection.learning_rate_factor ** rejected_in_a_row(scope)

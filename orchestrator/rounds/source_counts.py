@@ -1,4 +1,4 @@
-"""What each verifier and judge did in a round, read from the shards' summed counts."""
+"""Counts what each verifier and judge did in a round, read from the shards' summed counts."""
 
 from __future__ import annotations
 

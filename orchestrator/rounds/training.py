@@ -124,7 +124,7 @@ class _Tries:
 
 
 def _outputs(job: UpdateJob) -> dict[str, str | None]:
-    """What an update writes besides checkpoints, by the job's field."""
+    """Return what an update writes besides checkpoints, by the job's field."""
     return {
         "output_dir": job.output_dir,
         "log_path": job.log_path,

@@ -1,4 +1,4 @@
-"""What travels between the driver's node and nodes that do not see the run folder, by phase and worker group."""
+"""Files that travel between the driver's node and nodes without the run folder, by phase and worker group."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_files(
     models: tuple[str, ...],
     guard: Callable[[], None],
 ) -> RunFiles | None:
-    """What the cluster is told of the run folder; None where all workers run on this machine."""
+    """Return what the cluster is told of the run folder; None where all workers run on this machine."""
     if settings.backend == "inline" or settings.address is None:
         return None
     token, path = secrets.token_hex(16), folder.activity_reports / "seen.json"
@@ -62,7 +62,7 @@ def models_of(config: RunConfig, store: PolicyStore) -> tuple[str, ...]:
 
 
 def judge_files(config: RunConfig, policies: Iterable[PolicyVersion]) -> Files:
-    """What judges read when they start: their models, and the versions of the policy that judge."""
+    """Return what judges read when they start: their models, and the versions of the policy that judge."""
     reads = [str(path) for path in _judge_models(config)]
     return Files(reads=tuple(dict.fromkeys([*reads, *(policy.path for policy in policies)])))
 
@@ -73,7 +73,7 @@ def policy_files(*policies: PolicyVersion) -> Files:
 
 
 def update_files(job: UpdateJob, examples: list[str], folder: RoundFolder) -> Files:
-    """What one training worker reads and, when it is the one that writes, makes."""
+    """Return what one training worker reads and, when it is the one that writes, makes."""
     weights = policy_files(job.policy, *job.reference_versions).reads
     carried = () if job.optimizer_state is None else (job.optimizer_state,)
     checkpoints = str(folder.checkpoints)

@@ -1,4 +1,5 @@
-"""What an update left, recorded when it is committed: new weights with all beside them, step log, optimizer state.
+"""The files that an update left, recorded when it is committed: new weights with all beside them, step log, optimizer
+state.
 
 `rounds/0003/train/files.json` names each with its size and sha256, until the weights become a version, and after that
 for the log and the state. So weights that were damaged between training and publishing are made again, not published.
@@ -60,7 +61,7 @@ def read_update_files(folder: RoundFolder) -> UpdateFiles | None:
 
 
 def damage_of_candidate(folder: RoundFolder, candidate: Path) -> str | None:
-    """What is not as the update left it among the weights that are to be published; None when all is well."""
+    """Return what is not as the update left it among the weights that are to be published; None when all is well."""
     try:
         record = read_update_files(folder)
     except CorruptStateError as error:

@@ -1,4 +1,4 @@
-"""How a trajectory is told to people: who wrote what, what became of its tool calls, and how it ended.
+"""A trajectory as text for people: who wrote what, what became of its tool calls, and how it ended.
 
 One list of parts serves the terminal, the tables and the report. In plain text every line that a model or a tool
 wrote is indented and every label is not, so that no text can pass for a label.
@@ -36,7 +36,7 @@ class Part:
 
 
 def is_conversation(trajectory: Trajectory) -> bool:
-    """Whether more than one policy turn has to be told."""
+    """Tell whether more than one policy turn has to be told."""
     return (
         len(trajectory.turns) > 1
         or bool(trajectory.opening)
@@ -46,7 +46,7 @@ def is_conversation(trajectory: Trajectory) -> bool:
 
 
 def parts_of(trajectory: Trajectory) -> tuple[Part, ...]:
-    """What the counterpart began with, the turns in order, policy turns numbered from 1, and the ending."""
+    """Return what the counterpart began with, the turns in order, policy turns numbered from 1, and the ending."""
     parts: list[Part] = []
     if trajectory.opening:
         parts.append(Part("observation", "opening", opening_text(trajectory)))
@@ -71,7 +71,7 @@ def headings_of(trajectory: Trajectory) -> list[str]:
 
 
 def opening_text(trajectory: Trajectory) -> str:
-    """What the counterpart said before the first policy turn; empty where the policy was first."""
+    """Return what the counterpart said before the first policy turn; empty where the policy was first."""
     return "\n".join(message.content for message in trajectory.opening)
 
 
@@ -95,7 +95,7 @@ def calls_text(trajectory: Trajectory) -> str:
 
 
 def ending_text(trajectory: Trajectory) -> str:
-    """Why the attempt ended, and what the environment said. Example: `turn_limit, outcome 0.5`."""
+    """Tell why the attempt ended, and what the environment said. Example: `turn_limit, outcome 0.5`."""
     words = [trajectory.ending.value]
     if trajectory.outcome is not None:
         words.append(f"outcome {trajectory.outcome:g}")

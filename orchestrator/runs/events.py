@@ -1,4 +1,4 @@
-"""What happens in a run, as it happens: written to `events.jsonl` and handed to observers (progress, tests).
+"""Events of a run, as they happen: written to `events.jsonl` and handed to observers (progress, tests).
 
 Events carry clocks and are for people; decisions are made from the journal alone.
 """

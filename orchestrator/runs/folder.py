@@ -1,4 +1,4 @@
-"""Where everything of a run lies. The run folder is the truth; Ray, MLflow and memory are caches.
+"""The places of everything that belongs to a run. The run folder is the truth; Ray, MLflow and memory are caches.
 
 <run>/run.json               what the run is: name, versions, config digest; written once
 <run>/config.json            the resolved config
@@ -51,7 +51,7 @@ class ShardPaths:
         return self.directory / "prompts" / f"shard-{self.index:04d}.parquet"
 
     def attempt(self, epoch: int, number: int) -> ShardPaths:
-        """Where the `number`-th try at a stage of this shard puts its files, in the epoch of one driver."""
+        """Tell where the `number`-th try at a stage of this shard puts its files, in the epoch of one driver."""
         return ShardPaths(self.directory / "attempts" / f"e{epoch:06d}-{number:04d}", self.index)
 
 
@@ -103,22 +103,22 @@ class RoundFolder:
 
     @property
     def update_files(self) -> Path:
-        """What the update left, with sizes and sha256."""
+        """Return what the update left, with sizes and sha256."""
         return self.train / "files.json"
 
     @property
     def checkpoints(self) -> Path:
-        """Where an update that was cut off goes on; gone when the round is finished."""
+        """Tell where an update that was cut off goes on; gone when the round is finished."""
         return self.train / "checkpoints"
 
     @property
     def outcome(self) -> Path:
-        """What the update did (`UpdateOutcome` as JSON); marks the update finished."""
+        """Return what the update did (`UpdateOutcome` as JSON); marks the update finished."""
         return self.train / "outcome.json"
 
     @property
     def attempts(self) -> Path:
-        """Where workers write; nothing in it counts."""
+        """Tell where workers write; nothing in it counts."""
         return self.path / "attempts"
 
     def shard(self, index: int) -> ShardPaths:
@@ -177,7 +177,7 @@ class RunFolder:
 
     @property
     def activity(self) -> Path:
-        """Which worker does what now; there only while a driver works."""
+        """Return which worker does what now; there only while a driver works."""
         return self.path / "activity.json"
 
     @property

@@ -1,4 +1,4 @@
-"""What a run is: `run.json`, written once under a seal, and what it says of the config beside it."""
+"""The identity of a run: `run.json`, written once under a seal, and what it says of the config beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 
 
 class RunIdentity(Record):
-    """What a run is; written once. Example: `RunIdentity(name="quickstart-1", config_digest="9f..", ...)`."""
+    """The identity of a run; written once. Example: `RunIdentity(name="quickstart-1", config_digest="9f..", ...)`."""
 
     schema_version: int
     run_id: str

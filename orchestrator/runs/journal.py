@@ -58,7 +58,7 @@ class Journal:
         self._index = {(e.round, e.phase): e for e in self.entries}
 
     def find(self, round_index: int, phase: Phase, kind: type[R]) -> R | None:
-        """What the phase left, or None when it has not finished."""
+        """Return what the phase left, or None when it has not finished."""
         entry = self._index.get((round_index, phase))
         return None if entry is None else kind.model_validate(entry.result)
 

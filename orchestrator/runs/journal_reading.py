@@ -48,7 +48,7 @@ class JournalEntry(Record):
 
 
 class Head(Record):
-    """How far the journal goes, by one driver. Example: `Head(epoch=3, began=12, lines=14, last="9f..")`."""
+    """One driver's word on how far the journal goes. Example: `Head(epoch=3, began=12, lines=14, last="9f..")`."""
 
     epoch: int
     began: int
@@ -67,7 +67,7 @@ class Head(Record):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a journal says, and what else lies in it."""
+    """The contents of a journal, and what else lies in it."""
 
     entries: tuple[JournalEntry, ...] = ()
     """Finished phases, in order."""
@@ -161,7 +161,7 @@ def read_journal(path: Path) -> Reading:
 def reading_of(
     content: bytes, heads: Mapping[int, Head], path: Path, *, is_newest: bool = True
 ) -> Reading:
-    """Which lines of `content` count under `heads`; `is_newest`: nobody claimed the run after the last of them.
+    """Return which lines of `content` count under `heads`; `is_newest`: nobody claimed the run after the last of them.
 
     Raises:
         CorruptStateError: a line that counts was lost or changed.

@@ -1,4 +1,4 @@
-"""Who drives a run: a lease with an epoch that only grows, its heartbeat, and the one judgement of who is alive.
+"""The right to drive a run: a lease with an epoch that only grows, its heartbeat, and the one judgement of who is alive.
 
 `<run>/epochs/000003.json` is the claim of epoch 3: made exclusively, once, and never changed, so two processes never
 hold one epoch. `000003.beat` beside it is its heartbeat, which only its driver writes; `<run>/driver.json` repeats it
@@ -87,7 +87,7 @@ class Fence:
 
     @property
     def head_path(self) -> Path:
-        """Where this epoch says how far the journal goes; nobody else writes it."""
+        """Tell where this epoch says how far the journal goes; nobody else writes it."""
         return self.claim_path.with_suffix(HEAD_SUFFIX)
 
     def __call__(self) -> None:
@@ -260,7 +260,7 @@ def _beats(folder: RunFolder, before: Claim, beat_seconds: float) -> bool:
 
 
 def is_alive(folder: RunFolder, now: float | None = None) -> bool:
-    """Whether somebody drives the run, as far as can be told without waiting.
+    """Tell whether somebody drives the run, as far as can be told without waiting.
 
     A process that can be seen from here is looked for; a driver elsewhere is believed while its heartbeat is not older
     than three beats: by the kernel's own clock inside one boot, else by its wall clock and ours.
@@ -296,7 +296,7 @@ def _told(folder: RunFolder, epoch: int) -> Claim | None:
 
 
 def is_visible(found: Claim) -> bool:
-    """Whether the process numbers that this process sees tell anything about the driver that claimed."""
+    """Tell whether the process numbers that this process sees tell anything about the driver that claimed."""
     if found.boot_id and found.pid_namespace:
         return (found.boot_id, found.pid_namespace) == (boot_id(), pid_namespace())
     if found.heartbeat and sys.platform == "linux":  # it beats, so it need not be looked for
@@ -320,7 +320,7 @@ def _lives_here(found: Claim) -> bool:
 
 
 def _is_mine(found: Claim) -> bool:
-    """Whether this very process made the claim: a run may be resumed where it failed."""
+    """Tell whether this very process made the claim: a run may be resumed where it failed."""
     me = (os.getpid(), process_start(os.getpid()))
     return is_visible(found) and (found.pid, found.pid_started) == me
 
@@ -359,7 +359,7 @@ def _name(found: Claim | None) -> str:
 
 
 def _place(found: Claim) -> str:
-    """Where a driver is whose process number means nothing here."""
+    """Tell where a driver is whose process number means nothing here."""
     if found.boot_id and found.boot_id == boot_id():
         return f"in another container, {found.pid_namespace}"
     if found.host == socket.gethostname():

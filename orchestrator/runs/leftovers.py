@@ -1,4 +1,4 @@
-"""What a driver that died leaves lying: uncommitted attempts and temporary files. Nothing of it counts."""
+"""Removes what a driver that died left lying: uncommitted attempts and temporary files. Nothing of it counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which folder a new run gets: `D/N`, by default `runs/<experiment>-<number>` with the next free number."""
+"""Names the folder that a new run gets: `D/N`, by default `runs/<experiment>-<number>` with the next free number."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Published(Record):
 
 
 class Synced(Record):
-    """What the samplers answered after the swap."""
+    """The samplers' answer after the swap."""
 
     version: int
     digest: str

@@ -1,4 +1,4 @@
-"""What a run's plug-ins were made of, and from which round on they are something else.
+"""Records what a run's plug-ins were made of, and from which round on they are something else.
 
 `run.json` has what the run began with. A change is refused until `pawl resume --accept-changes` writes
 `<run>/accepted/0001.json`, which names the round and the phase from which it holds. Each such file is sealed and names
@@ -84,7 +84,7 @@ class AcceptedChange(Record):
 
 
 def plug_ins_of(config: RunConfig) -> dict[str, PlugInCode]:
-    """What the plug-ins of a config are made of: as their process told, else by a walk through their sources."""
+    """Return what the plug-ins of a config are made of: as their process told, else by a walk through their sources."""
     if config.plug_ins is not None:
         return dict(config.plug_ins.code)
     return codes_of(config.model_dump(mode="json"))
@@ -173,7 +173,7 @@ def check_plug_ins(
 
 
 def differences(held: Codes) -> list[str]:
-    """What of the plug-ins is otherwise on disk now. Example: `['./mine.py:score: rules.py was edited']`."""
+    """Return what of the plug-ins is otherwise on disk now. Example: `['./mine.py:score: rules.py was edited']`."""
     return [
         f"{name}: {what}" for name, code in held.items() for what in changes(code, now(name, code))
     ]

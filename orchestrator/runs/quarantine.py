@@ -1,4 +1,4 @@
-"""Where damaged files and poison items go: out of the way, kept, with the reason beside them."""
+"""The place for damaged files and poison items: out of the way, kept, with the reason beside them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from policies.base.records import RoundResult
 
 @dataclass(frozen=True)
 class Sound:
-    """What of a run can be trusted. Example: `Sound(entries=(...), config={...}, damage=())`."""
+    """The part of a run that can be trusted. Example: `Sound(entries=(...), config={...}, damage=())`."""
 
     entries: tuple[JournalEntry, ...] = ()
     """Finished phases, up to the first that is damaged."""
@@ -78,7 +78,7 @@ def tree_digest(tree: dict[str, Any]) -> str:
 
 
 def read_sound(folder: RunFolder) -> Sound:
-    """What of a run can be trusted, and what cannot; raises for nothing that lies in the folder."""
+    """Return what of a run can be trusted, and what cannot; raises for nothing that lies in the folder."""
     damage: list[str] = []
     identity: dict[str, Any] = {}
     config: dict[str, Any] = {}

@@ -25,7 +25,7 @@ class Start:
     """Raises when another process has the run by now; none before the run is claimed."""
 
     def is_ours(self) -> bool:
-        """Whether what lies in the folder was made by this process, and nobody else goes on with it."""
+        """Tell whether what lies in the folder was made by this process, and nobody else goes on with it."""
         if self.fence is None:
             return False
         try:

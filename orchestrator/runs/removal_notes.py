@@ -46,7 +46,7 @@ class Removed(Record):
 
 
 def note_path(folder: RunFolder, kind: Kind, number: int) -> Path:
-    """Where the note on an item lies."""
+    """Tell where the note on an item lies."""
     return folder.removed / f"{kind}-{number:04d}.json"
 
 
@@ -85,7 +85,7 @@ def _read(path: Path, kind: type[N]) -> N:
 
 
 class LeftInBucket(Record):
-    """What a fetch did not bring along. Example: `LeftInBucket(address="s3://b/runs/a", names=("rounds/..",))`."""
+    """Files that a fetch did not bring along. Example: `LeftInBucket(address="s3://b/runs/a", names=("rounds/..",))`."""
 
     address: str
     run_id: str = ""
@@ -97,6 +97,6 @@ class LeftInBucket(Record):
 
 
 def left_in_bucket(folder: RunFolder) -> LeftInBucket | None:
-    """What was not fetched of the run; None for a run that never left its machine."""
+    """Return what was not fetched of the run; None for a run that never left its machine."""
     path = folder.path / FETCHED
     return _read(path, LeftInBucket) if path.exists() else None

@@ -48,7 +48,7 @@ def results_of(folder: RunFolder) -> list[RoundResult]:
 
 
 def run_status(folder: RunFolder) -> dict[str, Any]:
-    """What `pawl status --json` prints."""
+    """Return what `pawl status --json` prints."""
     events, seconds = read_run_events(folder), phase_seconds(folder)
     speed = Throughput()
     for event in events:
@@ -120,7 +120,7 @@ def run_state(folder: RunFolder, events: Sequence[Event]) -> str:
 
 
 def driver_is_alive(folder: RunFolder) -> bool:
-    """Whether somebody drives the run; `orchestrator.runs.lease` is the judge."""
+    """Tell whether somebody drives the run; `orchestrator.runs.lease` is the judge."""
     return is_alive(folder)
 
 
@@ -158,7 +158,7 @@ def read_config(folder: RunFolder) -> dict[str, Any]:
 
 
 def example_kind(shards: Sequence[Path]) -> type[Example] | None:
-    """Which records a round's example shards hold, from the columns of the first; None when there is no shard.
+    """Return which records a round's example shards hold, from the columns of the first; None when there is no shard.
 
     Rounds of one run may differ: a supervised stage comes before a preference stage.
 
@@ -187,7 +187,7 @@ def stream_examples(folder: RoundFolder) -> Iterator[Example]:
 
 
 def round_of(folder: RunFolder, index: int) -> RoundFolder:
-    """Where the samples of a round lie; round 0 only has its measurement.
+    """Tell where the samples of a round lie; round 0 only has its measurement.
 
     Raises:
         InputError: the round has not begun.

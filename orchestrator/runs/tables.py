@@ -1,4 +1,4 @@
-"""What a person wants to read of a round: a bounded number of samples and of examples, as plain rows.
+"""Tables of what a person wants to read of a round: a bounded number of samples and of examples, as plain rows.
 
 Consumes: the finished shards of a round. Produces: rows of strings, numbers and booleans. On failure: a
 shard that is not there (yet, or any more) gives no rows; one that is damaged raises `ArtifactError`.

@@ -33,7 +33,7 @@ _POLICY = re.compile(r"policies/(\d+)/(.*)")
 
 
 def is_address(text: str) -> bool:
-    """Whether a run is named by its place in a bucket."""
+    """Tell whether a run is named by its place in a bucket."""
     return text.startswith("s3:/")
 
 
@@ -128,7 +128,7 @@ def fetch_same_run(
 
 
 class _Needed:
-    """Which files the next round needs."""
+    """The files that the next round needs."""
 
     def __init__(self, journal: Journal) -> None:
         results = journal.results()
@@ -160,7 +160,7 @@ class _Needed:
 
 
 def _index(bucket: Bucket) -> tuple[dict[str, dict[str, object]], set[str]]:
-    """What was sent: size and sha256 of every file, and the sha256 of each state of the journal."""
+    """Return what was sent: size and sha256 of every file, and the sha256 of each state of the journal."""
     index: dict[str, dict[str, object]] = {}
     journals = set()
     for name in bucket.names(SEGMENTS):

@@ -57,7 +57,7 @@ PATIENCE_AFTER_FAILURE = 30.0
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """What one phase adds: files in the order in which they are to be copied, and the journal as it was then."""
+    """The additions of one phase: files in the order in which they are to be copied, and the journal as it was then."""
 
     files: tuple[tuple[str, Path], ...]
     journal: bytes
@@ -363,7 +363,7 @@ def _is_marker(path: Path) -> bool:
 
 
 def _is_committed(path: Path) -> bool:
-    """Whether what vouches for a file is there: its marker, or the manifest of its policy."""
+    """Tell whether what vouches for a file is there: its marker, or the manifest of its policy."""
     if path.suffix == ".parquet":
         return marker_path(path).exists()
     if path.parent.parent.name == "policies":

@@ -1,4 +1,4 @@
-"""Whose a place in a bucket is: a copy belongs to the run that claimed it first, for good.
+"""The owner of a place in a bucket: a copy belongs to the run that claimed it first, for good.
 
 Object storage need not know conditional writes, so runs that claim one place at the same moment agree by what they
 write and list ("safe agreement" of Borowsky and Gafni, "Generalized FLP impossibility result for t-resilient
@@ -34,7 +34,7 @@ _CLAIM = re.compile(r"owners/([0-9A-Za-z_-]+)\.([0123])")
 
 @dataclass(frozen=True)
 class Claims:
-    """What `owners/` holds: the levels that each run has reached."""
+    """The contents of `owners/`: the levels that each run has reached."""
 
     levels: dict[str, frozenset[int]]
 
@@ -153,7 +153,7 @@ def taken_names(settings: StorageSettings) -> list[str]:
 
 
 def foreign(bucket: Bucket, owner: str) -> str:
-    """Why a place cannot be used, and what can be done."""
+    """Tell why a place cannot be used, and what can be done."""
     name, server = Path(bucket.location.prefix).name, bucket.endpoint
     server = f"AWS_ENDPOINT_URL={server} " if server else ""
     return explain(

@@ -52,7 +52,7 @@ class Point:
 
 
 class TrackingSink(Protocol):
-    """Where metrics land. `round_index` None means the run itself. Each call may be made twice.
+    """The place where metrics land. `round_index` None means the run itself. Each call may be made twice.
 
     Raises:
         TrackingError: no answer; try again later.

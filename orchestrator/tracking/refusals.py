@@ -1,4 +1,4 @@
-"""What a tracking server that answers, and takes nothing, means, and what to do about it.
+"""Explains a tracking server that answers and takes nothing, and what to do about it.
 
 Read from the texts and codes of MLflow's exceptions; MLflow is not imported.
 """

@@ -45,7 +45,7 @@ def store_uri(target: str | None, cwd: Path) -> str:
 
 
 def is_server(uri: str) -> bool:
-    """Whether the store is a server already: it shows itself."""
+    """Tell whether the store is a server already: it shows itself."""
     return uri.split(":", 1)[0] in SERVERS
 
 
@@ -72,7 +72,7 @@ def check_can_serve(port: int) -> None:
 
 
 def command(uri: str, port: int) -> list[str]:
-    """How MLflow's server is started."""
+    """Tell how MLflow's server is started."""
     options = ["--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", *options]
 

@@ -40,7 +40,7 @@ class TrackingAnswered(TrackingError):
 
 
 class TrackedRun(Record):
-    """What is known of a run when it starts.
+    """Facts of a run when it starts.
 
     Example: `TrackedRun(run_id="9f3c..", name="quickstart-1", experiment="quickstart", params={...}, tags={...})`.
     """
@@ -120,7 +120,7 @@ def _line(data: bytes) -> Line | None:
 
 
 def is_line(data: bytes) -> bool:
-    """Whether a line of the spool is as it was written."""
+    """Tell whether a line of the spool is as it was written."""
     return _line(data) is not None
 
 
@@ -172,7 +172,7 @@ class Spool:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def offset(self) -> int:
-        """How far the lines have been sent; 0 when that is not known."""
+        """Tell how far the lines have been sent; 0 when that is not known."""
         try:
             value: Any = read_sealed(self.offset_path.read_bytes())["offset"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):

@@ -43,7 +43,7 @@ State = Literal["missing", "whole", "half made", "older", "newer", "foreign"]
 
 @dataclass(frozen=True)
 class Store:
-    """What a SQLite file is to the MLflow that is installed here."""
+    """The state of a SQLite file for the MLflow that is installed here."""
 
     state: State
     revision: str = ""
@@ -129,7 +129,7 @@ def deleted_experiment(path: Path, name: str) -> str | None:
 
 
 def store_problem(path: Path, found: Store) -> str | None:
-    """Why nothing can be sent to this store, and what to do; None where it can, or where it will be mended."""
+    """Tell why nothing can be sent to this store, and what to do; None where it can, or where it will be mended."""
     uri = f"sqlite:///{path.absolute()}"
     if found.state in ("missing", "whole"):
         return None

@@ -1,4 +1,4 @@
-"""What a run is known by on the tracking server: its parameters and tags, gathered without heavy imports."""
+"""Names of a run on the tracking server: its parameters and tags, gathered without heavy imports."""
 
 from __future__ import annotations
 

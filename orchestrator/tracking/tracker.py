@@ -38,7 +38,7 @@ FINISH_TIMEOUT = 30.0
 
 
 class Tracker(Protocol):
-    """What the driver tells. No call waits for a server, except `finish`, and that one not for long."""
+    """The interface that the driver tells. No call waits for a server, except `finish`, and that one not for long."""
 
     def start(self, run: TrackedRun) -> None:
         """The run starts, or goes on after a resume."""
@@ -190,7 +190,7 @@ class SpooledTracker:
         self._thread.poke()
 
     def _too_much_waits(self) -> bool:
-        """Whether curves are left out: a server that stays away must not fill the disk."""
+        """Tell whether curves are left out: a server that stays away must not fill the disk."""
         if self._spool.backlog_bytes() <= self._max_backlog_bytes:
             return False
         if not self._told_backlog:
@@ -202,7 +202,7 @@ class SpooledTracker:
         return True
 
     def _remember(self) -> None:
-        """What an earlier process of this run told already."""
+        """Read what an earlier process of this run told already."""
         for line, _ in self._spool.read():
             self._started |= isinstance(line, StartLine)
             if isinstance(line, RoundLine):

@@ -57,7 +57,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 @dataclass(frozen=True)
 class AttemptAnswer:
-    """What an attempt answers. Example: `AttemptAnswer("", missing="the thought is not finished")`."""
+    """The answer of an attempt. Example: `AttemptAnswer("", missing="the thought is not finished")`."""
 
     text: str
     """The answer's words, without the tags around them; empty when there is none."""
@@ -92,7 +92,7 @@ def answer_of(attempt: Trajectory, *, unfinished: bool = False) -> AttemptAnswer
 
 
 def is_cut(attempt: Trajectory) -> bool:
-    """Whether a limit ended the graded turn, or the attempt behind it; a turn graded by name stands for itself."""
+    """Tell whether a limit ended the graded turn, or the attempt behind it; a turn graded by name stands for itself."""
     index = _graded_turn(attempt)
     of_turn = index is not None and attempt.turns[index].stop_reason is StopReason.LENGTH
     return of_turn or (attempt.graded is None and attempt.status is TrajectoryStatus.TRUNCATED)
@@ -146,12 +146,12 @@ def left_open(prompt: str, controls: Sequence[str] = ()) -> str:
 
 
 def is_mark(control: str) -> bool:
-    """Whether a control token marks thoughts, channels or answers."""
+    """Tell whether a control token marks thoughts, channels or answers."""
     return _MARK.fullmatch(control) is not None or any(part in control for part in _MARK_TOKENS)
 
 
 def tagged_answer(spoken: str, *, ended: bool) -> str | None:
-    """What the last `<answer>` tag holds; None without one.
+    """Return what the last `<answer>` tag holds; None without one.
 
     One that is not closed counts when the turn has `ended`: a stop string may have taken the closing away.
     """
@@ -230,7 +230,7 @@ def _kind(mark: re.Match[str]) -> str:
 
 
 def _thoughts(text: str) -> tuple[bool, int]:
-    """Whether a thought is open at the end of `text`, and where what follows the last thought begins.
+    """Tell whether a thought is open at the end of `text`, and where what follows the last thought begins.
 
     A mark that is named again inside a thought of its kind opens nothing; a closing without an opening ends a thought
     that began before the text.

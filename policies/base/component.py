@@ -101,7 +101,7 @@ class Component:
 
 
 class PlugInWatch(Protocol):
-    """What a process that keeps plug-ins out, or describes them for such a one, does about each."""
+    """Deals with each plug-in in a process that keeps them out, or describes them for such a one."""
 
     def known(self, family: str, value: dict[str, Any]) -> Component.Config | None:
         """The settings that stand for `value` here; None to load the component."""
@@ -231,7 +231,7 @@ class Family(Generic[C]):
         return dict(sorted(names.items()))
 
     def is_foreign(self, name: str) -> bool:
-        """Whether the member `name` was installed by another package."""
+        """Tell whether the member `name` was installed by another package."""
         return not self.members()[name].startswith(f"{self.package}.")
 
     def resolve(self, name: str) -> type[C]:

@@ -149,7 +149,7 @@ class RunNotFoundError(ResumeError):
 
 
 class PlugInChangedError(ResumeError):
-    """What a plug-in is made of is not what the run has had; nothing was decided with it."""
+    """A plug-in is not made of what the run has had; nothing was decided with it."""
 
     exit_code = CORRUPT
 

@@ -1,4 +1,4 @@
-"""Which start of which kernel, and which pid namespace, this process is in: only there does a process number count."""
+"""The start of the kernel and the pid namespace that a process is in: only there does a process number count."""
 
 from __future__ import annotations
 

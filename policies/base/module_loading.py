@@ -53,7 +53,7 @@ def _folder_importable(folder: str) -> Iterator[None]:
 
 
 def _lies_in(folder: str, name: str) -> bool:
-    """Whether the top-level module `name` is a file or a package directly in `folder`."""
+    """Tell whether the top-level module `name` is a file or a package directly in `folder`."""
     module = sys.modules[name]
     file = getattr(module, "__file__", None)
     homes = [file] if file else list(getattr(module, "__path__", ()))

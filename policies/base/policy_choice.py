@@ -1,4 +1,4 @@
-"""Which version of the run's own policy answers in a round, where a config names one by when it served."""
+"""Chooses the version of the run's own policy that answers in a round, where a config names one by when it served."""
 
 from __future__ import annotations
 

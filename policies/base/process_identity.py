@@ -1,4 +1,4 @@
-"""Whether a process of this machine still lives: by number and start time, so that a later one is not taken for it."""
+"""Tells whether a process of this machine still lives: by number and start time, so no later one is taken for it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Prompt(Record):
 
 
 class Sampling(Record):
-    """How completions are drawn. Example: `Sampling(temperature=0.9, max_tokens=48)`."""
+    """Settings by which completions are drawn. Example: `Sampling(temperature=0.9, max_tokens=48)`."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -49,7 +49,7 @@ class Sampling(Record):
 
 
 class StopReason(StrEnum):
-    """Why a turn ended."""
+    """The reason why a turn ended."""
 
     STOP = "stop"
     """The policy wrote a terminator or a stop string."""
@@ -104,14 +104,14 @@ class Turn(Record):
 
 
 class Branch(Record):
-    """Where a trajectory left its parent in a tree. Example: `Branch(parent="r1.7x8.0", at_token=12)`."""
+    """The place where a trajectory left its parent in a tree. Example: `Branch(parent="r1.7x8.0", at_token=12)`."""
 
     parent: str
     at_token: int
 
 
 class TrajectoryStatus(StrEnum):
-    """How an attempt ended."""
+    """The ending of an attempt."""
 
     COMPLETE = "complete"
     TRUNCATED = "truncated"
@@ -119,7 +119,7 @@ class TrajectoryStatus(StrEnum):
 
 
 class Ending(StrEnum):
-    """Why an attempt ended."""
+    """The reason why an attempt ended."""
 
     ANSWERED = "answered"
     """The policy gave its last turn: no tool was called, or the strategy's last stage was reached."""
@@ -228,7 +228,7 @@ class Trajectory(Record):
 
 
 class VerdictStatus(StrEnum):
-    """What a verifier said."""
+    """The word of a verifier."""
 
     SCORED = "scored"
     ABSTAINED = "abstained"
@@ -294,7 +294,7 @@ class Comparison(Record):
 
 
 class StepScore(Record):
-    """What the verdicts on one step add up to. Example: `StepScore(span=Span(...), score=1.0, desirable=True)`."""
+    """Sum of the verdicts on one step. Example: `StepScore(span=Span(...), score=1.0, desirable=True)`."""
 
     span: Span
     score: float
@@ -302,7 +302,7 @@ class StepScore(Record):
 
 
 class Feedback(Record):
-    """What the verdicts on one trajectory add up to. Made by aggregation; knows nothing of pairs.
+    """Sum of the verdicts on one trajectory. Made by aggregation; knows nothing of pairs.
 
     Example: `Feedback(trajectory_id="r1.7x8.0", score=1.0, desirable=True, verdicts=(Verdict(...),))`.
     """
@@ -356,7 +356,7 @@ class PolicyVersion(Record):
 
 
 class RoundStatus(StrEnum):
-    """What became of a round."""
+    """The outcome of a round."""
 
     UNTRAINED = "untrained"
     """Round 0: the policy as it came, measured."""

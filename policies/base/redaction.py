@@ -41,7 +41,7 @@ _lock = threading.Lock()
 
 
 def names_a_secret(name: str) -> bool:
-    """Whether a setting of this name holds a secret.
+    """Tell whether a setting of this name holds a secret.
 
     Example:
         >>> [names_a_secret(n) for n in ("api_key", "judge_token", "api_key_env", "max_tokens", "metadata_key")]
@@ -51,7 +51,7 @@ def names_a_secret(name: str) -> bool:
 
 
 def looks_like_a_secret(text: str) -> bool:
-    """Whether a text has the form of a token of a well-known service."""
+    """Tell whether a text has the form of a token of a well-known service."""
     return _SHAPES.search(text) is not None
 
 

@@ -8,7 +8,7 @@ from policies.base.messages import Record
 
 
 class ToolCallStatus(StrEnum):
-    """What became of a tool call; everything but `ok` and `unavailable` is told to the policy as an observation."""
+    """The outcome of a tool call; everything but `ok` and `unavailable` is told to the policy as an observation."""
 
     OK = "ok"
     FAILED = "failed"

@@ -30,7 +30,7 @@ _ROUNDING = 1e-9
 
 @dataclass
 class Built:
-    """What one group gave: examples, and the reasons for what was left out."""
+    """Yield of one group: examples, and the reasons for what was left out."""
 
     examples: list[Example] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -142,7 +142,7 @@ class PreferenceBuilder(Component):
 
 
 def was_cut(trajectory: Trajectory) -> bool:
-    """Whether a limit of tokens or turns ended the attempt: what it was about to say is missing.
+    """Tell whether a limit of tokens or turns ended the attempt: what it was about to say is missing.
 
     An episode that the environment ended is whole, even if the move that ended it ran out of tokens.
     """
@@ -156,7 +156,7 @@ def was_cut(trajectory: Trajectory) -> bool:
 
 
 def beats(one: float, other: float, margin: float = 0.0) -> bool:
-    """Whether the score `one` is above `other`, by at least `margin`; scores that differ by rounding are equal."""
+    """Tell whether the score `one` is above `other`, by at least `margin`; scores that differ by rounding are equal."""
     return one - other > _ROUNDING and one - other >= margin - _ROUNDING
 
 
@@ -172,7 +172,7 @@ def _weighted(example: Example, weight: float) -> Example:
 
 
 def has_failed_call(trajectory: Trajectory) -> bool:
-    """Whether a tool call before the policy's last turn has any status but `ok`."""
+    """Tell whether a tool call before the policy's last turn has any status but `ok`."""
     policy_turns = [i for i, turn in enumerate(trajectory.turns) if turn.role == "policy"]
     return any(
         call.status is not ToolCallStatus.OK

@@ -1,4 +1,4 @@
-"""What a loss learns from: tokens with their masks, as pairs, single trajectories or demonstrations.
+"""Examples that a loss learns from: tokens with their masks, as pairs, single trajectories or demonstrations.
 
 Made by preference builders from judged trajectories; every example names the trajectories it came from.
 """

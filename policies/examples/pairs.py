@@ -1,4 +1,4 @@
-"""What pair builders share: when two trajectories make a pair, and why a group without contrast makes none."""
+"""Parts that pair builders share: when two trajectories make a pair, and why a group without contrast makes none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How sure it is that the chosen side of a pair is better: from comparisons where judges made them, else from scores.
+"""Soft labels: how sure it is that the chosen side of a pair is better: from comparisons where judges made them, else
+from scores.
 
 Each source (verifier or judge) that scored both sides says a probability; the label is their mean, weighted as their
 scores are. A pairwise judge says what it said of these two, both orders averaged; where it never compared them, what
@@ -55,7 +56,7 @@ def _opinions(feedback: Feedback, group: ScoredGroup) -> dict[str, tuple[float, 
 
 
 def _compared(comparisons: Sequence[Comparison], chosen: str, rejected: str) -> float:
-    """What one judge's comparisons say: directly, or by how often each side won against others."""
+    """Return what one judge's comparisons say: directly, or by how often each side won against others."""
     sides = {chosen, rejected}
     direct = _wins(chosen, (c for c in comparisons if {c.first, c.second} == sides))
     if direct:

@@ -1,4 +1,5 @@
-"""Who computes a loss: our formula, or TRL's spelling of it where the class that defines the formula also gives one.
+"""Decides who computes a loss: our formula, or TRL's spelling of it where the class that defines the formula also gives
+one.
 
 A subclass that changes a formula inherits the spelling of its parent, which then says something else.
 """
@@ -10,7 +11,7 @@ _NO_FORMULA = frozenset({"trl", "Config", "config", "kind"})
 
 
 def defines_formula(owner: type) -> bool:
-    """Whether a class body holds anything that a formula can depend on: methods, properties, constants, `__init__`."""
+    """True if a class body holds anything that a formula can depend on: methods, properties, constants, `__init__`."""
     return any(
         name == "__init__" or not name.startswith("__")
         for name in vars(owner)
@@ -19,7 +20,7 @@ def defines_formula(owner: type) -> bool:
 
 
 def trl_spells(loss: type) -> bool:
-    """Whether the class that defines the formula of `loss` last defines `trl()` too.
+    """Tell whether the class that defines the formula of `loss` last defines `trl()` too.
 
     Example: true of `Hinge`, and of a subclass of it that only changes the default of beta; false of a subclass that
     overrides `of_scores` or a constant that the formula reads, and of one that overrides `trl()` alone.

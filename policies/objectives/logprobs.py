@@ -35,7 +35,7 @@ _TOLERANCES = ((False, 1e-3), (True, 0.05))
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What a model says about the next tokens of a batch; 0 wherever the mask is 0.
+    """Scores of a model for the next tokens of a batch; 0 wherever the mask is 0.
 
     Everything is [N, T-1]: column t speaks of token t+1.
     """
@@ -93,7 +93,7 @@ def token_scores(
 
 
 def head_is_linear(model: Any, input_ids: Tensor, attention_mask: Tensor) -> bool:
-    """Whether the model's logits are its last hidden states times its output head, and nothing more.
+    """Tell whether the model's logits are its last hidden states times its output head, and nothing more.
 
     Models scale, cap, shift or normalise on that way, under names of their own, so it is tried and not guessed: once
     for each model, the log-probs of one sequence by head against those of the model's own forward pass. Where they

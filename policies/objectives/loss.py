@@ -103,7 +103,7 @@ class SupervisedTensors:
 
 @dataclass(frozen=True)
 class TrlLoss:
-    """How TRL spells a loss: `loss_type` and further arguments of its `DPOConfig`, `KTOConfig` or `SFTConfig`."""
+    """TRL's spelling of a loss: `loss_type` and further arguments of its `DPOConfig`, `KTOConfig` or `SFTConfig`."""
 
     loss_type: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -131,12 +131,12 @@ class Loss(Component):
 
     @property
     def needs_custom_step(self) -> bool:
-        """Whether an engine must compute with our formula because TRL has no (safe) spelling of it."""
+        """Tell whether an engine must compute with our formula because TRL has no (safe) spelling of it."""
         return False
 
     @property
     def trl_computes(self) -> bool:
-        """Whether TRL may compute the loss: the class that defines the formula says how TRL spells it."""
+        """Tell whether TRL may compute the loss: the class that defines the formula says how TRL spells it."""
         return trl_spells(type(self)) and not self.needs_custom_step
 
     def trl(self) -> TrlLoss:
@@ -167,7 +167,7 @@ class PairLoss(ReferencedLoss):
 
     @property
     def weighs_tokens(self) -> bool:
-        """Whether `token_weights` must be asked; else every scored token counts 1."""
+        """Tell whether `token_weights` must be asked; else every scored token counts 1."""
         return False
 
     def token_weights(self, sequence: TokenSequence, other: TokenSequence) -> Sequence[float]:
@@ -180,7 +180,7 @@ class PairLoss(ReferencedLoss):
 
     @property
     def needs_alignment(self) -> bool:
-        """Whether `PairTensors.alignment` must be given."""
+        """Tell whether `PairTensors.alignment` must be given."""
         return False
 
     def per_pair(self, pairs: PairTensors) -> Tensor:
@@ -311,7 +311,7 @@ class UnpairedLoss(ReferencedLoss):
 
     @property
     def reads_steps(self) -> bool:
-        """Whether `UnpairedTensors.steps` must be given."""
+        """Tell whether `UnpairedTensors.steps` must be given."""
         return False
 
     def per_example(self, examples: UnpairedTensors) -> Tensor:

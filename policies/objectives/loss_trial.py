@@ -46,7 +46,7 @@ class _Trial:
 
 
 def refused_because(loss: Loss) -> str | None:
-    """Why a loss cannot be trained with, or None; tried on synthetic log-probs at and around the reference."""
+    """Tell why a loss cannot be trained with, or None; tried on synthetic log-probs at and around the reference."""
     learns = False
     for distance in _DISTANCES:
         try:

@@ -1,4 +1,4 @@
-"""Which weights a round is compared with: schedules as pure functions of the history, recorded in the run."""
+"""The weights that a round is compared with: schedules as pure functions of the history, recorded in the run."""
 
 from __future__ import annotations
 

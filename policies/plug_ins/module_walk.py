@@ -30,7 +30,7 @@ _MODE = re.compile(r"(?=.*[wax+])[rwaxbt+]{1,3}")
 
 @dataclass
 class _Source:
-    """What one source says that it loads."""
+    """Modules that one source says that it loads."""
 
     imports: list[tuple[int, str]] = field(default_factory=list)
     """Level (0 is absolute) and dotted name."""

@@ -1,4 +1,4 @@
-"""What a plug-in is made of: its file with all that it loads from its own folder, or its installed package.
+"""The code of a plug-in: its file with all that it loads from its own folder, or its installed package.
 
 Found in two ways and joined: what its import opened (told by the process that imported it), and a walk through its
 source for imports that happen later. Where the source imports by a computed name, every Python file of its folder
@@ -35,7 +35,7 @@ _TEXT_KEYS = frozenset({"prompt_file"})
 
 
 class PlugInCode(Record):
-    """What one plug-in is made of.
+    """The files that one plug-in is made of.
 
     Example: `PlugInCode(root="/home/me/graders", files={"mine.py": "9f..", "rules.py": "07.."})`, or
     `PlugInCode(package="my-graders 1.2", files={"RECORD": "5c.."})`.
@@ -61,7 +61,7 @@ def codes_of(
     imported: Iterable[str] = (),
     opened: Mapping[str, Iterable[Path]] | None = None,
 ) -> dict[str, PlugInCode]:
-    """What every plug-in of a resolved config is made of, by what the config calls it.
+    """Return what every plug-in of a resolved config is made of, by what the config calls it.
 
     Args:
         config: as plain values.
@@ -96,7 +96,7 @@ def _names_a_module(value: str) -> bool:
 
 
 def code_of(reference: str, opened: Iterable[Path] = ()) -> PlugInCode | None:
-    """What the plug-in of this name is made of; None when it is ours or cannot be found.
+    """Return what the plug-in of this name is made of; None when it is ours or cannot be found.
 
     Args:
         reference: `./file.py:name`, `package.module:name`, the name of an installed component, or a text file.
@@ -116,7 +116,7 @@ def code_of(reference: str, opened: Iterable[Path] = ()) -> PlugInCode | None:
 
 
 def now(reference: str, recorded: PlugInCode) -> PlugInCode:
-    """What the plug-in is made of at this moment, with the files of `recorded` looked at again.
+    """Return what the plug-in is made of at this moment, with the files of `recorded` looked at again.
 
     A data file that has come into being since is none of it: a plug-in may make one. A module would be imported.
     """
@@ -129,7 +129,7 @@ def now(reference: str, recorded: PlugInCode) -> PlugInCode:
 
 
 def changes(before: PlugInCode, after: PlugInCode) -> list[str]:
-    """What differs, in words. Example: `['rules.py was edited', 'more.py is new']`."""
+    """Return what differs, in words. Example: `['rules.py was edited', 'more.py is new']`."""
     if before.package != after.package:
         return [f"{before.package or 'files'} became {after.package or 'files'}"]
     if before.package:
@@ -179,7 +179,7 @@ def _by_files(entry: Path, root: Path, opened: Iterable[Path], *, module: str = 
 
 
 def _counts(path: Path, root: Path) -> bool:
-    """Whether an opened file belongs to the plug-in: below its folder, or source that nobody installed."""
+    """Tell whether an opened file belongs to the plug-in: below its folder, or source that nobody installed."""
     if _is_installed(path) or path.is_relative_to(_our_root()):
         return path.is_relative_to(root) and not _is_installed(path) and not _is_ours(path)
     return path.is_relative_to(root) or path.suffix == ".py"

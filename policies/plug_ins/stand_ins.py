@@ -48,13 +48,13 @@ class PlugInFacts(Record):
 
 
 def is_plug_in(config: Component.Config) -> bool:
-    """Whether the component of these settings is not one of ours, known by its class or by a stand-in."""
+    """Tell whether the component of these settings is not one of ours, known by its class or by a stand-in."""
     owner = type(config).component
     return bool(owner.stands_for) or owner.__module__.partition(".")[0] not in OURS
 
 
 def is_stand_in(config: Component.Config) -> bool:
-    """Whether this process knows the component by its description only."""
+    """Tell whether this process knows the component by its description only."""
     return bool(type(config).component.stands_for)
 
 
@@ -103,7 +103,7 @@ def _attributes(owner: type, base: type, instance: object | None) -> Iterator[tu
 
 
 class StandIns:
-    """What was told of the plug-ins of one config; no plug-in is loaded while it watches."""
+    """Facts that were told of the plug-ins of one config; no plug-in is loaded while it watches."""
 
     def __init__(
         self, facts: Sequence[PlugInFacts], code: Mapping[str, PlugInCode] | None = None

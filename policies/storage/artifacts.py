@@ -57,7 +57,7 @@ VOLATILE_FIELDS = frozenset({"seconds"})
 
 
 class Marker(Record):
-    """What is known of a finished file. Written beside it as `<file>.json`."""
+    """Facts of a finished file. Written beside it as `<file>.json`."""
 
     file: str
     sha256: str
@@ -87,7 +87,7 @@ class Draft(Record):
 
 
 class Written(Record):
-    """What a worker answers: its files, not committed yet, and a summary under 1 KB of sums and counts."""
+    """A worker's answer: its files, not committed yet, and a summary under 1 KB of sums and counts."""
 
     files: tuple[Draft, ...]
     summary: dict[str, JsonValue] = Field(default_factory=dict)
@@ -100,7 +100,7 @@ def file_sha256(path: Path) -> str:
 
 
 def marker_path(path: Path) -> Path:
-    """Where the marker of `path` lies."""
+    """Tell where the marker of `path` lies."""
     return path.with_name(path.name + ".json")
 
 
@@ -255,7 +255,7 @@ def discard(path: Path, guard: Callable[[], None] | None = None) -> None:
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a file that ought to be finished, or None: its marker, size and sha256 are checked."""
+    """Return what is wrong with a file that ought to be finished, or None: its marker, size and sha256 are checked."""
     try:
         marker = read_marker(path)
     except ArtifactError as error:

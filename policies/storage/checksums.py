@@ -54,7 +54,7 @@ def read_sealed(data: bytes) -> dict[str, Any]:
 
 
 def is_as_written(data: bytes) -> bool:
-    """Whether JSON stands as `policies.storage.files.write_json` writes it: no other spaces, no lost line end."""
+    """Tell whether JSON stands as `policies.storage.files.write_json` writes it: no other spaces, no lost line end."""
     text = json.dumps(json.loads(data), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     return data == text.encode(errors="surrogatepass")
 
@@ -71,7 +71,7 @@ class SealedLine(Record):
         return self.model_copy(update={SEAL: hashlib.sha256(text.encode()).hexdigest()})
 
     def is_as_sealed(self) -> bool:
-        """Whether the line is what was written, as far as its seal tells."""
+        """Tell whether the line is what was written, as far as its seal tells."""
         return self.seal in ("", self.sealed().seal)
 
 
@@ -82,6 +82,6 @@ def with_last_line(text: str, owner: str) -> str:
 
 
 def is_text_whole(data: bytes, owner: str) -> bool:
-    """Whether a text is as `with_last_line` made it."""
+    """Tell whether a text is as `with_last_line` made it."""
     text, _, rest = data.rpartition(_COMMENT.encode())
     return rest == f"{hashlib.sha256(owner.encode() + text).hexdigest()} -->\n".encode()

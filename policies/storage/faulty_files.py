@@ -41,7 +41,7 @@ class CountingFiles(FileLayer):
         self.log: list[str] = []
 
     def about_to(self, operation: str, path: Path) -> None:
-        """What happens before an operation."""
+        """Do what is to happen before an operation."""
         self.count += 1
         self.log.append(f"{operation} {path}")
 
@@ -270,7 +270,7 @@ class CrashingFiles(CountingFiles):
 
 
 class _Unsynced:
-    """What a power failure would take: contents by path, and names in the order in which they came to be."""
+    """Contents that a power failure would take: contents by path, and names in the order in which they came to be."""
 
     def __init__(self) -> None:
         self.contents: dict[Path, int] = {}

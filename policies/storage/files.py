@@ -103,7 +103,7 @@ def storage(path: Path) -> Iterator[None]:
 
 
 def storage_error(error: OSError, path: Path | str) -> StorageError | None:
-    """What to tell of a disk or machine that refuses; None for errors that say something else."""
+    """Return what to tell of a disk or machine that refuses; None for errors that say something else."""
     known = _REASONS.get(error.errno or 0)
     if known is None:
         return None

@@ -1,4 +1,5 @@
-"""Which names in a folder of a run are the run's own: numbers as it writes them. Whatever else lies there is foreign.
+"""Tells the names in a folder of a run that are the run's own: numbers as it writes them. Whatever else lies there is
+foreign.
 
 Systems, editors, sync tools and people leave files everywhere (`.DS_Store`, `.nfs000..`, `0001 (copy)`, `x.json~`).
 Nothing that lists a folder may take such a name for one of ours, or fail on it.

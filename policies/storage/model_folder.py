@@ -1,4 +1,4 @@
-"""What lies in a model's folder, looked at by kind and size before anything of it is read or loaded.
+"""Examines what lies in a model's folder, looked at by kind and size before anything of it is read or loaded.
 
 A pipe would be waited for, a device never ends, a folder in the place of a file ends a library with a traceback, and an
 index may name files outside. Links are followed (the cache of a hub consists of them); they must lead to files.
@@ -37,7 +37,7 @@ def check_folder(path: Path) -> None:
 
 
 def folder_problems(path: Path) -> Iterator[str]:
-    """What is wrong with the kinds and sizes of the files directly in the folder; messages in four parts."""
+    """Yield what is wrong with the kinds and sizes of the files directly in the folder; messages in four parts."""
     try:
         with os.scandir(path) as entries:
             for number, entry in enumerate(entries):

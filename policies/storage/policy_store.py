@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Manifest(Record):
-    """What a published version is. Example: `Manifest(number=1, round=1, parent=0,
+    """The record of a published version. Example: `Manifest(number=1, round=1, parent=0,
     files={"model.safetensors": "9f.."}, ...)`.
     """
 
@@ -128,7 +128,7 @@ def _refuse(version: PolicyVersion, wrong: Sequence[str]) -> None:
 
 
 def _which_changed(directory: Path, found: dict[str, str]) -> str:
-    """Which weight files are not as published; copies of a version without its manifest cannot tell."""
+    """Return which weight files are not as published; copies of a version without its manifest cannot tell."""
     try:
         text = (directory / MANIFEST).read_text(encoding="utf-8")
         expected = Manifest.model_validate_json(text).files

@@ -28,7 +28,7 @@ _BITS = {
 
 
 class Contents(NamedTuple):
-    """What a file holds."""
+    """The contents of a file."""
 
     parameters: int
     expected_bytes: int
@@ -95,7 +95,7 @@ def _check_metadata(value: object) -> None:
 
 
 def _span(name: str, tensor: dict[str, Any]) -> tuple[int, int, str, int]:
-    """Where a tensor lies, and how many values it has."""
+    """Tell where a tensor lies, and how many values it has."""
     shape, offsets, bits = tensor["shape"], tensor["data_offsets"], _BITS.get(str(tensor["dtype"]))
     if set(tensor) != {"dtype", "shape", "data_offsets"} or bits is None:
         raise ValueError(f"tensor {name[:80]!r} has an unknown dtype or key")

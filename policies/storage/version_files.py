@@ -27,7 +27,7 @@ _READ_TEXTS = frozenset(("vocab.txt", "merges.txt", "dict.txt", "bpe.txt", "emoj
 
 
 def is_read(name: str) -> bool:
-    """Whether a library opens a file of this name in a model folder by itself; weights are not meant.
+    """Tell whether a library opens a file of this name in a model folder by itself; weights are not meant.
 
     Example:
         >>> is_read("tokenizer.json"), is_read("README.md"), is_read("notes.txt"), is_read(".config.json.tmp")
@@ -54,7 +54,7 @@ def companions_of(directory: Path, *, ours: bool) -> tuple[VersionFile, ...]:
 
 
 def fact_of(directory: Path, name: str) -> VersionFile:
-    """What is recorded of one file."""
+    """Return what is recorded of one file."""
     path = directory / name
     return VersionFile(name=name, num_bytes=path.stat().st_size, sha256=file_sha256(path))
 
@@ -70,7 +70,7 @@ def files_digest(version: PolicyVersion) -> str:
 def differences(
     directory: Path, recorded: Sequence[VersionFile], *, ours: bool, absent: Collection[str] = ()
 ) -> list[str]:
-    """What is not as recorded: one sentence for each changed, missing or added file; empty when all is well.
+    """Return what is not as recorded: one sentence for each changed, missing or added file; empty when all is well.
 
     A file that was added counts when a library would read it. Python files of a folder that is not ours are left to
     the record of code that a run trusts: other programs add them to the hub's cache.

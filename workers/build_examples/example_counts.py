@@ -1,4 +1,4 @@
-"""What the examples of a shard add up to: sums and counts that the driver divides into metrics."""
+"""Counts of the examples of a shard: sums and counts that the driver divides into metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many CPU threads the models of a worker compute with: said before torch is loaded, because it reads it only then.
+"""Sets how many CPU threads the models of a worker use: said before torch is loaded, because it reads it only then.
 
 Ray starts an actor with OMP_NUM_THREADS=1 unless it was promised whole cores: a sampler then works at two thirds of its
 speed on two cores, and at less on more.

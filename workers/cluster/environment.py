@@ -1,4 +1,4 @@
-"""What a worker's environment may hold: secrets of the driver stay with the driver.
+"""Limits what a worker's environment may hold: secrets of the driver stay with the driver.
 
 Workers host other people's verifiers, judges and tools. They need no token of the model hub, of the tracking
 server or of a cloud, because the driver fetches models and sends metrics. What a judge needs is named by its
@@ -25,7 +25,7 @@ RAY_TOKEN = frozenset({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"}
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable of this name is kept from workers. Decided by the name: values are never looked at."""
+    """Tell whether a variable of this name is kept from workers. Decided by the name: values are never looked at."""
     if name in RAY_TOKEN:
         return True
     return _SECRET.fullmatch(name) is not None

@@ -24,7 +24,7 @@ WRITE_SECONDS = 1.0
 
 
 class SignOfLife(Record):
-    """What a worker last said. Example: `SignOfLife(host="node-1", pid=71, beats=240, counts={"tokens": 9120})`."""
+    """The last report of a worker. Example: `SignOfLife(host="node-1", pid=71, beats=240, counts={"tokens": 9120})`."""
 
     host: str
     pid: int
@@ -81,7 +81,7 @@ def report_progress(**counts: float) -> None:
 
 
 def read_sign(path: Path) -> SignOfLife | None:
-    """What was last said in `path`, if anything."""
+    """Return what was last said in `path`, if anything."""
     try:
         return SignOfLife.model_validate_json(path.read_bytes())
     except (

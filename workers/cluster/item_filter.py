@@ -1,4 +1,4 @@
-"""Which items of a shard a call is about: all of them, or one at a time to find the one that kills its worker."""
+"""Filters the items of a shard that a call is about: all of them, or one at a time to find what kills its worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ItemFilter(Record):
     """Items in quarantine: each killed its worker more than once."""
 
     def takes(self, item: str) -> bool:
-        """Whether `item` is worked on."""
+        """Tell whether `item` is worked on."""
         return item not in self.skip and (not self.only or item in self.only)
 
     @staticmethod

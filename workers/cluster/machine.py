@@ -1,4 +1,4 @@
-"""What this machine has: cores, GPUs, memory, disk. Nothing is started or reserved to find out."""
+"""Resources of this machine: cores, GPUs, memory, disk. Nothing is started or reserved to find out."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Placement = Literal["default", "spread", "pack"]
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker asks for, and where the workers of a group should lie."""
+    """Resources that one worker asks for, and where the workers of a group should lie."""
 
     num_cpus: float = 0.5
     num_gpus: float = 0.0
@@ -75,16 +75,16 @@ class Call(Protocol):
 
     @property
     def label(self) -> str:
-        """Who does what, for messages: `rollout 0: sample shard-0003`."""
+        """Return who does what, for messages: `rollout 0: sample shard-0003`."""
         ...
 
     @property
     def running(self) -> bool:
-        """Whether a worker is at it now, as far as the driver knows."""
+        """Tell whether a worker is at it now, as far as the driver knows."""
         ...
 
     def standing(self) -> str:
-        """Where the call stands, for people."""
+        """Tell where the call stands, for people."""
         ...
 
 
@@ -171,7 +171,7 @@ class Cluster(Protocol):
         ...
 
     def result(self, call: Call, timeout_seconds: float) -> Any:
-        """What the call returned.
+        """Return what the call returned.
 
         Raises:
             CallNotStartedError: its worker died before it came to it; it ran nowhere.

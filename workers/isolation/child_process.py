@@ -91,7 +91,7 @@ class ChildProcess:
 
     @property
     def num_output_bytes(self) -> int:
-        """How much it has written to its standard streams, as far as they are kept."""
+        """Tell how much it has written to its standard streams, as far as they are kept."""
         return self._stderr.num_bytes
 
     def exchange(self, line: bytes, kind: type[M], timeout_seconds: float) -> M:

@@ -26,7 +26,7 @@ SPARE_BYTES = 2 * 2**30
 def call_in_copy(
     function: Callable[[], float], *, cpu_seconds: float, wall_seconds: float
 ) -> float | None:
-    """What `function` returns; None when it raises, returns no finite number, or reaches a limit.
+    """Return what `function` returns; None when it raises, returns no finite number, or reaches a limit.
 
     Args:
         function: what to call; its side effects stay in the copy.

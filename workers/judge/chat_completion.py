@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible endpoint said: the answer of a chat completion, its tokens, and what a refusal means."""
+"""Reads what an OpenAI-compatible endpoint said: the answer, its tokens, and what a refusal means."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers.judge.parse import cleaned
 
 @dataclass(frozen=True)
 class Attempt:
-    """How one request ended."""
+    """The end of one request."""
 
     text: str | None = None
     error: str = ""
@@ -86,7 +86,7 @@ def model_names(content: bytes) -> list[str] | None:
 
 
 def other_addresses(base_url: str) -> list[str]:
-    """What may have been meant by an address at which no endpoint answers, the likeliest first."""
+    """Return what may have been meant by an address at which no endpoint answers, the likeliest first."""
     base = base_url.rstrip("/")
     for ending in ("/chat/completions", "/completions", "/models"):
         base = base.removesuffix(ending)
@@ -98,7 +98,7 @@ def other_addresses(base_url: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Who was asked, for messages."""
+    """The endpoint that was asked, for messages."""
 
     base_url: str
     model: str
@@ -107,7 +107,7 @@ class Endpoint:
     def unavailable(
         self, attempt: Attempt, served: Sequence[str] | None, meant: str | None
     ) -> Unavailable | None:
-        """Why a trial question was not answered, in four parts; None when it was.
+        """Tell why a trial question was not answered, in four parts; None when it was.
 
         Args:
             attempt: how the question ended.

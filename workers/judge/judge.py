@@ -34,7 +34,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Usage:
-    """What answering took. Example: `Usage(calls=1, prompt_tokens=210, completion_tokens=4)`."""
+    """The cost of answering. Example: `Usage(calls=1, prompt_tokens=210, completion_tokens=4)`."""
 
     calls: int = 0
     """Requests that were sent to the model, repeats included."""
@@ -46,7 +46,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """Why a backend cannot answer."""
+    """The reason why a backend cannot answer."""
 
     message: str
     """In four parts: what, the value, where it is set, what to do."""
@@ -56,7 +56,7 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the judge model wrote, or why there is nothing. Exactly one of the two is set."""
+    """The judge model's text, or why there is nothing. Exactly one of the two is set."""
 
     text: str | None
     error: str | None = None
@@ -68,7 +68,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class BackendContext:
-    """What a backend may need of the run. Its callables must pickle: bound methods or functions."""
+    """Facts of the run that a backend may need. Its callables must pickle: bound methods or functions."""
 
     policy_version: Callable[[int], PolicyVersion]
     """The run's policy by number, as the policy store knows it."""
@@ -101,7 +101,7 @@ class JudgeBackend(Component):
         """
 
     def probe(self) -> Unavailable | None:
-        """Why questions could not be answered from here now; None when they can, or when only a start would tell.
+        """Tell why questions could not be answered from here now; None when they can, or when only a start would tell.
 
         Asked by `pawl plan`, `pawl doctor` and at the start of a run, before anything is sampled. Loads nothing, and
         costs one short question at most.
@@ -119,7 +119,7 @@ class JudgeBackend(Component):
         """Take note that `reply` could be read: only then a cache may remember it."""
 
     def identity(self) -> str:
-        """What answers, for the cache and the run's record: model name or digest, never a key."""
+        """Return what answers, for the cache and the run's record: model name or digest, never a key."""
         raise NotImplementedError
 
 
@@ -137,7 +137,7 @@ class JudgeJob:
 
 @dataclass
 class Judgement:
-    """What a judge said about a group: verdicts on each attempt, comparisons, and counts."""
+    """A judge's word on a group: verdicts on each attempt, comparisons, and counts."""
 
     verdicts: list[Verdict] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -174,7 +174,7 @@ class Judge(Component):
         self.backend = backend
 
     def version(self) -> str:
-        """Which prompt (or other instruction) the judge follows, for the run's record."""
+        """Return which prompt (or other instruction) the judge follows, for the run's record."""
         return ""
 
     def judge(self, jobs: Sequence[JudgeJob]) -> list[Judgement]:

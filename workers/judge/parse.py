@@ -57,7 +57,7 @@ def read_score(text: str, *, low: float, high: float) -> float:
 
 
 def _last_line_value(text: str, label: str) -> str:
-    """What follows `label:` on the last line; all lines that start so must say the same."""
+    """Return what follows `label:` on the last line; all lines that start so must say the same."""
     lines = [line.strip(_MARKUP) for line in (without_thoughts(text) or "").splitlines()]
     lines = [line for line in lines if line]
     values = [value for line in lines if (value := _labelled(line, label)) is not None]

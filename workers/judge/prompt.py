@@ -29,7 +29,7 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 @dataclass(frozen=True)
 class PromptSlots:
-    """What a judge's prompt must and may contain."""
+    """Contents that a judge's prompt must and may have."""
 
     required: frozenset[str]
     optional: frozenset[str]
@@ -113,7 +113,7 @@ def fenced(text: str) -> str:
 
 
 def viewed_text(trajectory: Trajectory, view: View, level: Level = "trajectory") -> str:
-    """What a judge sees of an attempt or of its graded step; empty when there is no answer."""
+    """Return what a judge sees of an attempt or of its graded step; empty when there is no answer."""
     if view == "completion":
         return trajectory.completion if level == "step" else answer_of(trajectory).text
     if level == "step" and trajectory.graded is not None:

@@ -110,12 +110,12 @@ def _entry(line: bytes) -> tuple[str, str] | None:
 
 
 def is_reply(line: bytes) -> bool:
-    """Whether a line of a cache file is as it was written."""
+    """Tell whether a line of a cache file is as it was written."""
     return _entry(line) is not None
 
 
 def cache_scope(settings: Json, *, prompt_version: str, identity: str) -> str:
-    """What all questions of one judge share: its settings, its prompt, and what answers."""
+    """Return what all questions of one judge share: its settings, its prompt, and what answers."""
     return json.dumps([settings, prompt_version, identity], sort_keys=True)
 
 

@@ -21,7 +21,7 @@ class RequestedCall:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a policy turn asks for: calls, or nothing (a final answer), or a call that cannot be read."""
+    """The request of a policy turn: calls, or nothing (a final answer), or a call that cannot be read."""
 
     calls: tuple[RequestedCall, ...] = ()
     problem: str | None = None
@@ -41,7 +41,7 @@ class CallFormat(Component):
         self.config = config
 
     def parse(self, text: str) -> Parsed:
-        """What the turn asks for. Total: any text gives an answer, none raises."""
+        """Return what the turn asks for. Total: any text gives an answer, none raises."""
         raise NotImplementedError
 
     def messages(self, results: Sequence[tuple[str, ToolOutput]]) -> tuple[Message, ...]:

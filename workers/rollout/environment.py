@@ -15,7 +15,7 @@ from policies.base.records import Message, Probability, Prompt
 
 @dataclass(frozen=True)
 class Observation:
-    """What the world answers to an action."""
+    """The world's answer to an action."""
 
     messages: tuple[Message, ...]
     """Shown to the policy before its next turn; not read when `done`."""
@@ -51,7 +51,8 @@ class Environment(Component):
         return ()
 
     def framed(self, prompt: Prompt) -> tuple[Message, ...]:
-        """What stands before the messages of `reset`: the prompt's own, among a system line or examples of the world's.
+        """Return what stands before the messages of `reset`: the prompt's own, among a system line or examples of the
+        world's.
 
         It must follow from the prompt alone; asked after `reset` or `prepare`.
         """

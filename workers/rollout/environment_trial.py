@@ -18,7 +18,7 @@ _TRIED = range(-10, 1001)
 
 @dataclass(frozen=True)
 class Refused:
-    """Why no turn can be an action, and what to do."""
+    """The reason why no turn can be an action, and what to do."""
 
     what: str
     fix: str
@@ -27,7 +27,8 @@ class Refused:
 def actions_refused(
     space: Any, actions: Literal["integer", "text"] | Sequence[str]
 ) -> Refused | None:
-    """Why turns read as `actions` are never, or not all, in the world's `action_space`; None when they are, or can be.
+    """Tell why turns read as `actions` are never, or not all, in the world's `action_space`; None when they are, or can
+    be.
 
     A world without an action space takes what it is given. A space with real numbers or several values at once
     (Gymnasium's Box, MultiDiscrete, Dict, ...) has no action that a number, a label or a text is.

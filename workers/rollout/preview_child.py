@@ -34,7 +34,7 @@ class StrategyToTry(Record):
 
 
 class Job(Record):
-    """What to try. Example: `Job(model="/models/m", strategies=(...), prompts=(...))`."""
+    """The things to try. Example: `Job(model="/models/m", strategies=(...), prompts=(...))`."""
 
     model: str | None
     """The model's folder; None is the scripted fake."""

@@ -21,7 +21,7 @@ _WATCHED = "_pawl_watched"
 
 @contextmanager
 def noting_failures() -> Iterator[list[str]]:
-    """What watched reward functions raise in the meantime, in the code that is called from here."""
+    """Return what watched reward functions raise in the meantime, in the code that is called from here."""
     found: list[str] = []
     token = _FAILURES.set(found)
     try:
@@ -44,7 +44,7 @@ def watch(rubric: Any) -> None:
 
 
 def has_group_rewards(rubric: Any) -> bool:
-    """Whether a function of the rubric, or of one inside it, scores several attempts together."""
+    """Tell whether a function of the rubric, or of one inside it, scores several attempts together."""
     if any(has_group_rewards(inner) for inner in getattr(rubric, "rubrics", None) or ()):
         return True
     functions = getattr(rubric, "funcs", None)

@@ -17,7 +17,7 @@ _CUT = " [cut]"
 
 @dataclass(frozen=True)
 class ToolOutput:
-    """What a call gave. `text` is what the policy will read, also when the call failed."""
+    """The output of a call. `text` is what the policy will read, also when the call failed."""
 
     text: str
     status: ToolCallStatus = ToolCallStatus.OK
@@ -113,7 +113,7 @@ def text_argument(arguments: Mapping[str, Json], name: str) -> str:
 
 
 def json_type(value: Json) -> str:
-    """What JSON calls the type of `value`. Example: `json_type(None)` is `"null"`."""
+    """Return what JSON calls the type of `value`. Example: `json_type(None)` is `"null"`."""
     if value is None:
         return "null"
     if isinstance(value, bool):

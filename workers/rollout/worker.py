@@ -173,7 +173,7 @@ class RolloutWorker:
 
 
 def _shares(job: ShardJob) -> list[tuple[PolicyVersion, int, int]]:
-    """Who samples how often, and the index of its first sample."""
+    """Return who samples how often, and the index of its first sample."""
     shares = [(job.policy, job.samples_per_prompt, 0)]
     for each in job.earlier:
         _, samples, first = shares[-1]
@@ -221,7 +221,7 @@ def _sound(trajectory: Trajectory) -> Trajectory:
 
 
 def _fault(turn: Turn, trajectory: Trajectory) -> str | None:
-    """What is wrong with a sampled turn: to be wrong is the policy's affair, to be this is not."""
+    """Return what is wrong with a sampled turn: to be wrong is the policy's affair, to be this is not."""
     if turn.role != "policy":
         return None
     if turn.stop_reason is StopReason.ERROR:

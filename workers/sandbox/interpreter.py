@@ -172,7 +172,7 @@ class Packages:
 
 
 def find_packages(names: Sequence[str]) -> Packages:
-    """Where the distributions called `names` are installed in this environment.
+    """Tell where the distributions called `names` are installed in this environment.
 
     Raises:
         ConfigurationError: one of them is not installed.

@@ -188,7 +188,7 @@ def receive(control: IO[bytes]) -> Any:
 
 
 def _encoder() -> Callable[[Any, int], Any]:
-    """What `json.dumps(allow_nan=False)` calls, without the 8 ms that importing the package takes."""
+    """Return what `json.dumps(allow_nan=False)` calls, without the 8 ms that importing the package takes."""
     import _json
 
     def refuse(value: object) -> None:

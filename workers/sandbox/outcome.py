@@ -26,7 +26,7 @@ _SHELL_SIGNAL = 128
 
 
 def result_of(raw: Raw, backend: SandboxBackend, settings: SandboxSettings) -> SandboxResult:
-    """How a process that ended, or was ended, ended."""
+    """Tell how a process that ended, or was ended, ended."""
     text = raw.stderr.decode("utf-8", "replace")
     status, why = _status(raw, backend, settings, text)
     error = "" if status is SandboxStatus.OK else f"{last_lines(text)}\n{why}".strip()
@@ -115,7 +115,7 @@ def read_cell(
 
 
 def read_replies(control: bytes, names: Sequence[str], ended: SandboxResult) -> list[CallResult]:
-    """What each call gave.
+    """Return what each call gave.
 
     A line that is no strict JSON, names no call, or names one twice, spoils every call: the code wrote to the
     socket itself. A call that was never answered ended as the process did.

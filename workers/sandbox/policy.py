@@ -1,4 +1,4 @@
-"""What a contained process is told and started with: bwrap's arguments, the launcher's policy, and their digest."""
+"""The plan of a contained process: bwrap's arguments, the launcher's policy, and their digest."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _serial = itertools.count()
 
 @dataclass(frozen=True)
 class Layers:
-    """Which layers are put on; tests take one off to see that attacks then succeed."""
+    """The layers that are put on; tests take one off to see that attacks then succeed."""
 
     landlock: bool = True
     seccomp: bool = True
@@ -48,7 +48,7 @@ class Layers:
 
 @cache
 def bwrap_path() -> str:
-    """Where bubblewrap is, with the options that we need.
+    """Tell where bubblewrap is, with the options that we need.
 
     Raises:
         SandboxUnavailableError: it is not installed, or too old.
@@ -78,7 +78,7 @@ class ContainmentPlan:
     """As root: always this user, instead of a new one each time. For tests with victims of the same user."""
 
     def command(self, uid: int | None) -> Callable[[int, int], list[str]]:
-        """How to start the process as user `uid`, told the descriptors for control and for bwrap's report."""
+        """Tell how to start the process as user `uid`, told the descriptors for control and for bwrap's report."""
 
         def build(control: int, info: int) -> list[str]:
             python = [self.interpreter.executable, *FLAGS, "-c", BOOT, str(control), self.tag]
@@ -108,7 +108,7 @@ class ContainmentPlan:
 
     @property
     def counts_threads(self) -> bool:
-        """Whether the kernel counts threads per sandbox.
+        """Tell whether the kernel counts threads per sandbox.
 
         It counts per user: that is exact in a namespace, or for a user that serves one sandbox only. Anyone
         else's count would include what else the user runs; then the parent counts.
@@ -116,7 +116,7 @@ class ContainmentPlan:
         return self.backend == "bwrap" or os.getuid() == 0
 
     def budget(self) -> Budget:
-        """What one job may take, as far as it is kept from outside."""
+        """Return what one job may take, as far as it is kept from outside."""
         s = self.settings
         watched = self.layers.watch
         return Budget(
@@ -185,7 +185,7 @@ class ContainmentPlan:
 
 
 def num_descriptors(settings: SandboxSettings) -> int:
-    """How many files may be open: what socket buffers hold lies in the kernel, outside the limit on memory.
+    """Tell how many files may be open: what socket buffers hold lies in the kernel, outside the limit on memory.
 
     A pipe holds 64 kB; both ends of a stream pair hold the machine's default each, and code cannot enlarge it.
     """

@@ -1,4 +1,4 @@
-"""Which backend contains code on this machine: each candidate has to stand attacks of our own first."""
+"""Finds the backend that contains code on this machine: each candidate has to stand attacks of our own first."""
 
 from __future__ import annotations
 

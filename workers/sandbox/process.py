@@ -40,7 +40,7 @@ Ending = Literal["exit", "done", "wall", "cpu", "flood", "threads", "files", "st
 
 @dataclass(frozen=True)
 class Budget:
-    """What one job may take."""
+    """Limits of one job."""
 
     wall_seconds: float
     output_bytes: int
@@ -57,7 +57,7 @@ class Budget:
 
 @dataclass
 class Raw:
-    """What came out of a process, uninterpreted."""
+    """The raw result of a process."""
 
     stdout: bytearray = field(default_factory=bytearray)
     stderr: bytearray = field(default_factory=bytearray)
@@ -140,7 +140,7 @@ class Process:
             self._send()
 
     def wait_ready(self, seconds: float = START_SECONDS) -> dict[str, Any]:
-        """What the launcher says of its layers, once all of them hold.
+        """Return what the launcher says of its layers, once all of them hold.
 
         Raises:
             SandboxUnavailableError: it did not start; the process is dead.

@@ -77,7 +77,7 @@ class Sandbox:
 
     @property
     def backend(self) -> SandboxBackend:
-        """What contains the code; prepares if that was not done."""
+        """Return what contains the code; prepares if that was not done."""
         return self._prepared()[0].backend
 
     @property

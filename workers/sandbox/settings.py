@@ -1,4 +1,4 @@
-"""What can be set about a sandbox, and what it answers: limits in, typed outcomes out."""
+"""Settings of a sandbox, and its answers: limits in, typed outcomes out."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SandboxSettings(Settings):
 
 
 class SandboxStatus(StrEnum):
-    """How an execution ended."""
+    """The end of an execution."""
 
     OK = "ok"
     RAISED = "raised"

@@ -29,7 +29,7 @@ from policies.base.records import (
 
 
 class FeedbackSettings(Settings):
-    """How verdicts become feedback."""
+    """Settings by which verdicts become feedback."""
 
     desirable_at: float = Field(default=0.5, ge=0, le=1)
     """Lowest weighted mean score at which a trajectory counts as right (desirable)."""
@@ -122,7 +122,7 @@ def _step_scores(
 
 
 def _reason_to_leave_out(verdicts: Sequence[Verdict], settings: FeedbackSettings) -> str | None:
-    """Why the verdicts on one thing, a trajectory or a step, give no score."""
+    """Tell why the verdicts on one thing, a trajectory or a step, give no score."""
     failed = next((v.source for v in verdicts if v.status is VerdictStatus.ERROR), None)
     is_scored = any(_counts(v) for v in verdicts)
     if failed is not None and (settings.on_error == "unusable" or not is_scored):
@@ -133,7 +133,7 @@ def _reason_to_leave_out(verdicts: Sequence[Verdict], settings: FeedbackSettings
 
 
 def _counts(verdict: Verdict) -> bool:
-    """Whether a verdict has a part in a mean: a score that its source has no confidence in is an abstention."""
+    """Tell whether a verdict has a part in a mean: a score that its source has no confidence in is an abstention."""
     return verdict.score is not None and verdict.confidence > 0
 
 

@@ -1,4 +1,4 @@
-"""What came of the attempts at each held-out prompt: the counts that evaluation metrics and errors are made of."""
+"""Counts what came of the attempts at each held-out prompt: evaluation metrics and errors are made of these."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class AdapterSettings(Settings):
 
 
 class TrainingOptions(Settings):
-    """How an update runs, whatever the engine."""
+    """Settings of an update, whatever the engine."""
 
     learning_rate: float = Field(default=1.0e-5, gt=0, le=100)
     """Peak step size of AdamW."""
@@ -110,7 +110,7 @@ class ProcessGroup(Record):
 
     @property
     def writes(self) -> bool:
-        """Whether this worker writes the log, the checkpoints and the candidate."""
+        """Tell whether this worker writes the log, the checkpoints and the candidate."""
         return self.rank == 0
 
 
@@ -149,12 +149,12 @@ class UpdateJob(Record):
 
     @property
     def writes(self) -> bool:
-        """Whether the worker that got this job writes files."""
+        """Tell whether the worker that got this job writes files."""
         return self.process_group is None or self.process_group.writes
 
 
 class UpdateOutcome(Record):
-    """What an update did. Metrics are named as the tracker shows them (`train/...`, `rewards/...`)."""
+    """The outcome of an update. Metrics are named as the tracker shows them (`train/...`, `rewards/...`)."""
 
     num_examples: int
     num_steps: int
@@ -184,7 +184,7 @@ class TrainingEngine(Component):
     def refused(
         cls, loss: Loss, options: TrainingOptions, adapter: AdapterSettings | None
     ) -> str | None:
-        """Why these settings cannot be trained with this engine, or None; asked before a run starts."""
+        """Tell why these settings cannot be trained with this engine, or None; asked before a run starts."""
         return None
 
     def update(self, job: UpdateJob, examples: Sequence[Example]) -> UpdateOutcome:

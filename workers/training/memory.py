@@ -1,4 +1,4 @@
-"""How an update uses the machine: all its cores, and freed memory kept for the next step."""
+"""Settings of the machine for an update: all its cores, and freed memory kept for the next step."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def _first_that_differs(model: Any, ids: Tensor) -> str:
 
 
 def _outputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
-    """What each module gives, its tensors in one row, in the order in which they end."""
+    """Return what each module gives, its tensors in one row, in the order in which they end."""
     import torch
 
     found: dict[str, Tensor] = {}

@@ -43,7 +43,7 @@ def set_router_loss(model: Any, *, wanted: bool) -> None:
 
 
 def without_router_loss(config: Any) -> str | None:
-    """Why a model of this config of transformers has no router loss to add, or None."""
+    """Tell why a model of this config of transformers has no router loss to add, or None."""
     if not hasattr(config, "output_router_logits"):
         return (
             f"{config.model_type} is no mixture of experts that transformers knows the routers of"

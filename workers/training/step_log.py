@@ -1,4 +1,4 @@
-"""What is kept of each optimizer step: a line in the update's log, and the means that become the round's metrics."""
+"""The log of each optimizer step: a line in the update's log, and the means that become the round's metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an objective needs to know of a whole optimizer step, however it is cut into microbatches and shared by workers.
+"""Facts of a whole optimizer step that an objective needs, however it is cut into microbatches and shared by workers.
 
 Two kinds of statistic: KTO's reference points, which are one mean over the step cut at 0 once, and the rows of losses
 that look across rows, which are given the rows of the whole step with their own microbatch's rows in place.

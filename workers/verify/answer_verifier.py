@@ -25,7 +25,7 @@ class AnswerVerifier(Verifier):
     config: Config
 
     def answer(self, attempt: Trajectory) -> AttemptAnswer:
-        """What is graded of `attempt`, or why there is nothing."""
+        """Return what is graded of `attempt`, or why there is nothing."""
         config = self.config
         if config.level == "step":
             return AttemptAnswer(attempt.completion)

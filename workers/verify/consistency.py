@@ -1,4 +1,4 @@
-"""Whether verifiers say the same of the same trajectory: asked once more what was asked first of each shard.
+"""Tests whether verifiers say the same of the same trajectory: asked once more what was asked first of each shard.
 
 What a policy learns from verdicts that are partly chance is partly chance, and no other number shows it.
 """

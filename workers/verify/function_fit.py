@@ -1,4 +1,4 @@
-"""How a user's function is called: which parameter gets what, decided by names before anything is sampled."""
+"""Decides how a user's function is called: which parameter gets what, decided by names before anything is sampled."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _KEYWORDS: dict[Style, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Fit:
-    """Which parameter gets what. Example: `Fit("one", (), {"completion": "completion", "gold": "answer"}, {}, ...)`."""
+    """The source of each parameter. Example: `Fit("one", (), {"completion": "completion", "gold": "answer"}, ...)`."""
 
     calls: Literal["one", "many"]
     """One call for an attempt, or one for all attempts at a prompt."""
@@ -178,7 +178,7 @@ class FunctionSignature:
         return "pawl"
 
     def fit(self, columns: Mapping[str, Any]) -> Fit:
-        """What each parameter gets from a prompt with these metadata.
+        """Return what each parameter gets from a prompt with these metadata.
 
         Raises:
             VerificationError: nothing fills a parameter that has no default, or nothing shows the attempt.
@@ -227,7 +227,7 @@ class FunctionSignature:
         return None
 
     def _needed_elsewhere(self, name: str, known: str | None) -> bool:
-        """Whether `name` must be what the table says: the answer itself, or the only sight of the attempt."""
+        """Tell whether `name` must be what the table says: the answer itself, or the only sight of the attempt."""
         if name == "answer" and known == "answer":
             return True
         table = MANY if self.calls == "many" else ONE
@@ -324,7 +324,7 @@ def _listed(columns: Mapping[str, Any]) -> str:
 
 
 def _factory_hint(function: Callable[..., Any], parameters: Mapping[str, inspect.Parameter]) -> str:
-    """How to use what looks like a factory, by its name or by what it says that it returns; else empty."""
+    """Tell how to use what looks like a factory, by its name or by what it says that it returns; else empty."""
     name = getattr(function, "__name__", "")
     returns = str(getattr(function, "__annotations__", {}).get("return", ""))
     if not (name.startswith(("get_", "make_", "build_", "create_")) or "Callable" in returns):

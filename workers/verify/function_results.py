@@ -1,4 +1,4 @@
-"""What users' functions return, read strictly: a score, an abstention, numbers beside it; anything else is refused."""
+"""Results of users' functions, read strictly: a score, an abstention, numbers beside it; anything else is refused."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def _mean(value: Any) -> float | None:
 
 
 class Logged:
-    """What one call hands to `log_extra` and `log_metric`."""
+    """Values that one call hands to `log_extra` and `log_metric`."""
 
     def __init__(self) -> None:
         self._metrics: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""What users' functions get of a prompt and its attempts: texts, chat messages with all turns, columns, token ids."""
+"""Values that users' functions get: texts, chat messages with all turns, columns, token ids."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _split(fit: Fit, values: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]
 
 
 def value_of(source: str, prompt: Prompt, trajectory: Trajectory, *, messages: bool) -> Any:
-    """What `source` stands for; containers are copies, so that a function changes nothing for the next attempt."""
+    """The value that `source` stands for; containers are copies: a function changes nothing for the next attempt."""
     if source.startswith(COLUMN):
         return copy.deepcopy(_column(prompt.metadata, source.removeprefix(COLUMN)))
     match source:

@@ -1,4 +1,4 @@
-"""What verifiers ask of a prompt: its ground truth as text, and the question as the user wrote it."""
+"""Facts that verifiers ask of a prompt: its ground truth as text, and the question as the user wrote it."""
 
 from __future__ import annotations
 

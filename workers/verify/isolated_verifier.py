@@ -69,7 +69,7 @@ class IsolatedVerifier:
 
     @property
     def start_failure(self) -> str:
-        """Why the last start failed; empty when it did not."""
+        """Tell why the last start failed; empty when it did not."""
         return self._start_failure if self._num_start_failures else ""
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class IsolatedVerifier:
         return self._thread.submit(self._probe, prompt, attempts).result(limit)
 
     def first_question(self, items: Sequence[tuple[Prompt, Trajectory]]) -> int:
-        """How many of `items` are asked about in the first request: 1, or all attempts at the first prompt."""
+        """Tell how many of `items` are asked about in the first request: 1, or all attempts at the first prompt."""
         if not items or not self.takes_groups:
             return min(1, len(items))
         first = items[0][0].id

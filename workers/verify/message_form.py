@@ -1,4 +1,5 @@
-"""Whether a function reads texts or chat messages, told from its annotations and from its source; nothing is called.
+"""Tells whether a function reads texts or chat messages, judged from its annotations and from its source; nothing is
+called.
 
 TRL hands messages over where the prompts of a data set are chats and texts where they are texts. Here every prompt is a
 chat, so the function decides.
@@ -23,7 +24,7 @@ MAX_DEPTH = 3
 
 
 def annotated_form(function: Callable[..., Any]) -> bool | None:
-    """Whether the annotation of the completions (else of the prompts) says messages; None where it leaves it open."""
+    """True if the annotation of the completions (else of the prompts) says messages; None where it leaves it open."""
     found: dict[str, bool] = {}
     for name, annotation in getattr(_plain(function), "__annotations__", {}).items():
         meaning = ONE.get(name) or MANY.get(name)
@@ -38,7 +39,7 @@ def annotated_form(function: Callable[..., Any]) -> bool | None:
 
 
 def source_reads_messages(function: Callable[..., Any]) -> bool:
-    """Whether the source of `function`, or of what it calls in its module, takes a message's `content` or `role`."""
+    """True if the source of `function`, or of what it calls in its module, takes a message's `content` or `role`."""
     return any(_reads(tree) for tree in _trees(_plain(function), MAX_DEPTH))
 
 
@@ -75,7 +76,7 @@ def _trees(function: Any, depth: int) -> Iterator[ast.AST]:
 
 
 def _reads(tree: ast.AST) -> bool:
-    """Whether some expression takes the field of a message: `x["content"]`, `m.get("role")`."""
+    """Tell whether some expression takes the field of a message: `x["content"]`, `m.get("role")`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and not isinstance(node.value, ast.Call):
             key = node.slice

@@ -30,7 +30,7 @@ Judge = Callable[[Verifier, Prompt, Sequence[Trajectory]], list[Verdict]]
 
 
 class Probe(Record):
-    """What a probe showed. Example: `Probe(assignment="completion <- completion", said="1, 0, 0, 0")`."""
+    """The result of a probe. Example: `Probe(assignment="completion <- completion", said="1, 0, 0, 0")`."""
 
     assignment: str = ""
     """Which parameter gets what; empty for a verifier that is no function."""

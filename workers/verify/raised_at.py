@@ -1,4 +1,4 @@
-"""Where in a user's code an exception arose: file, line and function, for error verdicts and for `pawl plan`."""
+"""Finds where in a user's code an exception arose: file, line and function, for error verdicts and for `pawl plan`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a shard's summary says of each verifier: counts, sums, commonest errors, numbers that functions gave besides."""
+"""Summarises a shard for each verifier: counts, sums, commonest errors, numbers that functions gave besides."""
 
 from __future__ import annotations
 

@@ -53,11 +53,11 @@ class Verifier(Component):
 
     @property
     def takes_groups(self) -> bool:
-        """Whether `verify_group` is called with all attempts at a prompt, because they are judged by comparison."""
+        """True if `verify_group` is called with all attempts at a prompt, because they are judged by comparison."""
         return False
 
     def described(self, prompt: Prompt) -> str:
-        """How a user's function is called for `prompt`, in a line for `pawl plan`; empty where there is no function."""
+        """Describe how a function is called for `prompt`, in a line for `pawl plan`; empty without a function."""
         return ""
 
     @property
@@ -76,7 +76,7 @@ class Verifier(Component):
         return ""
 
     def lacks_answer(self, prompt: Prompt) -> bool:
-        """Whether a function has a parameter for the answer that must be filled, and `prompt` has no answer."""
+        """Tell whether a function has a parameter for the answer that must be filled, and `prompt` has no answer."""
         return False
 
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:

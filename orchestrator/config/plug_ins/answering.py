@@ -1,4 +1,4 @@
-"""What the process of the plug-ins answers to each question; everything here may run code of a user's."""
+"""Answers of the process of the plug-ins to each question; everything here may run code of a user's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Body = dict[str, Any]
 
 @dataclass
 class Memory:
-    """What is kept between questions."""
+    """State that is kept between questions."""
 
     prompts: list[Prompt] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""What the driver asks plug-ins: each function asks the process of the plug-ins, or a component of ours at once."""
+"""Questions of the driver to plug-ins: each asks the process of the plug-ins, or a component of ours at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PROMPTS_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Judging:
-    """What a verifier says of one prompt before anything is judged."""
+    """A verifier's word on one prompt before anything is judged."""
 
     refused: str
     """Why no attempt at it could be judged; empty when one can."""
@@ -38,14 +38,14 @@ class Judging:
 
 
 def keeps_out(config: RunConfig, verifier: Verifier.Config) -> bool:
-    """Whether the verifier is code of a user's that this process does not import."""
+    """Tell whether the verifier is code of a user's that this process does not import."""
     return is_stand_in(verifier) or (config.plug_ins is not None and verifier.type == "callable")
 
 
 def judging_of(
     config: RunConfig, verifier: Verifier.Config, prompts: Sequence[Prompt]
 ) -> tuple[list[Judging], str]:
-    """What the verifier says of each prompt, and how it is called for the first (`Verifier.described`).
+    """Return what the verifier says of each prompt, and how it is called for the first (`Verifier.described`).
 
     Raises:
         PawlError: it cannot be made.
@@ -65,7 +65,7 @@ def _judging_here(
 
 
 def judging(verifier: Verifier, prompt: Prompt) -> Judging:
-    """What a verifier that was made says of one prompt."""
+    """Return what a verifier that was made says of one prompt."""
     refused, solution, lacks = "", None, False
     try:
         with boundary(
@@ -85,7 +85,7 @@ def judging(verifier: Verifier, prompt: Prompt) -> Judging:
 
 
 def described(verifier: Verifier, prompts: Sequence[Prompt]) -> str:
-    """How a function is called; empty where there is none, or none that can be called."""
+    """Tell how a function is called; empty where there is none, or none that can be called."""
     try:
         with boundary(VerificationError, f"verifier {verifier.config.source!r}"):
             return verifier.described(prompts[0]) if prompts else ""
@@ -189,7 +189,7 @@ def objective_of(loss: Component.Config) -> Loss:
 def backend_probe(
     config: RunConfig, backend: Component.Config, here: Callable[[], Unavailable | None]
 ) -> Unavailable | None:
-    """Why a judge backend cannot answer; `here` asks one of ours."""
+    """Tell why a judge backend cannot answer; `here` asks one of ours."""
     if not is_stand_in(backend):
         return here()
     body = {"config": backend.model_dump(mode="json")}
@@ -198,7 +198,7 @@ def backend_probe(
 
 
 def loss_refused(config: RunConfig, loss: Component.Config, seconds: float) -> str | None:
-    """Why one microbatch of a loss that is a plug-in cannot be trained on."""
+    """Tell why one microbatch of a loss that is a plug-in cannot be trained on."""
     body = {"config": loss.model_dump(mode="json")}
     told = ask(Question.LOSS, body, settings_of(config), seconds=seconds)["refused"]
     return None if told is None else str(told)

@@ -24,7 +24,7 @@ CONFIG_SECONDS = 120.0
 
 
 def checked_outside(tree: dict[str, Any]) -> tuple[RunConfig | None, list[Problem]]:
-    """What `checked` says of a tree, without an import of any plug-in in this process.
+    """Return what `checked` says of a tree, without an import of any plug-in in this process.
 
     A tree that names none is checked here, at once.
     """
@@ -50,7 +50,7 @@ def checked_outside(tree: dict[str, Any]) -> tuple[RunConfig | None, list[Proble
 
 
 def host_settings(tree: Mapping[str, Any]) -> HostSettings:
-    """How the process is started for this config; what is wrong in it is found later."""
+    """Tell how the process is started for this config; what is wrong in it is found later."""
     cluster = tree.get("cluster")
     cluster = cluster if isinstance(cluster, Mapping) else {}
     seconds = cluster.get("import_timeout_seconds")
@@ -66,7 +66,7 @@ def settings_of(config: RunConfig) -> HostSettings:
 
 
 def names_code(tree: Mapping[str, Any]) -> bool:
-    """Whether a tree may name a plug-in; a mistake costs a process, no more."""
+    """Tell whether a tree may name a plug-in; a mistake costs a process, no more."""
     return any(_code_in(tree))
 
 
@@ -84,7 +84,7 @@ def _code_in(value: Any, key: object = "") -> Iterator[bool]:
 
 
 def _paths_of(value: Any, reference: str, path: KeyPath = ()) -> list[KeyPath]:
-    """Where in the tree `reference` stands."""
+    """Tell where in the tree `reference` stands."""
     if isinstance(value, Mapping):
         return [p for k, v in value.items() for p in _paths_of(v, reference, (*path, k))]
     if isinstance(value, list):

@@ -47,7 +47,7 @@ class PlugInLostError(ConfigurationError):
 
 @dataclass(frozen=True)
 class HostSettings:
-    """How the process is started."""
+    """Settings with which the process is started."""
 
     import_seconds: float = IMPORT_SECONDS
     keep: Collection[str] = ()
@@ -165,7 +165,7 @@ def ask(
 
 
 def remembered(question: str, about: object, find: Callable[[], T]) -> T:
-    """What `find` returns, found once for as long as `hosting` lasts."""
+    """Return what `find` returns, found once for as long as `hosting` lasts."""
     host = _HOST.get()
     if host is None:
         return find()

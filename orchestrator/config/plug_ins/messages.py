@@ -1,4 +1,4 @@
-"""What the driver and the process of the plug-ins say to each other: one JSON object per line."""
+"""Messages between the driver and the process of the plug-ins: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from policies.base.records import Record
 
 
 class Question(StrEnum):
-    """What can be asked."""
+    """The questions that can be asked."""
 
     CONFIG = "config"
     """Check a config, and describe the plug-ins in it."""

@@ -1,4 +1,4 @@
-"""Which files this process opens while a plug-in is imported: its modules, and data that they read at once."""
+"""Notes the files that this process opens while a plug-in is imported: its modules, and data that they read at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def start() -> None:
 
 
 def files() -> list[Path]:
-    """What was read since `start` and not written, as real files; cached bytecode as its source."""
+    """Return what was read since `start` and not written, as real files; cached bytecode as its source."""
     found: set[Path] = set()
     for name in sorted(_read - _written):
         with suppress(OSError, ValueError, NotImplementedError):

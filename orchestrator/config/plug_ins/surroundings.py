@@ -1,4 +1,5 @@
-"""What the import of a plug-in must leave as it is: the process, its folder and streams, functions of the interpreter.
+"""Checks what the import of a plug-in must leave as it is: the process, its folder and streams, functions of the
+interpreter.
 
 A worker runs several plug-ins in one process. One that replaces `json.dumps` there, or closes the standard output,
 would break the others and us, so it is refused where it is first imported; what it changed is put back.
@@ -37,7 +38,7 @@ os.register_at_fork(after_in_parent=_count_fork)
 
 
 class Surroundings:
-    """How things are before an import."""
+    """The state of things before an import."""
 
     def __init__(self) -> None:
         self._pid = _getpid()
@@ -60,7 +61,7 @@ class Surroundings:
             _exit(0)
 
     def changes(self) -> list[str]:
-        """What is otherwise now, in words."""
+        """Return what is otherwise now, in words."""
         found: list[str] = []
         if _num_forks != self._forks:
             found.append("forks the process")

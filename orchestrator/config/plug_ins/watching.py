@@ -1,4 +1,4 @@
-"""How the process of the plug-ins imports one: announced to the driver, watched, and refused when it misbehaves."""
+"""Imports of plug-ins in their process: announced to the driver, watched, and refused when it misbehaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an audit of a run folder claims, what it looked at, and what it found wrong."""
+"""The record of an audit of a run folder: what it claims, what it looked at, and what it found wrong."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Report:
         return sum(check.num_problems for check in self)
 
     def to_json(self) -> dict[str, Any]:
-        """What `pawl verify --json` prints under `checks`."""
+        """Return what `pawl verify --json` prints under `checks`."""
         return {
             check.name: {
                 "claim": check.claim,

@@ -27,7 +27,7 @@ _TEMPORARY = re.compile(r"(.*/)?\.[^/]*\.tmp")
 
 
 def is_known(name: str) -> bool:
-    """Whether a file of this name, relative to the run folder, may be there.
+    """Tell whether a file of this name, relative to the run folder, may be there.
 
     Example:
         >>> is_known("rounds/0001/examples/shard-0000.parquet"), is_known("rounds/notes.txt")

@@ -1,4 +1,4 @@
-"""What an audited run says that it is: `run.json` and the two configs beside it."""
+"""Audits what a run says that it is: `run.json` and the two configs beside it."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def _check_events(folder: RunFolder, entries: Sequence[JournalEntry], check: Che
 
 
 def _has_ended(folder: RunFolder) -> bool:
-    """Whether the last driver gave the run back, which it does after its last event."""
+    """Tell whether the last driver gave the run back, which it does after its last event."""
     try:
         return json.loads(folder.driver.read_bytes()).get("released") is True
     except (OSError, ValueError, AttributeError, RecursionError):  # told elsewhere

@@ -287,7 +287,7 @@ def check_training(
     check: Check,
     absent: frozenset[str] = frozenset(),
 ) -> None:
-    """What the update of round `index` says it saw, against the round's examples and the step log."""
+    """Compare what the update of round `index` says it saw, against the round's examples and the step log."""
     if Phase.TRAIN not in of_round or Phase.COLLECT not in of_round:
         return
     trained = Trained.model_validate(of_round[Phase.TRAIN].result)

@@ -84,7 +84,7 @@ class RoundAudit:
             self._check_leftovers()
 
     def _check_further_measurements(self, samples: int | None) -> None:
-        """What was measured in the round besides its candidate, as far as it has come."""
+        """Check what was measured in the round besides its candidate, as far as it has come."""
         found: dict[str, Evaluated] = {}
         for phase in (Phase.COMPARE, Phase.FINAL):
             entry = None if self.was_removed else self._result(phase, Remeasured)

@@ -151,7 +151,7 @@ def _check_plug_ins(folder: RunFolder, check: Check) -> None:
 
 
 def _noted(read: Callable[[], V], otherwise: V, check: Check) -> V:
-    """What a note on the folder says; a damaged one is a problem, and says nothing."""
+    """Return what a note on the folder says; a damaged one is a problem, and says nothing."""
     try:
         return read()
     except CorruptStateError as error:

@@ -88,7 +88,7 @@ class Keys:
 
 @dataclass
 class Totals:
-    """What the shards of one round add up to."""
+    """Totals of the shards of one round."""
 
     rows: Counter[str] = field(default_factory=Counter)
     """Rows by kind."""
@@ -222,7 +222,7 @@ class ShardAudit:
         return there
 
     def _input_digests(self, path: Path, marker: Marker, digests: Mapping[str, str]) -> None:
-        """What the marker names as its inputs, as far as it lies in this shard."""
+        """Compare what the marker names as its inputs, as far as it lies in this shard."""
         if PLUG_INS in marker.inputs:
             kind_of = path.parent.name
             self.totals.plug_ins.setdefault(kind_of, set()).add(marker.inputs[PLUG_INS])

@@ -1,4 +1,4 @@
-"""Whether a config can run on this machine now: the preflight, and what has to answer, hold or be large enough."""
+"""Examines if a config can run here and now: the preflight, and what has to answer, hold or be large enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a run is stuck or has failed: its events, its driver, its workers, its disk, and what it left behind."""
+"""Examines why a run is stuck or has failed: its events, its driver, its workers, its disk, and what it left behind."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _age(at: str) -> float:
 
 
 def _state_of_files(folder: RunFolder) -> Iterator[Finding]:
-    """What a resume would refuse."""
+    """Yield what a resume would refuse."""
     try:
         read_entries(folder)
         identity = read_identity(folder)
@@ -163,7 +163,7 @@ def _look_at(claim: Claim) -> str:
 
 
 def _workers(folder: RunFolder) -> Iterator[Finding]:
-    """Which worker is silent, and which call has nowhere to run."""
+    """Yield which worker is silent, and which call has nowhere to run."""
     activity = read_activity(folder)
     if activity is None:
         return

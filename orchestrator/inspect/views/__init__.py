@@ -1,1 +1,1 @@
-"""What people see of a run: progress, status, samples, the report."""
+"""Views of a run for people: progress, status, samples, the report."""

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: live progress on a terminal, one plain line per phase elsewhere.
+"""Shows a run while it goes on: live progress on a terminal, one plain line per phase elsewhere.
 
 Both are observers of events; neither decides anything. Text that a model wrote passes `plain_text` first.
 """

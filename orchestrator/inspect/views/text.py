@@ -1,4 +1,4 @@
-"""What `pawl show`, `status` and `trace` print: the same facts as plain values for scripts and as text for people."""
+"""Prints for `pawl show`, `status` and `trace`: the same facts as plain values for scripts and as text for people."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _prompt_texts(place: RoundFolder, ids: Iterable[str]) -> dict[str, str]:
 
 
 def feedback_view(folder: RunFolder, index: int, limit: int) -> list[dict[str, Any]]:
-    """What the verdicts on each attempt added up to."""
+    """Return what the verdicts on each attempt added up to."""
     found = first_records(round_of(folder, index), "feedback", Feedback, limit)
     return [f.model_dump(mode="json") for f in found]
 

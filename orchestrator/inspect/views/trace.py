@@ -203,7 +203,7 @@ def policy_chain(folder: RunFolder, number: int) -> list[dict[str, Any]]:
 
 
 def _unknown(folder: RunFolder, wanted: str) -> str:
-    """Which ids come near; looked for among a bounded number."""
+    """Return which ids come near; looked for among a bounded number."""
     known: list[str] = []
     for _, place in _places(folder, wanted):
         known += (e.id for e in stream_examples(place))

@@ -125,7 +125,7 @@ class EpisodesSource(PromptSource):
 
 
 def _number_of(values: StartValues) -> int:
-    """How many values there are, without listing them."""
+    """Tell how many values there are, without listing them."""
     return values.high - values.low + 1 if isinstance(values, NumberRange) else len(values)
 
 

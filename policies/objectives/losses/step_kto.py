@@ -65,7 +65,7 @@ class StepKTO(KTO):
         return outcome + config.step_weight * sums / self.step_divisor(steps, outcome)
 
     def step_divisor(self, steps: StepTensors, outcome: Tensor) -> Tensor:
-        """What the sum over an example's steps is divided by: their number H. [N]"""
+        """Return what the sum over an example's steps is divided by: their number H. [N]"""
         counts = outcome.new_zeros(outcome.shape).index_add(
             0, steps.rows, outcome.new_ones(steps.rows.shape)
         )

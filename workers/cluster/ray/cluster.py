@@ -126,7 +126,7 @@ class RayCluster:
     def _starter(
         self, name: str, factory: Callable[..., Any], size: int, resources: Resources
     ) -> Callable[[Slot, Mapping[str, Any], Files], Any]:
-        """What starts an actor for a slot of the group, now and whenever it must be replaced."""
+        """Return what starts an actor for a slot of the group, now and whenever it must be replaced."""
         import ray
 
         options: dict[str, Any] = {

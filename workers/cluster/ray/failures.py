@@ -1,4 +1,4 @@
-"""What Ray's exceptions mean for a run: each becomes one of our errors, with the call, the node and the cause."""
+"""Translates Ray's exceptions: each becomes one of our errors, with the call, the node and the cause."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_CAUSE = 400
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker runs. Example: `Place(pid=812, node="4f2a91c07d", address="10.0.0.7")`."""
+    """The place where a worker runs. Example: `Place(pid=812, node="4f2a91c07d", address="10.0.0.7")`."""
 
     pid: int
     node: str
@@ -110,7 +110,7 @@ def _of_the_cluster(error: Exception, label: str, where: str) -> PawlError | Non
 
 
 def _lost(error: Exception) -> str | None:
-    """How a worker was lost, in words; None when the error says something else."""
+    """Tell how a worker was lost, in words; None when the error says something else."""
     from ray import exceptions
 
     if isinstance(error, exceptions.ActorUnavailableError):

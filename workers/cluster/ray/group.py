@@ -58,7 +58,7 @@ class RayCall:
         return self.slot is not None and self.slot.open[:1] == [self]
 
     def standing(self) -> str:
-        """Where the call stands, for messages."""
+        """Tell where the call stands, for messages."""
         if self.slot is None:
             return "waits for a worker to be ready"
         if self.running:
@@ -139,7 +139,7 @@ class RayGroup:
                 raise slot.broken
 
     def building(self) -> list[Any]:
-        """What becomes ready when a worker that is being started is built."""
+        """Return what becomes ready when a worker that is being started is built."""
         return [slot.built for slot in self.starting() if not slot.rest_until]
 
     @property
@@ -331,7 +331,7 @@ class RayGroup:
 
 
 def _has_answer(ref: Any) -> bool:
-    """Whether a call of a dead worker had been answered before it died."""
+    """Tell whether a call of a dead worker had been answered before it died."""
     import ray
 
     done, _ = ray.wait([ref], timeout=0)
@@ -347,7 +347,7 @@ def _has_answer(ref: Any) -> bool:
 
 
 def what_there_is() -> str:
-    """What the cluster has and what of it is free, for messages."""
+    """Return what the cluster has and what of it is free, for messages."""
     import ray
 
     total, free = ray.cluster_resources(), ray.available_resources()

@@ -1,4 +1,4 @@
-"""What runs in Ray's processes: the actor that hosts one worker, and the file server for nodes without the folder."""
+"""Code that runs in Ray's processes: the actor that hosts a worker, and the file server for other nodes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class WorkerActor:
         self._client: TransferClient | None = None
 
     def place(self) -> Place:
-        """Where this actor runs."""
+        """Tell where this actor runs."""
         import ray
 
         context = ray.get_runtime_context()
@@ -152,7 +152,7 @@ def start_server(files: RunFiles, name: str | None, keep: Collection[str]) -> An
 
 @dataclass(frozen=True)
 class TransferEndpoint:
-    """What a host needs to see whether it shares the run folder, and to reach the file server where it does not."""
+    """Means of a worker actor to see if it shares the run folder, and to reach the file server where it does not."""
 
     files: RunFiles
     server: Any = None

@@ -241,7 +241,7 @@ def check_exposure(address: str, *, allow_insecure: bool) -> None:
 
 
 def answers_without_token(address: str) -> bool | None:
-    """Whether the control plane at `address` answers a caller without a token; None when that cannot be told."""
+    """Tell whether the control plane at `address` answers a caller without a token; None when that cannot be told."""
     import grpc
 
     with grpc.insecure_channel(address) as channel:

@@ -29,7 +29,7 @@ OWNER = "owner.json"
 
 
 class Owner(Record):
-    """Who made a token. Example: `Owner(host="node7", namespace=4026531836, pid=812, pid_started=90113)`."""
+    """The maker of a token. Example: `Owner(host="node7", namespace=4026531836, pid=812, pid_started=90113)`."""
 
     host: str
     namespace: int
@@ -91,7 +91,7 @@ def _this_process() -> Owner | None:
 
 
 def _owner(folder: Path) -> Owner | None:
-    """Who made a folder of ours; None for one that is not ours, or does not say."""
+    """Return who made a folder of ours; None for one that is not ours, or does not say."""
     try:
         facts = folder.lstat()
         if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():

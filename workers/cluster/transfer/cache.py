@@ -27,7 +27,7 @@ WAIT_SECONDS = 1800.0
 
 
 class Copies:
-    """What one worker uses of its node's copies."""
+    """The part of its node's copies that one worker uses."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

@@ -112,13 +112,13 @@ class TransferClient:
         return damaged
 
     def ask_facts(self, paths: Sequence[str]) -> list[FileFact]:
-        """What the driver's node has at and below `paths`."""
+        """Return what the driver's node has at and below `paths`."""
         found = self.ask("facts", list(paths))
         assert isinstance(found, list)
         return [FileFact(*fact) for fact in found]
 
     def _is_here(self, fact: FileFact) -> bool:
-        """Whether the file lies here as it lies there."""
+        """Tell whether the file lies here as it lies there."""
         path = Path(fact.path)
         try:
             status = path.stat()

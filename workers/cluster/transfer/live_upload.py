@@ -1,4 +1,4 @@
-"""What must reach the driver's node while a call still runs: signs of life, the training log, whole checkpoints.
+"""Sends what must reach the driver's node while a call still runs: signs of life, the training log, whole checkpoints.
 
 Without the first a healthy worker would be ended as silent; without the last a trainer that is replaced on another node
 would begin again. A thread sends what changed about once a second.

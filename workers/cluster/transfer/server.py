@@ -164,7 +164,7 @@ class FileServer:
 
 
 def uploading(path: Path, upload: str) -> Path:
-    """Where a file or folder goes before it is whole."""
+    """Tell where a file or folder goes before it is whole."""
     if "/" in upload or "\0" in upload:
         raise ArtifactError(f"{upload!r} is refused as the name of an upload")
     return path.with_name(f".{path.name}.{upload}{files.TEMPORARY_SUFFIX}")

@@ -1,4 +1,4 @@
-"""What workers are told of the run folder: where it is, how they see that they share it, what may travel."""
+"""Facts that workers are told of the run folder: where it is, how they see that they share it, what may travel."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RunFiles:
     """Longest wait for one piece of a file (`cluster.transfer_timeout_seconds`)."""
 
     def seen_here(self) -> bool:
-        """Whether this process sees the run folder itself."""
+        """Tell whether this process sees the run folder itself."""
         expected = json.dumps(self.token)
         deadline = time.monotonic() + (PATIENCE_SECONDS if self.shared else 0.0)
         while True:

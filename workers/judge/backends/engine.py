@@ -129,7 +129,7 @@ class EngineBackend(JudgeBackend):
         )
 
     def _chat(self) -> ChatSettings:
-        """What the judge's chat template is told: of another model, the day and its own arguments alone."""
+        """Return what the judge's chat template is told: of another model, the day and its own arguments alone."""
         own, run = self.config.template_arguments, self._context.chat
         if self.config.model != "policy":
             run = ChatSettings(date=run.date, date_is_given=run.date_is_given)
@@ -183,7 +183,7 @@ class EngineBackend(JudgeBackend):
         }
 
     def _reply(self, request: GenerationRequest, answer: Generation, seconds: float) -> Reply:
-        """What was written, the mark of a thought that the template opened included; a cut text is none."""
+        """Return what was written, the mark of a thought that the template opened included; a cut text is none."""
         assert self._engine is not None
         usage = Usage(1, len(request.prompt_token_ids), len(answer.token_ids))
         if answer.error is not None:

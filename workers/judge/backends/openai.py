@@ -347,7 +347,7 @@ class _Batch:
 
 
 def _usage(sent: Sequence[Attempt]) -> Usage:
-    """What a question took, all its repeats together."""
+    """Return what a question took, all its repeats together."""
     counted = [attempt.tokens for attempt in sent if attempt.tokens is not None]
     return Usage(
         calls=len(sent),
@@ -368,7 +368,7 @@ def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether `url` names this machine."""
+    """Tell whether `url` names this machine."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -377,7 +377,7 @@ def is_loopback(url: str) -> bool:
 
 
 def _address_problem(url: str) -> str | None:
-    """What to mend in a base_url, or None."""
+    """Return what to mend in a base_url, or None."""
     try:
         parts = urlsplit(url)
         _ = parts.port

@@ -190,7 +190,7 @@ def _match(pair: Pair, first: str, second: str) -> Match:
 
 
 def _counts(comparison: Comparison) -> Counter[str]:
-    """How one asked comparison ended; `preferred_first` is the part of `disagreed` due to position."""
+    """Tell how one asked comparison ended; `preferred_first` is the part of `disagreed` due to position."""
     counts: Counter[str] = Counter(questions=2)
     ahead, behind = comparison.first_shown_first, comparison.first_shown_second
     if ahead is None or behind is None:

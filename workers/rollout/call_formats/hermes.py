@@ -159,7 +159,7 @@ def _shown(key: str) -> str:
 
 
 def _is_plain(value: Json, depth: int = 0) -> bool:
-    """Whether records can hold `value`: texts that are Unicode, and no depth that readers of JSON give up at."""
+    """Tell whether records can hold `value`: texts that are Unicode, and no depth that readers of JSON give up at."""
     if isinstance(value, str):
         return not any("\ud800" <= character <= "\udfff" for character in value)
     if depth == _MAX_DEPTH:

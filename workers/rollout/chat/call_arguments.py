@@ -16,7 +16,7 @@ _KEY = "pawlkey"
 
 
 def wants_text(render: Callable[[Messages], str]) -> bool:
-    """Whether the template that `render` applies reads arguments as text, found by trying both."""
+    """Tell whether the template that `render` applies reads arguments as text, found by trying both."""
     as_object, as_text = (_shown(render, form) for form in ({_KEY: 1}, json.dumps({_KEY: 1})))
     if f"'{_KEY}'" not in as_object and _KEY in as_object:
         return False
@@ -53,7 +53,7 @@ def _call(call: Any, as_text: bool) -> Any:
 
 
 def _shown(render: Callable[[Messages], str], arguments: object) -> str:
-    """What a template makes of a call with these arguments; empty when it refuses it."""
+    """Return what a template makes of a call with these arguments; empty when it refuses it."""
     function = {"name": "pawl", "arguments": arguments}
     call = {"type": "function", "id": "pawl00001", "function": function}
     try:

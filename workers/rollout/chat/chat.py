@@ -63,7 +63,7 @@ class ChatFormat(ABC):
         return self.decode(token_ids)
 
     def hides_marks(self, token_ids: Sequence[int]) -> bool:
-        """Whether `decode` leaves out a control token among them that marks a thought or an answer."""
+        """Tell whether `decode` leaves out a control token among them that marks a thought or an answer."""
         return False
 
     def encode_pieces(self, pieces: Sequence[str]) -> tuple[int, ...]:

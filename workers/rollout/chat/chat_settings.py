@@ -1,4 +1,4 @@
-"""What a run says to its chat template: arguments, the date, and how it deals with what a template does not know."""
+"""Settings that a run gives to its chat template: arguments, the date, and what becomes of what it does not know."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CALL = '<tool_call>\n{"name": <name>, "arguments": <arguments as a JSON object>
 
 
 class ChatSettings(Record):
-    """How conversations are written for a model. Example: `ChatSettings(date="2026-11-30")`.
+    """Settings for writing conversations for a model. Example: `ChatSettings(date="2026-11-30")`.
 
     The same for everything that a run samples, from its first day to its last.
     """
@@ -46,7 +46,7 @@ class ChatSettings(Record):
 
 
 def refused_arguments(arguments: dict[str, Json]) -> str | None:
-    """Why these cannot be arguments of a template; None when they can."""
+    """Tell why these cannot be arguments of a template; None when they can."""
     taken = sorted(set(arguments) & RESERVED)
     if taken:
         return f"{', '.join(taken)} cannot be set: pawl gives it itself"

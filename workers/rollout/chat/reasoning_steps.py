@@ -37,7 +37,7 @@ _NUMBERED_ITEM = re.compile(r"\s*\d+\.\s*")
 
 @dataclass(frozen=True)
 class _Boundary:
-    """Where a step may be cut off, as positions in the text."""
+    """Places where a step may be cut off, as positions in the text."""
 
     earliest: int
     """After what ends the step."""
@@ -126,7 +126,7 @@ def _cuts(
 
 
 def _boundaries(text: str, kind: Literal["line", "sentence"]) -> Iterator[_Boundary]:
-    """Where the text may be cut; white space at either end of it closes nothing."""
+    """Yield where the text may be cut; white space at either end of it closes nothing."""
     pattern = _LINE_END if kind == "line" else _SENTENCE_END
     begun, last = len(text) - len(text.lstrip()), len(text.rstrip())
     line = 0
@@ -140,7 +140,7 @@ def _boundaries(text: str, kind: Literal["line", "sentence"]) -> Iterator[_Bound
 
 
 def _goes_on(text: str, line: int, end: int) -> bool:
-    """Whether the dot before `end`, in the line that begins at `line`, ends no sentence."""
+    """Tell whether the dot before `end`, in the line that begins at `line`, ends no sentence."""
     tail = text[max(line, end - MAX_LOOK_BACK) : end]
     if _ABBREVIATION.search(tail):
         return True

@@ -31,7 +31,7 @@ _MAX_ROLES = 8
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a strategy puts into a conversation, for trying the template."""
+    """Contents that a strategy puts into a conversation, for trying the template."""
 
     observation: tuple[Message, ...]
     """Messages of the roles that counterparts answer with."""
@@ -240,7 +240,7 @@ def _name(tool: dict[str, Any]) -> str:
 
 
 def _is_read(content: str, text: str) -> bool:
-    """Whether the words of `content` stand in `text` in their order, whatever the template wrote around them."""
+    """Tell whether the words of `content` stand in `text` in their order, whatever the template wrote around them."""
     place = 0
     for word in _WORD.findall(content):
         place = text.find(word, place)

@@ -41,7 +41,7 @@ def marked_text(
 def spoken_text(
     text: str, token_ids: Sequence[int], prompt_token_ids: Sequence[int], chat: ChatFormat
 ) -> str:
-    """What a policy turn says to others: `marked_text` without the thoughts, empty while a thought is open."""
+    """Return what a policy turn says to others: `marked_text` without the thoughts, empty while a thought is open."""
     return without_thoughts(marked_text(text, token_ids, prompt_token_ids, chat)) or ""
 
 

@@ -102,7 +102,7 @@ class TokenizerChat(ChatFormat):
 
     @cached_property
     def closers(self) -> frozenset[int]:
-        """What closes a turn, found by its place: it comes whether the user or the policy speaks next.
+        """Return what closes a turn, found by its place: it comes whether the user or the policy speaks next.
 
         The openers of messages are none, although end-of-sequence lists may hold them (GLM 4).
         """
@@ -157,12 +157,12 @@ class TokenizerChat(ChatFormat):
 
     @property
     def writes_bos(self) -> bool:
-        """Whether prompts begin with the tokenizer's BOS token."""
+        """Tell whether prompts begin with the tokenizer's BOS token."""
         ids = self.encode(self._tried((_QUESTION,), generation_prompt=True))
         return self.tokenizer.bos_token_id in ids[:1]
 
     def samples(self) -> tuple[str, ...]:
-        """What the template writes of made-up conversations: with and without system line, tools, thoughts."""
+        """Return what the template writes of made-up conversations: with and without system line, tools, thoughts."""
         thoughts = probe("assistant", f"<think>\npawl thinks\n</think>\n\n{_PROBE}")
         function = {"name": "pawl", "description": "pawl", "parameters": {"type": "object"}}
         schema: dict[str, object] = {"type": "function", "function": function}
@@ -183,7 +183,7 @@ class TokenizerChat(ChatFormat):
 
     @property
     def reads_date(self) -> bool:
-        """Whether the template asks what day it is."""
+        """Tell whether the template asks what day it is."""
         return "strftime_now" in self.template or "date_string" in self.arguments
 
     @cached_property
@@ -239,7 +239,7 @@ class TokenizerChat(ChatFormat):
 
     @cached_property
     def _reads_parts(self) -> bool:
-        """Whether the template shows a text only when it comes in parts."""
+        """Tell whether the template shows a text only when it comes in parts."""
         shows = []
         for parts in (False, True):
             try:
@@ -261,7 +261,7 @@ class TokenizerChat(ChatFormat):
             return ""
 
     def _after(self, following: Sequence[Message], *, generation_prompt: bool) -> str:
-        """What the template writes behind a policy turn."""
+        """Return what the template writes behind a policy turn."""
         said = (_QUESTION, _ANSWER, *following)
         text = self._tried(said, generation_prompt=generation_prompt)
         _, found, after = text.partition(_PROBE)

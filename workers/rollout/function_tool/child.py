@@ -45,7 +45,7 @@ class Request(Record):
 
 
 class Reply(Record):
-    """What became of the call with this id."""
+    """The outcome of the call with this id."""
 
     id: int
     status: ToolCallStatus

@@ -24,7 +24,7 @@ class ArgumentProblemsError(Exception):
 
 
 class FunctionSignature:
-    """What a function takes. Only parameters that can be given by name are possible."""
+    """The parameters that a function takes. Only parameters that can be given by name are possible."""
 
     def __init__(self, function: Callable[..., Any], reference: str) -> None:
         """Read the signature.

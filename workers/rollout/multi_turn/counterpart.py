@@ -9,7 +9,7 @@ from policies.base.records import Ending, Message, Probability, Prompt, ToolCall
 
 @dataclass(frozen=True)
 class Reply:
-    """What follows a policy turn."""
+    """The reply that follows a policy turn."""
 
     messages: tuple[Message, ...] = ()
     """The observation; none ends the trajectory."""
@@ -21,7 +21,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known when a conversation has ended, whatever ended it."""
+    """Facts of a conversation that has ended, whatever ended it."""
 
     score: Probability | None = None
     graded_turn: int | None = None
@@ -29,7 +29,7 @@ class Outcome:
 
 
 class Counterpart:
-    """What answers the policy in one trajectory. Its methods may block: they run in threads, one at a time."""
+    """Answers the policy in one trajectory. Its methods may block: they run in threads, one at a time."""
 
     def opening(self, prompt: Prompt) -> tuple[Message, ...]:
         """Messages that follow the prompt's own before the first policy turn."""

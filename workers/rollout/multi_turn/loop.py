@@ -69,12 +69,12 @@ class _Conversation:
 
     @property
     def policy_turns(self) -> list[int]:
-        """Where in `turns` the policy's are."""
+        """Tell where in `turns` the policy's are."""
         return [n for n, turn in enumerate(self.turns) if turn.role == "policy"]
 
     @property
     def closed(self) -> bool:
-        """Whether there is nothing to close, or no longer."""
+        """Tell whether there is nothing to close, or no longer."""
         return self._closed or self.counterpart is None
 
     def adopt(self, counterpart: Counterpart) -> Counterpart:

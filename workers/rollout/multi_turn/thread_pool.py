@@ -21,7 +21,7 @@ _IDLE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Finished:
-    """What became of one piece of work."""
+    """The outcome of one piece of work."""
 
     key: int
     value: object = None

@@ -99,7 +99,7 @@ class BranchStrategy(RolloutStrategy):
         job: RolloutJob,
         engine: RolloutEngine,
     ) -> Iterator[_Start]:
-        """What to sample for the attempts `indices`: continuations of the trunks, then whole attempts."""
+        """Yield what to sample for the attempts `indices`: continuations of the trunks, then whole attempts."""
         forks = [
             (trunk, place)
             for trunk in trunks

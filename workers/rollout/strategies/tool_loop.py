@@ -108,7 +108,7 @@ class _Tools(Counterpart):
                 stack.callback(session.close)
 
     def _results(self, parsed: Parsed) -> list[tuple[str, ToolOutput]]:
-        """What every call gave, in order; nothing when there is none."""
+        """Return what every call gave, in order; nothing when there is none."""
         if parsed.problem is not None:
             name = next(iter(self._tools)) if len(self._tools) == 1 else "unknown"
             problem = f"Error: {parsed.problem}"

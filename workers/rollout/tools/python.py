@@ -108,7 +108,7 @@ class Python(Tool):
             self._opened.close()
 
     def told(self, result: SandboxResult) -> ToolOutput:
-        """What the policy reads of `result`, and the status of the call."""
+        """Return what the policy reads of `result`, and the status of the call."""
         status = _STATUS[result.status]
         if result.status is SandboxStatus.START_FAILED:
             return self.output(f"Error: {result.error}", status)

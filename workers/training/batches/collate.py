@@ -125,7 +125,7 @@ def step_batch(
     references: Sequence[ReferenceSums],
     class_weights: tuple[float, float],
 ) -> dict[str, Tensor]:
-    """Where the judged steps of a microbatch lie, and what is known of them. S steps, M scored tokens in them.
+    """Tell where the judged steps of a microbatch lie, and what is known of them. S steps, M scored tokens in them.
 
     Returns:
         `rows`, `desirable`, `weights`, `references` of each step [S]; and for each scored token in a step, its row, its

@@ -1,4 +1,4 @@
-"""Which examples are trained on, in which steps: selection with counted reasons, batches, mismatched partners.
+"""Plans which examples are trained on, in which steps: selection with counted reasons, batches, mismatched partners.
 
 Pure functions of the examples and a seed: the same job gives the same batches on every machine.
 """
@@ -86,7 +86,7 @@ def require_some(kept: Sequence[Example], dropped: dict[str, int]) -> None:
 
 
 def unusable_because(example: Example, max_length: int) -> str | None:
-    """Why an example cannot be trained on, or None."""
+    """Tell why an example cannot be trained on, or None."""
     sequences = sequences_of(example)
     if any(len(s.token_ids) > max_length for s in sequences):
         return "too_long"

@@ -1,4 +1,4 @@
-"""What one update feeds to its trainer: the plan of its batches, reference sums, and the collator that joins them."""
+"""Prepares the input of one update: the plan of its batches, reference sums, and the collator that joins them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ScoreReference = Callable[[Sequence[TokenSequence]], ReferenceScores]
 
 @dataclass
 class Feed:
-    """What one update feeds to the trainer."""
+    """Input of one update's trainer."""
 
     plan: BatchPlan
     collate: Any

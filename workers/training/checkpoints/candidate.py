@@ -1,4 +1,5 @@
-"""What a candidate must pass before it may be published: every number finite, the same weights by name and shape.
+"""Checks that a candidate must pass before it may be published: every number finite, the same weights by name and
+shape.
 
 The files are read back, so that what is checked is what the samplers will load.
 """

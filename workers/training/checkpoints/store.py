@@ -47,7 +47,7 @@ _CADENCE = {"checkpoint_steps", "checkpoint_seconds", "group_timeout_seconds", "
 
 
 class CheckpointMarker(Record):
-    """What proves a checkpoint whole. Example: `CheckpointMarker(step=200, inputs="9f..", files={"a": (..)})`."""
+    """Proof that a checkpoint is whole. Example: `CheckpointMarker(step=200, inputs="9f..", files={"a": (..)})`."""
 
     step: int
     inputs: str
@@ -147,7 +147,7 @@ class Checkpoints:
                 remove_tree(path)
 
     def due(self, step: int, num_steps: int) -> bool:
-        """Whether to save after this step; not after the last one, whose weights are the update's result."""
+        """Tell whether to save after this step; not after the last one, whose weights are the update's result."""
         if self.directory is None or step >= num_steps:
             return False
         if self._every_steps is not None and step % self._every_steps == 0:
@@ -196,7 +196,7 @@ def newest_step(directory: Path) -> int:
 
 
 def damage_of(path: Path) -> str:
-    """Why a checkpoint is not gone on from; empty for a whole one."""
+    """Tell why a checkpoint is not gone on from; empty for a whole one."""
     marker, why = _read(path)
     there = {p.name for p in path.iterdir()} - {MARKER}
     foreign = [] if marker is None else sorted(there - marker.files.keys())

@@ -70,7 +70,7 @@ class WorkerGroup:
         return summed
 
     def agreed(self, wish: bool) -> bool:
-        """Whether this worker takes part in what rank 0 wishes: alone, unless it needs the others' shares."""
+        """Tell whether this worker takes part in what rank 0 wishes: alone, unless it needs the others' shares."""
         if not self.sharded:
             return wish and self.writes
         import torch
@@ -197,7 +197,7 @@ def _meet(place: ProcessGroup, timeout_seconds: float, device: str) -> None:
 
 @contextmanager
 def _environment(place: ProcessGroup) -> Iterator[None]:
-    """What accelerate reads to find out that it is one of several; put back afterwards."""
+    """Return what accelerate reads to find out that it is one of several; put back afterwards."""
     import torch
 
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,1 +1,1 @@
-"""What TRL's trainers are made of when Pawl drives them."""
+"""Parts that TRL's trainers are made of when Pawl drives them."""

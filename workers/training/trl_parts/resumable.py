@@ -1,4 +1,4 @@
-"""What makes an update's steps survive: a start in the middle, checkpoints on the way, and no step that is not finite.
+"""Makes an update's steps survive: a start in the middle, checkpoints on the way, and no step that is not finite.
 
 A mixin for the trainers of transformers. The batches and the randomness of a step follow from its number and the
 update's seed, so an update that was cut off goes on with the very steps that it would have made. No trl in here.
@@ -31,7 +31,7 @@ WEIGHTS, MOMENTS = "weights.safetensors", "optimizer.safetensors"
 
 @dataclass(frozen=True)
 class TrainerParts:
-    """What one update hands to its trainer."""
+    """The parts that one update hands to its trainer."""
 
     loss: Loss
     options: TrainingOptions

@@ -1,4 +1,4 @@
-"""How TRL's trainers step when Pawl drives them: mixins that come before DPOTrainer, KTOTrainer and SFTTrainer.
+"""Steps of TRL's trainers when Pawl drives them: mixins that come before DPOTrainer, KTOTrainer and SFTTrainer.
 
 They hand the trainer batches made from the plan, keep its dataset preparation, reference search and telemetry from
 running, and compute the loss with our formula where TRL has none. Nothing here imports trl.
@@ -37,7 +37,7 @@ _OURS = ("soft_labels", "token_weights", "steps", "KL_steps", "rows", "mean_chos
 
 
 class Steps(ResumableSteps):
-    """What all trainers share. Its methods replace private hooks of TRL 1.16; a parity test pins their names."""
+    """Parts that all trainers share. Its methods replace private hooks of TRL 1.16; a parity test pins their names."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset  # token ids need no tokenizer
@@ -329,7 +329,7 @@ class UnpairedSteps(Steps):
 
 
 def step_tensors(log_probs: Tensor, steps: dict[str, Tensor], kl: Tensor) -> StepTensors:
-    """What a step loss reads, from next-token log-probs and the collator's `step_batch`.
+    """Return what a step loss reads, from next-token log-probs and the collator's `step_batch`.
 
     Args:
         log_probs: of the next tokens, 0 where unscored. [N, T-1]

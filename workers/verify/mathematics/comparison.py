@@ -1,4 +1,4 @@
-"""Whether an answer is the ground truth: words as words, numbers by value, lists by their items, the rest by sympy."""
+"""Compares an answer with the truth: words as words, numbers by value, lists by their items, the rest by sympy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Comparison:
         self._decimal_places = decimal_places
 
     def same(self, gold: str, found: str) -> bool:
-        """Whether `found` says what `gold` says."""
+        """Tell whether `found` says what `gold` says."""
         if not found:
             return False
         if _letters(gold) == _letters(found):
@@ -158,7 +158,7 @@ def _value(gold: str, found: str) -> tuple[str, str]:
 
 
 def _same_in_base(gold: str, found: str) -> bool | None:
-    """Whether two numbers with a base are one; None where neither has a base. One may leave it out."""
+    """Tell whether two numbers with a base are one; None where neither has a base. One may leave it out."""
     one, two = _BASE.fullmatch(gold), _BASE.fullmatch(found)
     if one is None and two is None:
         return None

@@ -1,4 +1,4 @@
-"""Where the answer stands in a completion: in its last box, behind words that announce it, in a formula, at its end."""
+"""Finds the answer in a completion: in its last box, behind words that announce it, in a formula, at its end."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ _LETTER_ANYWHERE = re.compile(
 
 
 def kind_of(gold: str) -> Kind:
-    """What a ground truth is, in the form that `tidy` gives."""
+    """Return what a ground truth is, in the form that `tidy` gives."""
     if _LETTER.fullmatch(gold):
         return "choice"
     if read_quantity(gold) is not None or not has_words(gold):
@@ -85,7 +85,7 @@ def kind_of(gold: str) -> Kind:
 
 
 def has_words(text: str) -> bool:
-    """Whether words stand in `text` that are no functions and no products of letters."""
+    """Tell whether words stand in `text` that are no functions and no products of letters."""
     rest = re.sub(r"\\begin\s*\{\w+\*?\}(?:\s*\{[lcr|]+\})?|\\end\s*\{\w+\*?\}", " ", text)
     found = _WORD.findall(re.sub(r"\b(?:and|or)\b", " ", rest))
     return any(w.lower() not in FUNCTIONS and not _PRODUCT.fullmatch(w) for w in found)
@@ -139,7 +139,7 @@ def _last_boxes(text: str) -> str | None:
 
 
 def _announced(text: str) -> str:
-    """What follows the last words that announce an answer, up to the end of its sentence; empty without any."""
+    """Return what follows the last words that announce an answer, up to the end of its sentence; empty without any."""
     plain = plain_signs(text)
     found = list(_ANNOUNCED.finditer(plain))
     while found:

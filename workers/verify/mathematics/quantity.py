@@ -107,7 +107,8 @@ def expression(text: str) -> str:
 
 
 def equal(gold: Quantity, found: Quantity, decimal_places: int) -> bool:
-    """Whether two quantities are the same: exactly, or within 10^-`decimal_places` of the gold's size, at most of 1.
+    """Tell whether two quantities are the same: exactly, or within 10^-`decimal_places` of the gold's size, at most of
+    1.
 
     Whole numbers and fractions are matched exactly. A unit may be left out, but not be another. 50% is 50 or 0.5.
     """

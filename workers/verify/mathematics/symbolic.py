@@ -30,7 +30,7 @@ _MAX_DEPTH = 60
 
 
 def is_too_large(expression: str) -> bool:
-    """Whether sympy should not even try: towers of powers, huge factorials, deep nesting, thousands of characters."""
+    """True if sympy should not even try: towers of powers, huge factorials, deep nesting, thousands of characters."""
     if len(expression) > MAX_CHARACTERS or _TOWER.search(expression):
         return True
     depth = deepest = 0
@@ -78,7 +78,7 @@ class SymbolicComparison:
             self._child = None
 
     def same(self, gold: str, found: str) -> bool:
-        """Whether the expressions are equal; False also for an answer that sympy cannot read or compute in time.
+        """Tell whether the expressions are equal; False also for an answer that sympy cannot read or compute in time.
 
         Raises:
             VerificationError: the ground truth itself cannot be read or computed in time.

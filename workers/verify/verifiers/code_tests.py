@@ -157,7 +157,7 @@ class CodeTests(AnswerVerifier):
         return self.scored(trajectory, score, text[:MAX_RATIONALE_CHARACTERS])
 
     def _outcomes(self, code: str, tests: Sequence[Test]) -> Iterator[str]:
-        """What is wrong, for each test in order; empty where it passes."""
+        """Yield what is wrong, for each test in order; empty where it passes."""
         deadline = time.monotonic() + self.config.tests_seconds
         called: dict[int, str] = {}
         for index, test in enumerate(tests):
@@ -244,7 +244,7 @@ class CodeTests(AnswerVerifier):
 
 
 def _demands_nothing(test: Test) -> bool:
-    """Whether a function that returns nothing, or a program that prints nothing, passes."""
+    """Tell whether a function that returns nothing, or a program that prints nothing, passes."""
     if isinstance(test, CallTest):
         return test.expected is None
     return not test.stdout.strip()

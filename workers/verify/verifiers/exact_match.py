@@ -102,7 +102,7 @@ def _ways_to_write(answer: Json, text: str) -> tuple[str, ...]:
 
 
 def _stands_in(option: str, text: str) -> bool:
-    """Whether `option` is a part of `text` that no letter, digit or decimal continues on either side."""
+    """Tell whether `option` is a part of `text` that no letter, digit or decimal continues on either side."""
     start = text.find(option)
     while start >= 0:
         end = start + len(option)

@@ -101,7 +101,7 @@ class MathAnswer(AnswerVerifier):
 
 
 def _problem(gold: str) -> str:
-    """Why nothing can be compared with `gold`; empty when something can."""
+    """Tell why nothing can be compared with `gold`; empty when something can."""
     if not re.search(r"[0-9A-Za-z\u0080-\U0010ffff]", gold.replace("\\", " ")):
         return "nothing is left of it without punctuation"
     if gold.count("{") != gold.count("}"):

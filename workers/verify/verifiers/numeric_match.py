@@ -89,7 +89,7 @@ def only_number(text: str) -> Decimal | None:
 
 
 def _before_equals(text: str) -> str:
-    """What stands behind the last `=` or the words that announce the answer; all of it where neither does."""
+    """Return what stands behind the last `=` or the words that announce the answer; all of it where neither does."""
     announced = _ANNOUNCED.match(text)
     if announced is not None:
         return text[announced.end() :]

@@ -75,7 +75,7 @@ class ReasoningGym(AnswerVerifier):
         return self.scored(trajectory, score, f"read {answer[:80]!r}")
 
     def _score(self, dataset: Any, entry: dict[str, Any], answer: str) -> float | None:
-        """What the data set's scorer says; None when it raises or takes too long (a twentieth of the time)."""
+        """Return what the data set's scorer says; None when it raises or takes too long (a twentieth of the time)."""
         return call_in_copy(
             lambda: dataset.score_answer(answer, entry),
             cpu_seconds=self.config.timeout_seconds / 20,
