@@ -17,4 +17,4 @@ def end(head: subprocess.Popen[bytes]) -> None:
         head.wait(PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         os.killpg(head.pid, signal.SIGKILL)  # it has a session of its own
-        head.wait(PATIENCE_SECONDS)
+        head.wait(60)
