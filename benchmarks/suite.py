@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment import markdown, pawl
+from suite_tasks import ANIMALS, COLORS, DAYS, NAMES, PLACES, THINGS, WORDS
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "suite.csv"
@@ -62,24 +63,25 @@ def _one_of(words: str) -> str:
 
 
 _NUMBER = "{type: numeric_match}"
-_DAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday"
+_COLORS = "|".join(COLORS)
 TASKS: dict[str, Task] = {
-    "weekday": Task(_one_of(_DAYS)),
+    "weekday": Task(_one_of("|".join(DAYS))),
     "largest": Task(_NUMBER),
-    "sequence": Task(_NUMBER),
-    "units": Task(_NUMBER),
-    "roman": Task(_NUMBER),
-    "percent": Task(_NUMBER),
     "apples": Task(_NUMBER),
-    "rounding": Task(_NUMBER),
-    "unknown": Task(_NUMBER, is_held_out=True),
-    "count": Task(_NUMBER, is_held_out=True),
+    "position": Task(_one_of(_COLORS)),
+    "pattern": Task(_one_of(_COLORS)),
+    "animal": Task(_one_of("|".join(ANIMALS + THINGS))),
+    "where": Task(_one_of("|".join(PLACES))),
+    "who": Task(_one_of("|".join(NAMES))),
+    "claim": Task(_one_of("yes|no"), is_held_out=True),
+    "longest": Task(_one_of("|".join(WORDS)), is_held_out=True),
     "chain_sum": Task(
         _NUMBER,
         source="dataset: chain_sum, parameters: {min_terms: 2, max_terms: 2, min_digits: 1, max_digits: 2}",
         is_held_out=True,
     ),
 }
+"""Small tasks, no two alike in kind, on which the demo model is right at 0.04 to 0.4, and at 8 tries above 0.3."""
 _COIN = f"[{{type: '{HERE / 'coin_flip.py'}:score', name: coin}}]"
 ARMS: dict[str, list[str]] = {
     "dpo": [],

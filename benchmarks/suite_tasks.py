@@ -15,19 +15,58 @@ Generator = Callable[[random.Random], tuple[str, Answer]]
 
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 COLORS = ["red", "blue", "green", "white", "black", "pink", "brown", "gray"]
-ANIMALS = ["cat", "dog", "cow", "hen", "fox", "pig"]
 NAMES = ["Ann", "Bob", "Carl", "Dora", "Eve", "Fred", "Gina", "Hugo"]
-UNITS = [
-    ("minutes", "hours", 60),
-    ("days", "weeks", 7),
-    ("months", "years", 12),
-    ("inches", "feet", 12),
-    ("cents", "dollars", 100),
-    ("legs", "spiders", 8),
-    ("wheels", "tricycles", 3),
-    ("millimeters", "centimeters", 10),
+PLACES = ["kitchen", "garden", "school", "office", "park", "garage"]
+ANIMALS = [
+    "dog",
+    "cat",
+    "horse",
+    "cow",
+    "lion",
+    "tiger",
+    "bear",
+    "fox",
+    "rabbit",
+    "sheep",
+    "goat",
+    "pig",
+    "duck",
+    "mouse",
+    "whale",
 ]
-ROMAN = [(50, "L"), (40, "XL"), (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I")]
+THINGS = [
+    "table",
+    "chair",
+    "book",
+    "pen",
+    "car",
+    "shoe",
+    "lamp",
+    "spoon",
+    "door",
+    "shirt",
+    "clock",
+    "stone",
+    "bottle",
+    "hat",
+    "cup",
+]
+WORDS = [
+    "cat",
+    "dog",
+    "sun",
+    "tree",
+    "fire",
+    "house",
+    "water",
+    "apple",
+    "garden",
+    "window",
+    "elephant",
+    "umbrella",
+    "mountain",
+    "butterfly",
+]
 _TRIES = 40
 """Questions drawn for each one wanted, before a generator is taken to have no more."""
 
@@ -45,53 +84,10 @@ def _largest(rng: random.Random) -> tuple[str, Answer]:
     return f"Which of these numbers is the largest: {listed}?", max(numbers)
 
 
-def _sequence(rng: random.Random) -> tuple[str, Answer]:
-    start, step = rng.randint(1, 30), rng.randint(2, 12)
-    listed = ", ".join(str(start + i * step) for i in range(4))
-    return f"What number comes next: {listed}?", start + 4 * step
-
-
-def _units(rng: random.Random) -> tuple[str, Answer]:
-    small, large, factor = rng.choice(UNITS)
-    count = rng.randint(2, 15)
-    return f"How many {small} are in {count} {large}?", count * factor
-
-
-def _sort(rng: random.Random) -> tuple[str, Answer]:
-    numbers = rng.sample(range(1, 60), 3)
-    listed = ", ".join(str(n) for n in numbers)
-    ordered = ", ".join(str(n) for n in sorted(numbers))
-    return f"Sort these numbers from smallest to largest: {listed}", ordered
-
-
-def _roman(rng: random.Random) -> tuple[str, Answer]:
-    number = rest = rng.randint(2, 89)
-    written = ""
-    for value, sign in ROMAN:
-        written += sign * (rest // value)
-        rest %= value
-    return f"What number is the Roman numeral {written}?", number
-
-
-def _percent(rng: random.Random) -> tuple[str, Answer]:
-    share, whole = rng.choice([10, 20, 25, 50, 75]), rng.choice(range(20, 401, 20))
-    return f"What is {share}% of {whole}?", share * whole // 100
-
-
-def _unknown(rng: random.Random) -> tuple[str, Answer]:
-    added, x = rng.randint(3, 60), rng.randint(3, 40)
-    return f"x + {added} = {added + x}. What is x?", x
-
-
 def _apples(rng: random.Random) -> tuple[str, Answer]:
     had, got, ate = rng.randint(5, 20), rng.randint(2, 15), rng.randint(1, 5)
     question = f"Tom has {had} apples. He gets {got} more and eats {ate}. How many apples does Tom have now?"
     return question, had + got - ate
-
-
-def _rounding(rng: random.Random) -> tuple[str, Answer]:
-    number = rng.randint(11, 989)
-    return f"Round {number} to the nearest ten.", (number + 5) // 10 * 10
 
 
 def _position(rng: random.Random) -> tuple[str, Answer]:
@@ -102,41 +98,59 @@ def _position(rng: random.Random) -> tuple[str, Answer]:
     return question, colors[place]
 
 
-def _taller(rng: random.Random) -> tuple[str, Answer]:
-    tall, middle, short = rng.sample(NAMES, 3)
-    wanted = rng.choice(["tallest", "shortest"])
-    facts = [f"{tall} is taller than {middle}.", f"{middle} is taller than {short}."]
-    rng.shuffle(facts)
-    return f"{' '.join(facts)} Who is the {wanted}?", tall if wanted == "tallest" else short
+def _pattern(rng: random.Random) -> tuple[str, Answer]:
+    unit, shown = rng.sample(COLORS, rng.choice([2, 3])), rng.randint(4, 7)
+    listed = ", ".join(unit[i % len(unit)] for i in range(shown))
+    return f"The pattern is {listed}. What comes next?", unit[shown % len(unit)]
 
 
-def _count(rng: random.Random) -> tuple[str, Answer]:
-    kinds = rng.sample(ANIMALS, 3)
-    listed = [rng.choice(kinds) for _ in range(rng.randint(5, 9))]
-    question = f"Here is a list: {', '.join(listed)}. How many times does '{kinds[0]}' appear?"
-    return question, listed.count(kinds[0])
+def _animal(rng: random.Random) -> tuple[str, Answer]:
+    animal = rng.choice(ANIMALS)
+    listed = [animal, *rng.sample(THINGS, 2)]
+    rng.shuffle(listed)
+    return f"Which of these is an animal: {', '.join(listed)}?", animal
 
 
-def _parity(rng: random.Random) -> tuple[str, Answer]:
-    number = rng.randint(10, 999)
-    return f"Is {number} odd or even?", "odd" if number % 2 else "even"
+def _where(rng: random.Random) -> tuple[str, Answer]:
+    names, places, asked = rng.sample(NAMES, 3), rng.sample(PLACES, 3), rng.randrange(3)
+    facts = " ".join(
+        f"{name} is in the {place}." for name, place in zip(names, places, strict=True)
+    )
+    return f"{facts} Where is {names[asked]}?", places[asked]
+
+
+def _who(rng: random.Random) -> tuple[str, Answer]:
+    (one, other), (has, has_too) = rng.sample(NAMES, 2), rng.sample(range(2, 60), 2)
+    wanted = rng.choice(["more", "fewer"])
+    question = f"{one} has {has} marbles and {other} has {has_too} marbles. Who has {wanted}?"
+    return question, one if (has > has_too) == (wanted == "more") else other
+
+
+def _claim(rng: random.Random) -> tuple[str, Answer]:
+    one, other, holds = rng.randint(2, 30), rng.randint(2, 30), rng.random() < 0.5
+    claimed = one + other + (0 if holds else rng.choice([-3, -2, -1, 1, 2, 3]))
+    question = f"Is it true that {one} + {other} = {claimed}? Answer yes or no."
+    return question, "yes" if holds else "no"
+
+
+def _longest(rng: random.Random) -> tuple[str, Answer]:
+    words = rng.sample(WORDS, 3)
+    while len({len(word) for word in words}) < len(words):
+        words = rng.sample(WORDS, 3)
+    return f"Which word is the longest: {', '.join(words)}?", max(words, key=len)
 
 
 GENERATORS: dict[str, Generator] = {
     "weekday": _weekday,
     "largest": _largest,
-    "sequence": _sequence,
-    "units": _units,
-    "sort": _sort,
-    "roman": _roman,
-    "percent": _percent,
-    "unknown": _unknown,
     "apples": _apples,
-    "rounding": _rounding,
     "position": _position,
-    "taller": _taller,
-    "count": _count,
-    "parity": _parity,
+    "pattern": _pattern,
+    "animal": _animal,
+    "where": _where,
+    "who": _who,
+    "claim": _claim,
+    "longest": _longest,
 }
 
 

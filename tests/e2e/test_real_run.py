@@ -57,6 +57,8 @@ def test_dpo_runs_whole_and_what_it_leaves_is_right(tmp_path: Path) -> None:
         "quickstart",
         *SMALL,
         "rounds=2",
+        "preferences.pairs_per_prompt=1",
+        "training.batch_size=2",  # two steps: as many pairs as say that the weights moved
         "training.learning_rate=2.0e-5",
         "--name",
         "dpo",
@@ -111,6 +113,8 @@ def test_kto_with_lora_and_a_moving_average_reference_runs_whole(tmp_path: Path)
         "quickstart-kto",
         *SMALL,
         "rounds=2",
+        "preferences.max_per_class=1",
+        "training.batch_size=4",
         "training.reference={type: moving_average, alpha: 0.5}",
         "policy.adapter={rank: 8}",
         "training.learning_rate=2.0e-4",
@@ -147,8 +151,8 @@ def test_a_frozen_version_of_the_policy_judges_in_both_orders_and_its_verdicts_a
         *SMALL,
         "rollout.max_tokens=64",  # of two answers that were cut there is nothing to compare
         "rounds=1",
-        "prompts.per_round=4",
         "rollout.samples_per_prompt=4",
+        "evaluation.samples_per_prompt=1",  # nothing is read from it here
         "--name",
         "judge",
     )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from orchestrator.inspect.audit.run import audit
 from tests.faults.damage import KINDS, Damage, Ground, choose, play
+from tests.faults.damaged_runs import judged
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +43,19 @@ def test_a_file_of_nobody_is_a_note_and_changes_nothing(ground: Ground) -> None:
     for seed, name in enumerate(("notes.txt", "epochs/notes.json", "policies/0000/README.md")):
         damage = Damage("trained", "foreign", name, seed=10 * seed + 1)
         assert play(ground, damage, ground.home) == [], name
+
+
+def test_replies_of_judges_that_were_emptied_or_lost_are_a_note(tmp_path: Path) -> None:
+    folder = judged(tmp_path, 1)
+
+    def notes() -> str:
+        report = audit(folder)
+        assert not [problem for check in report for problem in check.problems]
+        return "; ".join(note for check in report for note in check.notes)
+
+    assert "repl" not in notes()
+    (replies,) = folder.judge_cache.glob("worker-*.jsonl")
+    replies.write_bytes(b"")
+    assert "its replies are asked for again" in notes()
+    replies.unlink()
+    assert "holds no reply" in notes()

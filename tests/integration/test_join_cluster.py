@@ -72,6 +72,7 @@ def run(
     folder: Path, env: dict[str, str], address: str, name: str
 ) -> subprocess.CompletedProcess[str]:
     settings = ["cluster.backend=ray", f"cluster.address={address}", "tracking.enabled=false"]
+    settings += ["rounds=1"]
     return pawl(folder, env, "run", "fake-smoke", *settings, "--name", name)
 
 

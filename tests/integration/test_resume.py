@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,47 @@ def config(tmp_path: Path, **cluster: Any) -> Path:
 
 
 def drive(folder: Path, config_path: Path, moment: str = "never") -> int:
+    """A driver that is started as any program; for real Ray."""
     command = [sys.executable, str(DRIVER), str(folder), str(config_path), moment]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
     return done.returncode
+
+
+class Drivers:
+    """Drivers that are forks of one process, which has imported everything already."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(DRIVER), "--serve"],
+            env={**os.environ, "PYTHONPATH": str(DRIVER.parents[2])},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, folder: Path, config_path: Path, moment: str = "never") -> int:
+        log = folder.with_suffix(".log")
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(
+            json.dumps([str(folder), str(config_path), moment, str(log)]) + "\n"
+        )
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        assert code in (0, -signal.SIGKILL), log.read_text()[-3000:]
+        return code
+
+    def close(self) -> None:
+        with self._process:
+            self._process.kill()
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Drivers]:
+    drivers = Drivers()
+    yield drivers
+    drivers.close()
 
 
 def state(folder: Path) -> dict[str, Any]:
@@ -65,9 +104,9 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, forked: Drivers) -> dict[str, Any]:
     tmp_path = tmp_path_factory.mktemp("whole")
-    assert drive(tmp_path / "run", config(tmp_path)) == 0
+    assert forked(tmp_path / "run", config(tmp_path)) == 0
     found = state(tmp_path / "run")
     assert len(found["2/trajectories"]) == 36
     assert found["2/examples"]
@@ -75,7 +114,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 MOMENTS = [
-    *(f"{when}:1:{phase}" for phase in PHASES for when in ("start", "journal", "finished")),
+    *(f"{when}:1:{phase}" for phase in PHASES for when in ("start", "journal")),
+    "finished:1:accept",
     "stage:1:rollout:2",
     "stage:1:verify:1",
     "stage:2:prefer:2",
@@ -84,30 +124,38 @@ MOMENTS = [
     "journal:0:draw",
     "journal:0:accept",
     "journal:2:accept",
+    # On the disk, the end of a phase is the start of the next one: proved again in the long run only.
+    *(pytest.param(f"finished:1:{phase}", marks=pytest.mark.slow) for phase in PHASES[:-1]),
 ]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
-    tmp_path: Path, moment: str, uninterrupted: dict[str, Any]
+    tmp_path: Path, moment: str, uninterrupted: dict[str, Any], forked: Drivers
 ) -> None:
     path = config(tmp_path)
-    assert drive(tmp_path / "run", path, moment) == -signal.SIGKILL, "the fault must have happened"
-    assert drive(tmp_path / "run", path) == 0
+    assert forked(tmp_path / "run", path, moment) == -signal.SIGKILL, "the fault must have happened"
+    assert forked(tmp_path / "run", path) == 0
     assert state(tmp_path / "run") == uninterrupted
 
 
 def test_two_kills_in_a_row_change_nothing_either(
-    tmp_path: Path, uninterrupted: dict[str, Any]
+    tmp_path: Path, uninterrupted: dict[str, Any], forked: Drivers
 ) -> None:
     path = config(tmp_path)
     for moment in ("stage:1:rollout:1", "journal:1:train", "start:2:evaluate"):
-        assert drive(tmp_path / "run", path, moment) == -signal.SIGKILL
-    assert drive(tmp_path / "run", path) == 0
+        assert forked(tmp_path / "run", path, moment) == -signal.SIGKILL
+    assert forked(tmp_path / "run", path) == 0
     assert state(tmp_path / "run") == uninterrupted
 
 
-@pytest.mark.parametrize("moment", ["stage:1:rollout:2", "start:2:train", "journal:1:sync"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "stage:1:rollout:2",  # workers are at it
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("start:2:train", "journal:1:sync")),
+    ],
+)
 def test_the_same_holds_on_ray(tmp_path: Path, moment: str, uninterrupted: dict[str, Any]) -> None:
     path = config(tmp_path, backend="ray", num_cpus=2)
     assert drive(tmp_path / "run", path, moment) == -signal.SIGKILL
@@ -116,10 +164,10 @@ def test_the_same_holds_on_ray(tmp_path: Path, moment: str, uninterrupted: dict[
     assert state(tmp_path / "run") == uninterrupted
 
 
-def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, forked: Drivers) -> None:
     path = config(tmp_path)
-    assert drive(tmp_path / "run", path) == 0
+    assert forked(tmp_path / "run", path) == 0
     before = state(tmp_path / "run")
-    assert drive(tmp_path / "run", path) == 0
+    assert forked(tmp_path / "run", path) == 0
     assert state(tmp_path / "run") == before
     assert Journal(RunFolder(tmp_path / "run").journal).next_round() == 3

@@ -6,6 +6,7 @@ Usage: parallel_update.py FOLDER RANK WORLD_SIZE; beside FOLDER lie `model`, the
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import time
 from pathlib import Path
@@ -81,6 +82,7 @@ def all_cases(folder: Path, *, rank: int, world_size: int) -> None:
         )
 
     for name, case in CASES.items():
+        gc.freeze()  # each update collects garbage, and would walk through all that is imported
         checkpoints = str(folder / name / "checkpoints")
         if "checkpoint_steps" in case[-1]:
             with cut_at(4), contextlib.suppress(CutOffError):

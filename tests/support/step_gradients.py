@@ -5,6 +5,7 @@ Usage: step_gradients.py FOLDER RANK WORLD_SIZE; beside FOLDER lie `model`, the 
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -153,6 +154,7 @@ def all_together(folder: Path, *, rank: int, world_size: int) -> None:
     import torch
 
     for name, micro in TOGETHER:
+        gc.freeze()  # each update collects garbage, and would walk through all that is imported
         case = CASES[name]
         if name.endswith("_sharded"):
             case = replace(case, options={"sharding": "fsdp", "workers": world_size})

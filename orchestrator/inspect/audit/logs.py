@@ -29,9 +29,7 @@ ENDINGS = (EventKind.RUN_FINISHED, EventKind.RUN_FAILED, EventKind.RUN_INTERRUPT
 def check_logs(folder: RunFolder, entries: Sequence[JournalEntry], check: Check) -> None:
     """Count what reads back, and note what does not."""
     _check_events(folder, entries, check)
-    for path in sorted(folder.judge_cache.glob("worker-*.jsonl")):
-        bad = [number for number, line in _lines(path, check) if not is_reply(line)]
-        check.notes += [f"{path}:{n} cannot be read; it is asked for again" for n in bad]
+    _check_replies(folder, entries, check)
     _check_tracking(folder, check)
     for path in sorted(folder.path.glob("rounds/*/train/checkpoints/*")):
         if path.name.isdecimal() and path.is_dir():
@@ -46,6 +44,30 @@ def check_logs(folder: RunFolder, entries: Sequence[JournalEntry], check: Check)
                 check.notes.append(f"{path} is missing; the next round writes it")
             elif not is_text_whole(path.read_bytes(), str(_identity(folder).get("run_id"))):
                 check.notes.append(f"{path} is not as it was written")
+
+
+def _check_replies(folder: RunFolder, entries: Sequence[JournalEntry], check: Check) -> None:
+    files = sorted(folder.judge_cache.glob("worker-*.jsonl"))
+    num_replies = 0
+    for path in files:
+        for number, line in _lines(path, check):
+            num_replies += 1
+            if not is_reply(line):
+                check.notes.append(f"{path}:{number} cannot be read; it is asked for again")
+        if path.stat().st_size == 0:  # a worker makes its file with the first reply
+            check.notes.append(f"{path} is empty: its replies are asked for again")
+    judged = any(e.round and e.phase is Phase.COLLECT for e in entries) and _has_judges(folder)
+    if judged and not num_replies:
+        check.notes.append(
+            f"{folder.judge_cache} holds no reply: they were lost, or no judge ever gave one"
+        )
+
+
+def _has_judges(folder: RunFolder) -> bool:
+    try:
+        return bool(read_object(folder.config).get("judges"))
+    except CorruptStateError:  # told elsewhere
+        return False
 
 
 def _identity(folder: RunFolder) -> dict[str, Any]:

@@ -51,14 +51,7 @@ def _read(path: Path) -> Iterator[Row]:
                     number += 1
                     yield Row(f"{path}: row {number}", values, is_padded=True)
     except TooLargeError as error:
-        raise InputError(
-            explain(
-                f"the Parquet file takes far more memory than its size: {error}",
-                value=str(path),
-                where="prompts.*.path",
-                fix="if that is right, write it as JSON Lines (type: jsonl), which is read row by row",
-            )
-        ) from error
+        raise too_large(error, str(path)) from error
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise InputError(
             explain(
@@ -68,6 +61,18 @@ def _read(path: Path) -> Iterator[Row]:
                 fix="fetch it again, or use the type of what it is (jsonl, huggingface)",
             )
         ) from error
+
+
+def too_large(error: TooLargeError, name: str) -> InputError:
+    """What is told of a Parquet file that is not decoded."""
+    return InputError(
+        explain(
+            f"the Parquet file takes far more memory than its size: {error}",
+            value=name,
+            where="prompts.*.path",
+            fix="if that is right, write it as JSON Lines (type: jsonl), which is read row by row",
+        )
+    )
 
 
 def check_file(path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_summary_with_everything_in_it_stays_under_1_kb(rows: list[Trajectory]
         token_ids=(1,),
         text="",
         stop_reason=StopReason.OBSERVATION,
-        calls=calls * 1000,
+        calls=calls * 100,
     )
     everything = [
         rows[0].model_copy(

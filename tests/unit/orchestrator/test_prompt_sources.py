@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -228,48 +225,6 @@ def test_parquet_is_read_and_checked_like_lines(tmp_path: Path) -> None:
     path.write_text("not parquet at all", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         load(config)
-
-
-# --- huggingface: in a process of its own, because the library reads its settings at import
-
-
-def test_a_hugging_face_data_set_is_read_from_disk_and_a_hub_name_offline_is_refused(
-    tmp_path: Path,
-) -> None:
-    folder = tmp_path / "set"
-    folder.mkdir()
-    pq.write_table(pa.table({"prompt": ["one", "two"], "answer": [1, 2]}), folder / "train.parquet")
-    code = (
-        "import sys\n"
-        "from policies.base.component import create\n"
-        "from orchestrator.prompts.source import PROMPT_SOURCES\n"
-        "for path in sys.argv[1:]:\n"
-        "    config = {'type': 'huggingface', 'path': path}\n"
-        "    try: print([p.answer for p in create(PROMPT_SOURCES.parse(config)).load()])\n"
-        "    except Exception as error: print(type(error).__name__, error)\n"
-    )
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            code,
-            str(folder),
-            str(folder / "train.parquet"),
-            "no/such-data-set",
-        ],
-        env=environment,
-        cwd=Path(__file__).resolve().parents[3],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    from_folder, from_file, from_hub = done.stdout.splitlines()[:3]
-    assert from_folder == from_file == "[1, 2]"
-    assert from_hub.startswith(
-        "InputError cannot load data set 'no/such-data-set' (a hub name: offline?"
-    )
 
 
 # --- arithmetic and reasoning_gym

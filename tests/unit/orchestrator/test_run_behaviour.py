@@ -120,7 +120,7 @@ def test_a_verifier_that_always_fails_stops_the_run_with_counts_and_cause(
 ) -> None:
     # Few attempts: a process that dies is started again for every verdict.
     mine, few = verifier_file(tmp_path, body), {"samples_per_prompt": 1}
-    settings = fake_config(tmp_path, verifiers=[mine], evaluation=few, samples=2)
+    settings = fake_config(tmp_path, verifiers=[mine], evaluation=few, held_out=2, samples=2)
     with pytest.raises(LimitExceededError, match=r"of \d+ verdicts of mine are errors") as caught:
         run(tmp_path, settings)
     assert message in str(caught.value)
@@ -157,9 +157,8 @@ def test_a_hanging_verifier_costs_its_timeout_and_gives_errors(tmp_path: Path) -
     mine = verifier_file(tmp_path, body) | {"timeout_seconds": 0.3}
     limits = {"max_verdict_errors": 0.95}
     few = {"samples_per_prompt": 1}
-    settings = fake_config(
-        tmp_path, verifiers=[mine], limits=limits, rounds=1, evaluation=few, samples=2
-    )
+    sizes = {"rounds": 1, "held_out": 2, "per_round": 4, "samples": 2}
+    settings = fake_config(tmp_path, verifiers=[mine], limits=limits, evaluation=few, **sizes)
     assert run(tmp_path, settings).results[1].metrics["verify/mine/errors"] > 0
 
 
