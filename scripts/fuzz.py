@@ -154,7 +154,7 @@ def _be_command(arguments: Sequence[str], folder: Path, output: Path) -> None:
         os.environ.update(HF_HUB_OFFLINE="1", PAWL_CACHE=str(folder.parent / "no-cache"))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         sys.argv = ["pawl", *arguments]
-        from orchestrator.cli.main import main
+        from orchestrator.cli.app import main
 
         main()
     except SystemExit as ended:

@@ -166,7 +166,7 @@ class Supervisor:
 
 def own_command() -> list[str]:
     """Tell how this program is called again: the same interpreter and the same installed packages."""
-    return [sys.executable, "-P", "-m", "orchestrator.cli.main"]
+    return [sys.executable, "-P", "-m", "orchestrator.cli"]
 
 
 def obey_supervisor(folder: Path) -> None:

@@ -35,7 +35,7 @@ FILES_IN_CIRCLES = {
 
 LONG_SIGNATURES = {
     "orchestrator/cli/inspect.py: show": "options of a command",
-    "orchestrator/cli/main.py: plan": "options of a command",
+    "orchestrator/cli/app.py: plan": "options of a command",
     "orchestrator/cli/run.py: resume": "options of a command",
     "orchestrator/cli/run.py: run": "options of a command",
     "orchestrator/driver/assembly.py: _cluster": "until groups have a specification",

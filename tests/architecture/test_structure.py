@@ -117,7 +117,7 @@ def test_each_third_party_stands_behind_one_module(library: str, homes: set[str]
 
 def test_config_and_every_component_import_nothing_heavy() -> None:
     code = (
-        "import orchestrator.config.run_config, orchestrator.cli.main, orchestrator.driver.launch\n"
+        "import orchestrator.config.run_config, orchestrator.cli.app, orchestrator.driver.launch\n"
         "from orchestrator.config.families import FAMILIES\n"
         "for family in FAMILIES:\n"
         "    for name in family.members(): family.resolve(name)"

@@ -23,7 +23,7 @@ from tests.faults.trigger import arm
 WARM = (
     "pandas",
     "pyarrow.parquet",
-    "orchestrator.cli.main",
+    "orchestrator.cli.app",
     "orchestrator.config.files",
     "orchestrator.inspect.views.display",
     "orchestrator.runs.state",
@@ -92,7 +92,7 @@ def _pipe_without_reader() -> int:
 
 
 def _command(arguments: list[str]) -> int:
-    from orchestrator.cli.main import main
+    from orchestrator.cli.app import main
 
     sys.argv = ["pawl", *arguments]
     try:

@@ -26,7 +26,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.runs.folder import RunFolder
 from tests.faults.damaged_runs import MAKERS, Subject, make, outcome
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.inspect.audit.run import audit
 from orchestrator.runs.folder import RunFolder
 from policies.storage.artifacts import write_json

@@ -70,7 +70,7 @@ def test_a_sampler_that_hangs_is_shown_by_status_and_replaced(tmp_path: Path) ->
     }
     (tmp_path / "config.json").write_text(json.dumps(tree))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "orchestrator.cli.main"]
+    command = [sys.executable, "-m", "orchestrator.cli"]
     child = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(tmp_path / "config.json"), str(tmp_path / "r")],
         cwd=tmp_path,

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.config.bucket_location import Location
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import StorageSettings

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.config.bucket_location import Location
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import StorageSettings

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.driver.launch import run_experiment
 from orchestrator.driver.unsent import send_unsent, unsent_entries
 from orchestrator.runs.folder import RunFolder
@@ -100,7 +100,7 @@ def test_resume_of_a_finished_run_brings_its_copy_up_to_date(tmp_path: Path) -> 
 def test_eight_runs_that_begin_at_once_all_finish_and_all_land_in_the_new_store(
     tmp_path: Path, attempt: int
 ) -> None:
-    command = [sys.executable, "-m", "orchestrator.cli.main", "run", "fake-smoke", "rounds=1"]
+    command = [sys.executable, "-m", "orchestrator.cli", "run", "fake-smoke", "rounds=1"]
     command += ["cluster.backend=inline", "tracking.enabled=true", "tracking.experiment=sweep"]
     options: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.PIPE, "text": True}
     options |= {"stderr": subprocess.STDOUT}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.driver.launch import run_experiment
 from orchestrator.inspect.audit.check import CLAIMS, Report
 from orchestrator.inspect.audit.run import audit

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from tests.support import bad_config_rows, bad_file_rows
 from tests.support.bad_rows import CONFIG, FAKE_MODEL, HELD_OUT, TRAIN, Row
 

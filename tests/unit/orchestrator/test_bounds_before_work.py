@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.config.strict_yaml import parse_yaml
 from orchestrator.prompts.sources import jsonl
 from orchestrator.prompts.sources.parquet import ParquetSource
@@ -244,7 +244,7 @@ def test_a_fake_policy_states_a_share(tmp_path: Path, skill: str) -> None:
 
 
 def test_closed_streams_a_gone_folder_and_a_full_disk_are_no_internal_errors(here: Path) -> None:
-    pawl = f"{sys.executable} -m orchestrator.cli.main"
+    pawl = f"{sys.executable} -m orchestrator.cli"
     lines = {
         f"{pawl} validate c.yaml >&-": 0,
         f"{pawl} validate c.yaml <&- >/dev/null 2>&-": 0,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.driver.launch import resume_experiment, run_experiment
 from orchestrator.inspect.audit.run import audit
 from orchestrator.runs.events import Event, EventKind

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.config.families import FAMILIES
 from orchestrator.config.files import shipped_configs
 from orchestrator.runs.naming import new_run_folder
@@ -56,7 +56,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 )
 def test_no_light_command_imports_anything_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys; from orchestrator.cli.main import app\n"
+        "import sys; from orchestrator.cli.app import app\n"
         f"app(args={arguments!r}, standalone_mode=False)\n"
         f"print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
     )
@@ -66,7 +66,7 @@ def test_no_light_command_imports_anything_heavy(arguments: list[str]) -> None:
 
 def test_validate_answers_at_once() -> None:
     code = (
-        "import time\nfrom orchestrator.cli.main import app\n"
+        "import time\nfrom orchestrator.cli.app import app\n"
         "app(args=['validate', 'quickstart'], standalone_mode=False)\n"
         "print('CPU', time.process_time())"
     )
@@ -110,7 +110,7 @@ def test_bad_usage_exits_2(arguments: list[str]) -> None:
 
 def test_debug_shows_the_traceback_wherever_it_stands() -> None:
     code = (
-        "import sys\nfrom orchestrator.cli.main import main\n"
+        "import sys\nfrom orchestrator.cli.app import main\n"
         "sys.argv = ['pawl', 'validate', 'nothing', '--debug']\nmain()"
     )
     done = run_python(code)
@@ -212,7 +212,7 @@ def test_an_interrupted_run_exits_130_and_can_be_resumed(tmp_path: Path) -> None
     folder = tmp_path / "slow"
     slow = ["rollout.engine.seconds_per_call=0.5", "rounds=1"]
     command = ["run", "fake-smoke", *slow, "--runs-dir", str(tmp_path), "--name", "slow"]
-    code = f"import sys\nfrom orchestrator.cli.main import main\nsys.argv = ['pawl', *{command!r}]\nmain()"
+    code = f"import sys\nfrom orchestrator.cli.app import main\nsys.argv = ['pawl', *{command!r}]\nmain()"
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )

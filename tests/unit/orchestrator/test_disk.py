@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.config.files import load_config
 from orchestrator.driver.launch import resume_experiment, run_experiment
 from orchestrator.rounds.disk import (
@@ -132,7 +132,7 @@ def test_a_full_disk_stops_the_run_with_75_and_it_goes_on_after_room_is_made(
 def test_a_limit_on_the_size_of_files_stops_the_run_with_75_too(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys\n"
-        "from orchestrator.cli.main import main\n"
+        "from orchestrator.cli.app import main\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000))\n"
         f"sys.argv = ['pawl', 'run', 'fake-smoke', 'rounds=1', '--runs-dir', {str(tmp_path)!r}, '--name', 'a']\n"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.config.files import load_config
 from orchestrator.driver.launch import resume_experiment, run_experiment
 from orchestrator.inspect.doctor.diagnose import diagnose

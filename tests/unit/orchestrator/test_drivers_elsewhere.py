@@ -24,7 +24,7 @@ from policies.base.process_identity import process_start
 from policies.storage.files import write_json
 
 ROOT = Path(__file__).parents[3]
-DRIVER = ROOT / "tests" / "claiming_driver.py"
+DRIVER = ROOT / "tests" / "support" / "claiming_driver.py"
 BEAT = 1.0
 
 

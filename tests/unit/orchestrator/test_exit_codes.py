@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.cli.output import exit_code_of
 from orchestrator.driver.launch import run_experiment
 from orchestrator.flow.stopping import InterruptedRun
@@ -83,7 +83,7 @@ def test_an_output_on_a_full_disk_is_75_without_a_traceback(
     arguments = [str(run.path) if a == "RUN" else a for a in command]
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli.main", *arguments],
+            [sys.executable, "-m", "orchestrator.cli", *arguments],
             cwd=ROOT,
             stdout=full,
             stderr=full if also_errors else subprocess.PIPE,
@@ -147,7 +147,7 @@ def test_a_second_sigterm_ends_the_run_at_once_with_75(tmp_path: Path) -> None:
     slow = ["rollout.engine.seconds_per_call=20", "rounds=1"]
     command = ["run", "fake-smoke", *slow, "--runs-dir", str(tmp_path), "--name", "slow"]
     child = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.cli.main", *command],
+        [sys.executable, "-m", "orchestrator.cli", *command],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.report import write_report
 from orchestrator.runs.tables import sample_rows

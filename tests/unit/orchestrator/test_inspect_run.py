@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.inspect.views.trace import trace
 from orchestrator.runs.events import EventKind, EventLog
 from orchestrator.runs.folder import RunFolder

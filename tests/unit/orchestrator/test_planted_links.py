@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.runs import lease
 from orchestrator.runs.events import EventKind, EventLog, read_events
 from orchestrator.runs.folder import RunFolder

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.config.run_config import RunConfig
 from orchestrator.driver.launch import resume_experiment, run_experiment
 from orchestrator.rounds.retention import best_round, needed_policies

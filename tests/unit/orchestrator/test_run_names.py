@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.driver.launch import run_experiment
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.lease import claim

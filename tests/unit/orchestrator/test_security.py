@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.config.files import load_config
 from orchestrator.config.remote_code import code_files, foreign_code, trusted_by
 from orchestrator.driver.launch import resume_experiment

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.config.files import load_config
 from orchestrator.runs.report import write_report
 from orchestrator.tracking.tags import tracked_run

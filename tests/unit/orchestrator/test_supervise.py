@@ -101,7 +101,7 @@ def test_waits_double_and_are_capped(tmp_path: Path) -> None:
 def pawl(*arguments: object) -> subprocess.Popen[str]:
     """The command as a process of its own, as a shell or a service manager starts it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.cli.main", *(str(a) for a in arguments)],
+        [sys.executable, "-m", "orchestrator.cli", *(str(a) for a in arguments)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -169,4 +169,4 @@ def test_a_config_that_is_refused_is_not_tried_again(tmp_path: Path) -> None:
 
 def test_the_supervisor_stays_small() -> None:
     heavy = ("ray", "torch", "pyarrow", "numpy", "mlflow", "transformers")
-    assert loaded_by("import orchestrator.cli.main, orchestrator.driver.supervise", heavy) == []
+    assert loaded_by("import orchestrator.cli.app, orchestrator.driver.supervise", heavy) == []

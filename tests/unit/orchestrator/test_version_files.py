@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli.main import app
+from orchestrator.cli.app import app
 from orchestrator.config.run_config import RunConfig
 from orchestrator.driver.launch import run_experiment
 from orchestrator.inspect.audit.run import audit

@@ -173,7 +173,7 @@ def test_the_wheel_holds_all_code_its_data_and_the_shipped_configs(wheel: Path) 
     with zipfile.ZipFile(wheel) as archive:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
         entry_points = next(n for n in archive.namelist() if n.endswith("entry_points.txt"))
-        assert "pawl = orchestrator.cli.main:main" in archive.read(entry_points).decode()
+        assert "pawl = orchestrator.cli:main" in archive.read(entry_points).decode()
     files = [
         f.relative_to(ROOT).as_posix() for part in SHIPPED for f in _shipped_files(ROOT / part)
     ]
@@ -187,7 +187,7 @@ def test_shipped_configs_are_found_by_name_after_a_plain_install(
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli.main", "validate", "quickstart"],
+        [sys.executable, "-m", "orchestrator.cli", "validate", "quickstart"],
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         stdin=subprocess.DEVNULL,

@@ -165,7 +165,3 @@ def main() -> None:
         arguments.remove("--debug")
         os.environ["PAWL_DEBUG"] = "1"
     app(args=arguments, prog_name="pawl")
-
-
-if __name__ == "__main__":
-    main()
