@@ -59,6 +59,7 @@ class RunSummary(Record):
 
 
 @private_files()
+@files.disk_errors_told()
 def run_experiment(
     config: RunConfig,
     folder: RunFolder,
@@ -153,6 +154,7 @@ def _describe(config: RunConfig, folder: RunFolder, source: str) -> None:
 
 
 @private_files()
+@files.disk_errors_told()
 def resume_experiment(
     folder: RunFolder, observers: Sequence[Observer] = (), *, accept_changes: bool = False
 ) -> RunSummary:

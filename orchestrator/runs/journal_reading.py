@@ -26,6 +26,7 @@ from orchestrator.runs.phases import Phase
 from policies.base.errors import CorruptStateError
 from policies.base.records import Json, Record
 from policies.storage.checksums import read_sealed
+from policies.storage.files import raise_if_disk_failed
 
 EPOCHS = "epochs"
 HEAD_SUFFIX = ".head"
@@ -316,6 +317,7 @@ def _read_head(path: Path) -> Head:
         if not head.seal or path.name != f"{head.epoch:06d}{HEAD_SUFFIX}":
             raise ValueError("its seal is broken: it changed since it was written")
     except (ValueError, OSError) as error:
+        raise_if_disk_failed(error, path)
         raise _lost(path, str(error)) from error
     return head
 

@@ -123,6 +123,7 @@ def accepted_changes(folder: RunFolder, began_with: Codes) -> list[AcceptedChang
             if change.number != number or change.before != state:
                 raise ValueError("it does not follow on the change before it")
         except (OSError, ValueError, ValidationError) as error:
+            files.raise_if_disk_failed(error, path)
             raise CorruptStateError(
                 f"{path} is not whole: {str(error)[:300]}. Fix: restore it from a copy of the run"
             ) from error

@@ -74,6 +74,7 @@ def _read(path: Path, kind: type[N]) -> N:
     try:
         return kind.model_validate(read_sealed(path.read_bytes()))
     except (OSError, ValueError) as error:
+        files.raise_if_disk_failed(error, path)
         raise CorruptStateError(
             explain(
                 f"a note on what the run folder lacks cannot be read: {error}",

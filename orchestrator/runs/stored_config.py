@@ -19,6 +19,7 @@ from orchestrator.runs.folder import RunFolder
 from policies.base.errors import CorruptStateError, ResumeError, explain
 from policies.base.redaction import redact
 from policies.storage.checksums import read_sealed
+from policies.storage.files import raise_if_disk_failed
 
 
 def sealed(config: RunConfig) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         return read_sealed(path.read_bytes())
     except (OSError, ValueError) as error:
+        raise_if_disk_failed(error, path)
         raise CorruptStateError(
             explain(
                 f"{path.name} cannot be read: {error}",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from policies.base.errors import InputError, explain
 from policies.storage.bounded_json import read_json
+from policies.storage.files import raise_if_disk_failed
 
 FAKE_POLICY = "fake_policy.json"
 _MAX_BYTES = 4096
@@ -42,6 +43,7 @@ def read_skill(path: Path) -> float:
     try:
         value = read_json(file, max_bytes=_MAX_BYTES)["skill"]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_if_disk_failed(error, file)
         value = f"{type(error).__name__}: {error}"
     if type(value) not in (int, float) or not 0 <= value <= 1:
         raise InputError(

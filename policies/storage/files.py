@@ -114,6 +114,26 @@ def storage_error(error: OSError, path: Path | str) -> StorageError | None:
     )
 
 
+def raise_if_disk_failed(error: Exception, path: Path | str) -> None:
+    """Raise what a failing disk is told as: a read that gave an error says nothing of what is in the file.
+
+    Raises:
+        StorageError: `error` is of the disk or the machine, and not of the content.
+    """
+    if isinstance(error, OSError) and (told := storage_error(error, path)) is not None:
+        raise told from error
+
+
+@contextmanager
+def disk_errors_told() -> Iterator[None]:
+    """Tell what a failing disk raised anywhere inside as `StorageError`, with the file that it was about."""
+    try:
+        yield
+    except OSError as error:
+        raise_if_disk_failed(error, error.filename or "a file")
+        raise
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then make it durable and move it into place.
 

@@ -284,6 +284,7 @@ def read_manifest(directory: Path, number: int) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
+        durable.raise_if_disk_failed(error, path)
         raise CorruptPolicyError(
             explain(
                 f"the manifest of policy version {number} cannot be read: {error}",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from policies.base.errors import CorruptPolicyError, InputError, PolicyStoreError
+from policies.base.errors import CorruptPolicyError, InputError, PolicyStoreError, StorageError
 from policies.storage.policy_store import PolicyStore, check_files, weight_files
 
 
@@ -76,3 +79,22 @@ def test_pickled_weights_are_refused_with_what_to_do(tmp_path: Path) -> None:
         weight_files(path)
     with pytest.raises(InputError, match="no model directory"):
         weight_files(tmp_path / "missing")
+
+
+@contextmanager
+def no_file_opens() -> Iterator[None]:
+    """A machine on which no file can be opened any more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_the_machine_does_not_let_us_read_is_not_taken_for_damage(tmp_path: Path) -> None:
+    store = PolicyStore(tmp_path / "policies")
+    version = store.publish(model(tmp_path / "c"), number=1, round_index=1, parent=0)
+    with no_file_opens(), pytest.raises(StorageError, match=r"manifest\.json could not be"):
+        store.get(1)
+    assert store.get(1) == version

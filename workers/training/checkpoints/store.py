@@ -28,6 +28,7 @@ from policies.storage.files import (
     TEMPORARY_SUFFIX,
     make_directory,
     move,
+    raise_if_disk_failed,
     remove_tree,
     sync_files,
     write_json,
@@ -214,5 +215,6 @@ def _read(path: Path) -> tuple[CheckpointMarker | None, str]:
     except FileNotFoundError as error:
         return None, f"{Path(error.filename).name} is missing"
     except (OSError, ValueError) as error:
+        raise_if_disk_failed(error, path)
         return None, f"it cannot be read: {error}"
     return marker, ""
