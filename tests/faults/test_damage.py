@@ -45,7 +45,7 @@ def test_a_file_of_nobody_is_a_note_and_changes_nothing(ground: Ground) -> None:
         assert play(ground, damage, ground.home) == [], name
 
 
-def test_replies_of_judges_that_were_emptied_or_lost_are_a_note(tmp_path: Path) -> None:
+def test_replies_of_judges_and_lines_for_tracking_that_were_lost_are_a_note(tmp_path: Path) -> None:
     folder = judged(tmp_path, 1)
 
     def notes() -> str:
@@ -54,8 +54,11 @@ def test_replies_of_judges_that_were_emptied_or_lost_are_a_note(tmp_path: Path) 
         return "; ".join(note for check in report for note in check.notes)
 
     assert "repl" not in notes()
+    assert "spool" not in notes()
     (replies,) = folder.judge_cache.glob("worker-*.jsonl")
     replies.write_bytes(b"")
     assert "its replies are asked for again" in notes()
     replies.unlink()
     assert "holds no reply" in notes()
+    (folder.tracking / "spool.jsonl").write_bytes(b"")
+    assert "shorter than what was sent of it" in notes()

@@ -17,7 +17,7 @@ from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.journal import JournalEntry
 from orchestrator.runs.phases import Phase
 from orchestrator.runs.stored_config import read_object
-from orchestrator.tracking.spool import is_line
+from orchestrator.tracking.spool import Spool, is_line
 from policies.base.errors import CorruptStateError
 from policies.storage.checksums import SEAL, is_text_whole, read_sealed
 from workers.judge.reply_cache import is_reply
@@ -111,13 +111,14 @@ def _has_ended(folder: RunFolder) -> bool:
 def _check_tracking(folder: RunFolder, check: Check) -> None:
     if not folder.tracking.is_dir():
         return
-    if not (folder.tracking / "spool.jsonl").is_file():
-        check.notes.append(f"{folder.tracking}/spool.jsonl is missing: what was not sent is lost")
-    for number, line in _lines(folder.tracking / "spool.jsonl", check):
+    spool = Spool(folder.tracking).path
+    if not spool.is_file():
+        check.notes.append(f"{spool} is missing: what was not sent is lost")
+    elif spool.stat().st_size < _sent(folder.tracking / "offset.json"):
+        check.notes.append(f"{spool} is shorter than what was sent of it: lines are lost")
+    for number, line in _lines(spool, check):
         if not is_line(line):
-            check.notes.append(
-                f"{folder.tracking}/spool.jsonl:{number} cannot be read; it is not sent"
-            )
+            check.notes.append(f"{spool}:{number} cannot be read; it is not sent")
     for name in ("offset.json", "runs.json"):
         path = folder.tracking / name
         if not path.is_file():
@@ -127,6 +128,14 @@ def _check_tracking(folder: RunFolder, check: Check) -> None:
             read_sealed(path.read_bytes())
         except (OSError, ValueError) as error:
             check.notes.append(f"{path} cannot be read: {error}; lines may be sent twice")
+
+
+def _sent(path: Path) -> int:
+    """Bytes of the spool that were sent, as far as that can be read."""
+    try:
+        return int(read_sealed(path.read_bytes())["offset"])
+    except (OSError, ValueError, KeyError, TypeError):  # told elsewhere
+        return 0
 
 
 def _lines(path: Path, check: Check) -> Iterator[tuple[int, bytes]]:
