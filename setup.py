@@ -13,7 +13,11 @@ SHIPPED_CONFIGS = "orchestrator.shipped_configs"
 
 # Packages of data only (prompt texts, recipes) have no __init__.py: hence the namespace finder.
 code = find_namespace_packages(
-    include=[name for top in ("orchestrator", "workers", "policies") for name in (top, f"{top}.*")],
+    include=[
+        name
+        for top in ("pawl", "orchestrator", "workers", "policies")
+        for name in (top, f"{top}.*")
+    ],
     exclude=["*.__pycache__"],
 )
 config_folders = [

@@ -53,7 +53,7 @@ def installed_points() -> dict[str, str]:
 
 MAX_SAID = 1000
 """Characters of a foreign error that are shown."""
-OURS = ("policies", "workers", "orchestrator")
+OURS = ("pawl", "policies", "workers", "orchestrator")
 """Top-level packages whose classes are not plug-ins."""
 
 

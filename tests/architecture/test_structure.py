@@ -13,11 +13,12 @@ import pytest
 from tests.support.heavy_imports import loaded_by
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("policies", "workers", "orchestrator")
+PACKAGES = ("policies", "workers", "orchestrator", "pawl")
 ALLOWED = {
     "policies": {"policies"},
     "workers": {"policies", "workers"},
     "orchestrator": {"policies", "workers", "orchestrator"},
+    "pawl": {"policies", "workers", "orchestrator"},
 }
 WALLS = {
     "ray": {

@@ -20,7 +20,7 @@ SCRIPTS = (
     ROOT / ".ci/run",
 )
 BREAKS_ON_A_CPU = {"torchvision", "torchaudio", "torchcodec"}
-SHIPPED = ("orchestrator", "workers", "policies", "configs")
+SHIPPED = ("pawl", "orchestrator", "workers", "policies", "configs")
 
 
 def project() -> dict[str, Any]:
