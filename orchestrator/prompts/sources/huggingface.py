@@ -101,7 +101,7 @@ class HuggingFaceSource(RowSource):
                 )
 
     def _reads(self, split: str) -> bool:
-        """Whether the setting names the split, also with a slice or together with others (`train+test[:5]`)."""
+        """Tell whether the setting names the split, also with a slice or together with others (`train+test[:5]`)."""
         parts = (part.partition("[")[0].strip() for part in self.config.split.split("+"))
         return any(part in (split, "all") for part in parts)
 
