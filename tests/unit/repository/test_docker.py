@@ -135,7 +135,7 @@ def test_every_copied_file_exists_and_passes_the_dockerignore() -> None:
 def test_the_wheel_stage_copies_all_that_setup_py_reads() -> None:
     copied = {s for k, rest in stages()["wheel"] if k == "COPY" for s in rest.split()[:-1]}
     assert {"pyproject.toml", "setup.py", "README.md", "LICENSE"} <= copied
-    assert {"configs", "policies", "workers", "orchestrator"} <= copied
+    assert {"configs", "pawl", "policies", "workers", "orchestrator"} <= copied
 
 
 def test_images_run_as_a_user_without_rights_and_add_nothing_from_outside() -> None:
