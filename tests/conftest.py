@@ -22,3 +22,8 @@ def pytest_runtest_setup() -> None:
         _num_modules = len(sys.modules)
         gc.collect()
         gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Give all of it back, so that libraries which count what they leave at exit find nothing."""
+    gc.unfreeze()
