@@ -64,7 +64,7 @@ def _read(path: Path) -> Iterator[Row]:
 
 
 def too_large(error: TooLargeError, name: str) -> InputError:
-    """Tell of a Parquet file that is not decoded."""
+    """Return the refusal of a Parquet file that would take too much memory."""
     return InputError(
         explain(
             f"the Parquet file takes far more memory than its size: {error}",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from policies.base.errors import CorruptPolicyError, InputError, PolicyStoreError, StorageError
 from policies.storage.policy_store import PolicyStore, check_files, weight_files
+from tests.support.no_file_opens import no_file_opens
 
 
 def model(path: Path, content: bytes = b"weights") -> Path:
@@ -79,17 +77,6 @@ def test_pickled_weights_are_refused_with_what_to_do(tmp_path: Path) -> None:
         weight_files(path)
     with pytest.raises(InputError, match="no model directory"):
         weight_files(tmp_path / "missing")
-
-
-@contextmanager
-def no_file_opens() -> Iterator[None]:
-    """A machine on which no file can be opened any more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_the_machine_does_not_let_us_read_is_not_taken_for_damage(tmp_path: Path) -> None:
