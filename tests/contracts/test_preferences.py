@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +24,8 @@ from policies.base.records import (
     Turn,
 )
 from policies.examples.builder import PREFERENCES, Built
-from policies.examples.kinds import ExampleKind, PreferencePair, SupervisedExample, UnpairedExample
+from policies.examples.kind import shipped_names
+from policies.examples.kinds import PreferencePair, SupervisedExample, UnpairedExample
 from tests.support.heavy_imports import loaded_by
 from workers.training.batches.plan import unusable_because
 
@@ -95,8 +96,10 @@ def test_there_are_builders_to_test() -> None:
 @given(group=groups(), seed=st.integers(0, 5))
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 def test_examples_can_be_learned_from_and_traced(name: str, group: ScoredGroup, seed: int) -> None:
-    kind = PREFERENCES.resolve(name).kind
-    assert kind in get_args(ExampleKind)
+    owner = PREFERENCES.resolve(name)
+    kind = owner.kind_name
+    assert kind in shipped_names()
+    assert kind == owner.kind.kind_name
     built = build(name, group, seed)
     usable = {
         t.id: t
