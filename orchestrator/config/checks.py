@@ -61,8 +61,9 @@ def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
     builder = type(stage.preferences).component
     assert issubclass(builder, PreferenceBuilder)
     if loss.kind_name != builder.kind_name:
+        read = loss.kind_name or "no named kind of"
         yield (
-            f"{at}training.loss {training.loss.type!r} learns from {loss.kind_name} examples, but {at}preferences "
+            f"{at}training.loss {training.loss.type!r} learns from {read} examples, but {at}preferences "
             f"{stage.preferences.type!r} makes {builder.kind_name} examples. Fix: change one of the two"
         )
     engine = cast("type[TrainingEngine]", type(training.engine).component)
