@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -189,9 +189,9 @@ def test_a_kind_under_the_name_of_one_that_ships_is_refused(home: Path) -> None:
 
 def rankings(loss: Loss) -> list[Example]:
     """Lists of three and of two answers."""
-    sizes = (3, 2, 3, 2, 3)
+    sizes, kind = (3, 2, 3, 2, 3), cast(Any, loss.kind)
     return [
-        loss.kind(
+        kind(
             id=f"r{i}",
             prompt_id=f"p{i}",
             answers=tuple(sequence(f"p{i}", k) for k in range(size)),
