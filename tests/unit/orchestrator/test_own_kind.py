@@ -248,7 +248,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(home: Path, micro: i
     mine, reference = (AutoModelForCausalLM.from_pretrained(path) for path in (policy, other))
     expected = by_hand(examples, mine, reference, 0.5)
     expected.backward()
-    assert log_of(job)[0]["train/loss"] == pytest.approx(float(expected), rel=1e-4)
+    assert log_of(job)[0]["train/loss"] == pytest.approx(expected.item(), rel=1e-4)
     wanted = {name: p.grad for name, p in mine.named_parameters()}
     assert kept[0].keys() == wanted.keys()
     largest = max(float(g.abs().max()) for g in wanted.values())

@@ -13,7 +13,7 @@ import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -312,9 +312,8 @@ class _Update:
         )
         metrics = {**log.means(), **feed.metrics}
         reward = log.final_mean("rewards/chosen")
-        if reward is not None:
-            beta = cast(ReferencedLoss, self.loss).config.beta
-            metrics["policy/chosen_logratio"] = reward / beta
+        if reward is not None and isinstance(self.loss, ReferencedLoss):
+            metrics["policy/chosen_logratio"] = reward / self.loss.config.beta
         metrics["train/tokens_per_second"] = (
             tokens * (1 - done / len(log.steps)) / self.seconds["steps"]
         )
