@@ -116,7 +116,7 @@ def test_examples_can_be_learned_from_and_traced(name: str, group: ScoredGroup, 
             assert example.chosen.token_ids != example.rejected.token_ids
             assert len({usable[s.trajectory_id].prompt_token_ids for s in sequences}) == 1
         else:
-            sequences = [example.sequence]
+            sequences = [*example.sequences()]
         assert unusable_because(example, max_length=1000) is None
         for sequence in sequences:
             assert sequence.token_ids == usable[sequence.trajectory_id].token_ids
@@ -156,7 +156,7 @@ def test_what_was_cut_never_wins(name: str, group: ScoredGroup, seed: int) -> No
         if isinstance(example, PreferencePair):
             assert example.chosen.trajectory_id not in cut
         elif not isinstance(example, UnpairedExample) or example.desirable:
-            assert example.sequence.trajectory_id not in cut
+            assert example.sequences()[0].trajectory_id not in cut
 
 
 @pytest.mark.parametrize("name", NAMES)
