@@ -11,7 +11,7 @@ from orchestrator.config.bucket_location import Location
 from orchestrator.config.tracking_uri import redact
 from policies.base.errors import ConfigurationError
 from policies.examples.builder import PreferenceBuilder
-from policies.objectives.loss import Loss, UnpairedLoss
+from policies.objectives.loss import Loss
 from workers.rollout.strategy import RolloutStrategy
 from workers.training.engine import TrainingEngine
 
@@ -60,27 +60,28 @@ def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
     assert issubclass(loss, Loss)
     builder = type(stage.preferences).component
     assert issubclass(builder, PreferenceBuilder)
-    if loss.kind != builder.kind:
+    if loss.kind_name != builder.kind_name:
+        read = loss.kind_name or "no named kind of"
         yield (
-            f"{at}training.loss {training.loss.type!r} learns from {loss.kind} examples, but {at}preferences "
-            f"{stage.preferences.type!r} makes {builder.kind} examples. Fix: change one of the two"
+            f"{at}training.loss {training.loss.type!r} learns from {read} examples, but {at}preferences "
+            f"{stage.preferences.type!r} makes {builder.kind_name} examples. Fix: change one of the two"
         )
     engine = cast("type[TrainingEngine]", type(training.engine).component)
     objective = loss(cast(Loss.Config, training.loss))
     refused = engine.refused(objective, training, config.policy.adapter)
     if refused is not None:
         yield f"{at}training: {refused}" if at else refused
-    wants_steps = (isinstance(objective, UnpairedLoss) and objective.reads_steps) or getattr(
-        stage.preferences, "by", ""
-    ) == "step"
+    wants_steps = objective.reads_steps or getattr(stage.preferences, "by", "") == "step"
     if wants_steps and "step" not in _levels(config):
         yield (
             f"{at}training.loss {training.loss.type!r} or preferences {stage.preferences.type!r} learns from judged "
             "steps, and nothing judges steps. Fix: give a verifier or a judge `level: step`"
         )
-    if builder.kind == "pair" and config.total_samples_of(stage.first_round) < 2:
+    fewest = builder.fewest_sequences
+    if config.total_samples_of(stage.first_round) < fewest:
         yield (
-            f"rollout.samples_per_prompt is {config.rollout.samples_per_prompt}: a pair needs at least 2 attempts. "
+            f"rollout.samples_per_prompt is {config.rollout.samples_per_prompt}: a {builder.kind_name} needs at least "
+            f"{fewest} attempts. "
             "Fix: raise it, or use a thresholded builder with loss kto"
         )
     micro = training.micro_batch_size or training.batch_size
@@ -90,13 +91,13 @@ def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
             f"Fix: make it one, e.g. {micro * max(1, training.batch_size // micro)}"
         )
     recorded = getattr(training.reference, "logprobs", None) == "rollout"
-    if training.loss_mask == "completion" and recorded and loss.kind != "supervised":
+    if training.loss_mask == "completion" and recorded and objective.reference_names:
         yield (
             f"{at}training.loss_mask is 'completion', but the sampler has no log-probs of tokens that it did not "
             "write. Fix: set training.reference.logprobs: recompute (or loss_mask: policy, which is right)"
         )
     strategy = cast("type[RolloutStrategy]", type(stage.strategy).component)
-    if not strategy.samples_policy and builder.kind != "supervised":
+    if not strategy.samples_policy and objective.reference_names:
         yield (
             f"{at}strategy {stage.strategy.type!r} does not sample the policy, so its tokens have no log-probs: "
             "only supervised examples can be made of them. Fix: preferences {type: imitate} with loss {type: sft}"

@@ -103,7 +103,7 @@ def _member(family: Family[Any], name: str, reference: str) -> dict[str, Any]:
         "settings": [_setting(n, f) for n, f in found.Config.model_fields.items() if n != "type"],
     }
     if issubclass(found, (Loss, PreferenceBuilder)):
-        member["examples"] = found.kind
+        member["examples"] = found.kind_name
     return member
 
 

@@ -34,7 +34,6 @@ from policies.base.bounds import MAX_WHOLE
 from policies.base.component import WATCH, Component, Settings
 from policies.base.records import Sampling
 from policies.examples.builder import PREFERENCES, PreferenceBuilder
-from policies.examples.kinds import ExampleKind
 from policies.plug_ins.stand_ins import StandIns
 from workers.judge.judge import JUDGES, Judge
 from workers.scoring.aggregate import FeedbackSettings
@@ -131,11 +130,11 @@ class RunConfig(Settings):
         """Attempts at each prompt of a round, earlier policies' included."""
         return self.samples_of(round_index) + sum(m.samples for m in self.mixture_of(round_index))
 
-    def example_kind(self, round_index: int) -> ExampleKind:
-        """Kind of example that a round's preference builder makes: pair, unpaired or supervised."""
+    def builder_of(self, round_index: int) -> type[PreferenceBuilder]:
+        """Class of a round's preference builder: it says what kind of example it makes."""
         builder = type(self.stage_of(round_index).preferences).component
         assert issubclass(builder, PreferenceBuilder)
-        return builder.kind
+        return builder
 
     _plug_ins: StandIns | None = PrivateAttr(default=None)
 

@@ -153,7 +153,7 @@ def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> 
 
 def _rows(config: RunConfig, stage: Stage) -> int:
     """Sequences of one forward pass in training."""
-    sides = 2 if config.example_kind(stage.first_round) == "pair" else 1
+    sides = config.builder_of(stage.first_round).fewest_sequences
     return sides * (stage.training.micro_batch_size or stage.training.batch_size)
 
 

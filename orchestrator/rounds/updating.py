@@ -22,7 +22,6 @@ from orchestrator.runs.phases import Collected, Trained
 from policies.base.errors import DivergenceError
 from policies.base.records import RoundStatus
 from policies.base.seeds import derive_seed
-from policies.objectives.loss import UnpairedLoss
 from workers.training.engine import UpdateJob, UpdateOutcome
 
 
@@ -33,7 +32,7 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
     plan = reference_plan(run.config, options.reference, served)
     loss = objective_of(options.loss)
     # KTO's reference point needs log-probs of completions that nobody sampled, so its trainer scores everything.
-    borrows = isinstance(loss, UnpairedLoss) and loss.kl_share > 0
+    borrows = loss.kl_share > 0
     recorded = options.reference.logprobs == "rollout" and not borrows
     sampled = recorded and plan.single == scope.policy.number
     forced = sampled and was_forced(scope)

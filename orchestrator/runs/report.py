@@ -20,7 +20,6 @@ from orchestrator.runs.tables import (
     examples,
     sample_table,
     samples,
-    sides_of,
 )
 from orchestrator.runs.conversation_text import STYLE, Part, as_html, cut, is_conversation, parts_of
 from orchestrator.runs.judge_columns import judge_columns
@@ -170,12 +169,11 @@ def _answers(folder: RoundFolder) -> list[ReportRow]:
 
 
 def _examples(folder: RoundFolder) -> list[ReportRow]:
-    names = ("prompt", "chosen", "rejected", "margin", "completion", "desirable", "shared_tokens")
-    versions = ("policy_version", "chosen_policy_version", "rejected_policy_version")
     found = examples(folder, SAMPLES)
-    rows = _only(example_table(found), (*names, *versions))
+    table, left_out = example_table(found), ("id", "soft_label", "score", "weight")
+    rows = _only(table, [name for name in (table[0] if table else ()) if name not in left_out])
     for row, shown in zip(rows, found, strict=True):
-        for side, sequence in sides_of(shown.example).items():
+        for side, sequence in shown.example.sides().items():
             _tell(row, side, shown.trajectories.get(sequence.trajectory_id))
     return rows
 

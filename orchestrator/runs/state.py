@@ -20,7 +20,8 @@ from orchestrator.runs.reader import read_config_tree, read_entries, read_sound
 from orchestrator.runs.worker_activity import read_activity
 from policies.base.errors import ArtifactError, InputError, PawlError
 from policies.base.records import Json, Record, RoundResult
-from policies.examples.kinds import Example, PreferencePair, SupervisedExample, UnpairedExample
+from policies.examples.kind import Example
+from policies.examples.stored import read_examples
 from policies.storage.artifacts import read_marker, read_records
 
 R = TypeVar("R", bound=Record)
@@ -157,33 +158,11 @@ def read_config(folder: RunFolder) -> dict[str, Any]:
     return read_config_tree(folder) if folder.config.exists() else {}
 
 
-def example_kind(shards: Sequence[Path]) -> type[Example] | None:
-    """Return which records a round's example shards hold, from the columns of the first; None when there is no shard.
-
-    Rounds of one run may differ: a supervised stage comes before a preference stage.
-
-    Raises:
-        ArtifactError: the file is not Parquet.
-    """
-    import pyarrow.parquet as pq
-
-    if not shards:
-        return None
-    try:
-        names = set(pq.read_schema(shards[0]).names)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{shards[0]} is not a Parquet file: {error}") from error
-    if "chosen" in names:
-        return PreferencePair
-    return UnpairedExample if "desirable" in names else SupervisedExample
-
-
 def stream_examples(folder: RoundFolder) -> Iterator[Example]:
     """Training examples of a round, shard by shard."""
-    finished = [path for path in folder.shards("examples") if read_marker(path) is not None]
-    kind = example_kind(finished)
-    if kind is not None:
-        yield from stream(folder, "examples", kind)
+    for path in [folder.shard(i).of("examples") for i in sorted(folder.indices("examples"))]:
+        if read_marker(path) is not None:  # a file that is gone, and has its marker, is told
+            yield from read_examples(path)
 
 
 def round_of(folder: RunFolder, index: int) -> RoundFolder:

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 from orchestrator.runs.folder import RoundFolder, ShardKind
 from policies.base.plain_text import clean_text
 from orchestrator.runs.conversation_text import calls_text, is_conversation, told
-from orchestrator.runs.state import example_kind
 from policies.base.records import Feedback, Prompt, Record, Trajectory
-from policies.examples.kinds import Example, PreferencePair, TokenSequence, UnpairedExample
+from policies.examples.kind import Example, Value
+from policies.examples.stored import read_examples
 from policies.storage.artifacts import marker_path, read_records
 
-Row = dict[str, str | int | float | bool | None]
+Row = dict[str, Value]
 R = TypeVar("R", bound=Record)
 
 MAX_SHARDS = 8
@@ -104,14 +104,14 @@ def _conversation_columns(trajectory: Trajectory) -> Row:
 
 def examples(folder: RoundFolder, limit: int) -> list[ShownExample]:
     """Up to `limit` training examples: the first of every prompt, then the second, ..."""
-    kind = example_kind([path for path in folder.shards("examples") if _finished(path)])
-    if kind is None:
+    found = [e for path in _some(folder.shards("examples")) for e in read_examples(path)]
+    if not found:
         return []
     prompts = _prompts(folder)
     trajectories = {t.id: t for t in _read(folder, "trajectories", Trajectory)}
     return [
         ShownExample(example, prompts.get(example.prompt_id), trajectories)
-        for example in _spread(_read(folder, "examples", kind))[:limit]
+        for example in _spread(found)[:limit]
     ]
 
 
@@ -121,45 +121,36 @@ def example_rows(folder: RoundFolder, limit: int) -> list[Row]:
 
 
 def example_table(found: Sequence[ShownExample]) -> list[Row]:
-    """Examples as texts, in rows with equal columns: chosen beside rejected, or one completion with its label."""
-    rows = [_example_row(shown) for shown in found]
-    for name, values in _differences(found).items():
+    """Examples as texts, in rows with equal columns: the sequences side by side, and the facts of their kind."""
+    sides = list(dict.fromkeys(name for shown in found for name in shown.example.sides()))
+    rows = [_example_row(shown, sides) for shown in found]
+    for name, values in _differences(found, sides).items():
         for row, value in zip(rows, values, strict=True):
             row[name] = value
     return rows
 
 
-def _example_row(shown: ShownExample) -> Row:
+def _example_row(shown: ShownExample, sides: Sequence[str]) -> Row:
     """One example in plain values."""
-    example = shown.example
+    example, own = shown.example, shown.example.sides()
     row: Row = {"id": _cell(example.id), "prompt": _prompt_text(shown.prompt, example.prompt_id)}
-    for side, sequence in sides_of(example).items():
-        row[side] = _text_of(sequence.trajectory_id, shown.trajectories)
-    if isinstance(example, PreferencePair):
-        row["margin"] = example.margin
-        row["soft_label"] = example.soft_label
-    elif isinstance(example, UnpairedExample):
-        row["desirable"] = example.desirable
-        row["score"] = example.score
+    for side in sides:
+        known = side in own
+        row[side] = _text_of(own[side].trajectory_id, shown.trajectories) if known else None
+    facts = example.row()
+    row |= {name: _cell(v) if isinstance(v, str) else v for name, v in facts.items()}
     row["weight"] = example.weight
     return row
 
 
-def sides_of(example: Example) -> dict[str, TokenSequence]:
-    """The sequences of an example under the names of their columns."""
-    if isinstance(example, PreferencePair):
-        return {"chosen": example.chosen, "rejected": example.rejected}
-    return {"completion": example.sequence}
-
-
-def _differences(found: Sequence[ShownExample]) -> dict[str, list[str | int | float | bool | None]]:
-    """Columns that only some rounds need: policy versions where they are mixed, and what a pair's sides share."""
-    columns: dict[str, list[str | int | float | bool | None]] = {}
-    every = [sides_of(shown.example) for shown in found]
+def _differences(found: Sequence[ShownExample], names: Sequence[str]) -> dict[str, list[Value]]:
+    """Columns that only some rounds need: policy versions where they are mixed, and what sequences share."""
+    columns: dict[str, list[Value]] = {}
+    every = [shown.example.sides() for shown in found]
     if len({s.policy_version for sides in every for s in sides.values()}) > 1:
-        for name in every[0]:
+        for name in names:
             key = "policy_version" if name == "completion" else f"{name}_policy_version"
-            columns[key] = [sides[name].policy_version for sides in every]
+            columns[key] = [sides[name].policy_version if name in sides else None for sides in every]
     shared = [shared_tokens(shown.example, shown.trajectories) for shown in found]
     if any(shared):
         columns["shared_tokens"] = list(shared)
@@ -167,16 +158,15 @@ def _differences(found: Sequence[ShownExample]) -> dict[str, list[str | int | fl
 
 
 def shared_tokens(example: Example, trajectories: Mapping[str, Trajectory]) -> int:
-    """Tokens after the prompt that both sides of a pair begin with and that are not scored; 0 in an ordinary pair."""
-    if not isinstance(example, PreferencePair):
+    """Tokens after the prompt that all sequences begin with and that are not scored; 0 in an ordinary example."""
+    sequences = example.sequences()
+    trajectory = trajectories.get(sequences[0].trajectory_id) if len(sequences) > 1 else None
+    if trajectory is None or 1 not in sequences[0].loss_mask or 1 not in trajectory.loss_mask:
         return 0
-    trajectory = trajectories.get(example.chosen.trajectory_id)
-    if trajectory is None or 1 not in example.chosen.loss_mask or 1 not in trajectory.loss_mask:
-        return 0
-    return example.chosen.loss_mask.index(1) - trajectory.loss_mask.index(1)
+    return len(sequences[0].prompt) - trajectory.loss_mask.index(1)
 
 
-def columns_of(rows: Sequence[Row]) -> dict[str, list[str | int | float | bool | None]]:
+def columns_of(rows: Sequence[Row]) -> dict[str, list[Value]]:
     """Rows turned into columns of equal length, in the order of the first row."""
     return {name: [row.get(name) for row in rows] for name in (rows[0] if rows else {})}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
@@ -12,6 +12,9 @@ Json = JsonValue
 
 class Record(BaseModel):
     """Base of all records."""
+
+    kind_name: ClassVar[str] = ""
+    """Name under which the marker of a file remembers this type; empty where the file's folder says it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

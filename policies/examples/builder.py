@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,8 +21,8 @@ from policies.base.records import (
     Trajectory,
     TrajectoryStatus,
 )
-from policies.examples.kinds import Example, ExampleKind, PreferencePair
-from policies.examples.soft_labels import soft_label
+from policies.examples.kind import Example
+from policies.examples.stored import kind_of
 
 _ROUNDING = 1e-9
 """Scores are means of means: nearer than this they are equal."""
@@ -54,7 +54,18 @@ class PreferenceBuilder(Component):
     `too_long`, `truncated`, `failed_call`, `duplicate`.
     """
 
-    kind: ClassVar[ExampleKind]
+    kind: ClassVar[type[Example]]
+    """The kind that it makes; the name of one that ships will do."""
+    kind_name: ClassVar[str] = ""
+    """The kind's name; follows from `kind`, and is known where the kind is not imported."""
+    fewest_sequences: ClassVar[int] = 1
+    """The kind's `fewest_sequences`; follows from `kind`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "kind" in vars(cls):
+            cls.kind = kind = kind_of(cls.kind, cls)
+            cls.kind_name, cls.fewest_sequences = kind.kind_name, kind.fewest_sequences
 
     class Config(Component.Config):
         """Settings that every builder has."""
@@ -83,13 +94,13 @@ class PreferenceBuilder(Component):
         raise NotImplementedError
 
     def build_labelled(self, group: ScoredGroup, rng: random.Random) -> Built:
-        """Return what `build` gives, with weights, and with a soft label for each pair that it left without one."""
+        """Return what `build` gives, with weights, and with what the group's sources say of each example."""
         built = self.build(group, rng)
         weight = 1.0 / len(built.examples) if built.examples else 1.0
         built.examples = [
-            _weighted(_soft_labelled(example, group), weight)
+            _weighted(example.labelled(group), weight)
             if self.config.weight_by == "prompt"
-            else _soft_labelled(example, group)
+            else example.labelled(group)
             for example in built.examples
         ]
         return built
@@ -158,13 +169,6 @@ def was_cut(trajectory: Trajectory) -> bool:
 def beats(one: float, other: float, margin: float = 0.0) -> bool:
     """Tell whether the score `one` is above `other`, by at least `margin`; scores that differ by rounding are equal."""
     return one - other > _ROUNDING and one - other >= margin - _ROUNDING
-
-
-def _soft_labelled(example: Example, group: ScoredGroup) -> Example:
-    if not isinstance(example, PreferencePair) or "soft_label" in example.model_fields_set:
-        return example
-    label = soft_label(group, example.chosen.trajectory_id, example.rejected.trajectory_id)
-    return example if label is None else example.model_copy(update={"soft_label": label})
 
 
 def _weighted(example: Example, weight: float) -> Example:

@@ -6,7 +6,7 @@ A subclass that changes a formula inherits the spelling of its parent, which the
 
 from __future__ import annotations
 
-_NO_FORMULA = frozenset({"trl", "Config", "config", "kind"})
+_NO_FORMULA = frozenset({"trl", "Config", "config", "kind", "kind_name"})
 """What a class may define without changing what is computed: settings with other defaults, and the spelling itself."""
 
 

@@ -1,4 +1,4 @@
-"""Losses as pure functions of summed log-probs, and the tensors they read.
+"""Losses as pure functions of a scored batch; those of the kinds that ship read it through a view.
 
 Notation (all float32): `a = chosen_logps - ref_chosen_logps`, `b` likewise for rejected, `h = a - b`.
 A log-prob sum runs over the tokens that the policy wrote, i.e. where the loss mask is 1; with several turns that is
@@ -10,14 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from policies.base.bounds import MAX_COEFFICIENT
 from policies.base.component import Component, Family
-from policies.examples.kinds import ExampleKind, TokenSequence
+from policies.examples.kinds import (
+    Example,
+    PreferencePair,
+    SupervisedExample,
+    TokenSequence,
+    UnpairedExample,
+)
+from policies.examples.scored_batch import ScoredBatch as ScoredBatch
+from policies.examples.scored_batch import StepTensors as StepTensors
+from policies.examples.stored import kind_of
+from policies.objectives.class_weights import ClassWeight as ClassWeight
+from policies.objectives.class_weights import balanced_weights as balanced_weights
 from policies.objectives.formulas import trl_spells
+from policies.objectives.views import PairTensors as PairTensors
+from policies.objectives.views import SupervisedTensors as SupervisedTensors
+from policies.objectives.views import UnpairedTensors as UnpairedTensors
+from policies.objectives.views import pair_metrics, unpaired_metrics
 
 if TYPE_CHECKING:
     from typing import Self
@@ -29,79 +44,6 @@ MAX_EXPONENT = 80.0
 
 
 @dataclass(frozen=True)
-class PairTensors:
-    """A microbatch of B preference pairs, already summed; all pairs of the step for a loss with `across_rows`."""
-
-    chosen_logps: Tensor  # [B]
-    rejected_logps: Tensor  # [B]
-    ref_chosen_logps: Tensor  # [B]
-    ref_rejected_logps: Tensor  # [B]
-    chosen_lengths: Tensor  # [B] scored tokens
-    rejected_lengths: Tensor  # [B]
-    alignment: Tensor | None = None
-    """Log of the WPO weight of each pair, without gradient; needed only with `use_weighting`. [B]"""
-    soft_labels: Tensor | None = None
-    """Probability that the chosen side is really better; needed only with `soft_labels`. [B]"""
-    mean_chosen_length: Tensor | None = None
-    """Mean of `chosen_lengths` over all pairs of the optimizer step, for a mean over the step's chosen tokens. []"""
-
-    @property
-    def chosen_logratios(self) -> Tensor:
-        """A [B]."""
-        return self.chosen_logps - self.ref_chosen_logps
-
-    @property
-    def rejected_logratios(self) -> Tensor:
-        """B [B]."""
-        return self.rejected_logps - self.ref_rejected_logps
-
-    @property
-    def margins(self) -> Tensor:
-        """H = a - b [B]."""
-        return self.chosen_logratios - self.rejected_logratios
-
-
-@dataclass(frozen=True)
-class StepTensors:
-    """The judged steps of a microbatch's examples, S in all, already summed; S may be 0."""
-
-    logratios: Tensor  # [S] over the scored tokens of the step
-    rows: Tensor  # [S] long: the example that the step belongs to
-    desirable: Tensor  # [S] bool
-    weights: Tensor  # [S] class weight of the step's label
-    kl: Tensor  # [] mean log-ratio of the judged steps of mismatched completions, without gradient, >= 0
-    mean_per_example: Tensor | None = None
-    """Mean number of judged steps of an example over the optimizer step, for a mean over all of its steps. []"""
-
-
-@dataclass(frozen=True)
-class UnpairedTensors:
-    """A microbatch of N unpaired examples, already summed."""
-
-    logps: Tensor  # [N]
-    ref_logps: Tensor  # [N]
-    desirable: Tensor  # [N] bool
-    kl: Tensor  # [] KL(policy || reference) from mismatched completions of the whole step, without gradient, >= 0
-    steps: StepTensors | None = None
-    """Needed only by losses that read steps."""
-
-    @property
-    def logratios(self) -> Tensor:
-        """R [N]."""
-        return self.logps - self.ref_logps
-
-
-@dataclass(frozen=True)
-class SupervisedTensors:
-    """A microbatch of N examples to imitate, already summed."""
-
-    logps: Tensor  # [N]
-    lengths: Tensor  # [N] scored tokens
-    mean_length: Tensor
-    """Mean of `lengths` over all rows of the optimizer step: makes a mean over tokens out of a mean over rows. []"""
-
-
-@dataclass(frozen=True)
 class TrlLoss:
     """TRL's spelling of a loss: `loss_type` and further arguments of its `DPOConfig`, `KTOConfig` or `SFTConfig`."""
 
@@ -110,13 +52,18 @@ class TrlLoss:
 
 
 class Loss(Component):
-    """A training objective over one kind of example.
+    """A training objective over one kind of example. One over a kind of your own gives `losses`.
 
     It is computed for one microbatch at a time, so the loss of a row must depend on nothing but that row and what is
     given for the whole optimizer step (`kl`, the mean lengths); `across_rows` is for losses of which that is not true.
     """
 
-    kind: ClassVar[ExampleKind]
+    kind: ClassVar[type[Example]]
+    """The kind that it learns from; the name of one that ships will do."""
+    kind_name: ClassVar[str] = ""
+    """The kind's name; follows from `kind`, and is known where the kind is not imported."""
+    reference_names: ClassVar[tuple[str, ...]] = ()
+    """References whose log-probs it reads: none, or the round's `reference`."""
     across_rows: ClassVar[bool] = False
     """Whether the loss of a row depends on other rows (sorts them, compares with their mean). Such a loss is always
     given all rows of the optimizer step: with several microbatches or workers that costs a second forward pass."""
@@ -125,6 +72,12 @@ class Loss(Component):
         """Settings that every loss has: none."""
 
     config: Config
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "kind" in vars(cls):
+            cls.kind = kind_of(cls.kind, cls)
+            cls.kind_name = cls.kind.kind_name
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -145,11 +98,50 @@ class Loss(Component):
         Without `trl_computes` it is the nearest objective that TRL accepts: the engine then uses it only to
         configure the trainer around our formula. A loss of your own needs none.
         """
+        return TrlLoss("nll")
+
+    def losses(self, batch: ScoredBatch) -> Tensor:
+        """Loss of each example, before `batch.weights`. [B]"""
         raise NotImplementedError
+
+    def metrics(self, batch: ScoredBatch) -> dict[str, Tensor]:
+        """Means over a microbatch that the step's log shows beside the loss, without gradient. [] each"""
+        return {"logps": batch.logps.detach().mean()}
+
+    @property
+    def kl_share(self) -> float:
+        """Share of each optimizer step's rows with a mismatched partner for `kl`; 0 when the loss has no KL term."""
+        return 0.0
+
+    @property
+    def reads_steps(self) -> bool:
+        """Tell whether `ScoredBatch.steps` must be given."""
+        return False
+
+    @property
+    def needs_alignment(self) -> bool:
+        """Tell whether `ScoredBatch.alignment` must be given."""
+        return False
+
+    def sequence_weights(
+        self, sequences: Sequence[TokenSequence]
+    ) -> Sequence[Sequence[float]] | None:
+        """Weight of each scored token of an example's sequences, for all sums of log-probs; None weighs all alike."""
+        return None
+
+    def class_weights(self, num_desirable: int, num_undesirable: int) -> tuple[float, float]:
+        """Weights (lambda_D, lambda_U) for a round with these counts of examples."""
+        return 1.0, 1.0
+
+    def step_class_weights(self, num_desirable: int, num_undesirable: int) -> tuple[float, float]:
+        """Weights of desirable and undesirable steps for a round with these counts of judged steps."""
+        return 1.0, 1.0
 
 
 class ReferencedLoss(Loss):
     """A loss of log-ratios between the policy and a reference."""
+
+    reference_names: ClassVar[tuple[str, ...]] = ("reference",)
 
     class Config(Loss.Config):
         """Settings that every loss with a reference has."""
@@ -163,7 +155,7 @@ class ReferencedLoss(Loss):
 class PairLoss(ReferencedLoss):
     """A loss over preference pairs."""
 
-    kind: ClassVar[ExampleKind] = "pair"
+    kind: ClassVar[type[Example]] = PreferencePair
 
     @property
     def weighs_tokens(self) -> bool:
@@ -178,14 +170,23 @@ class PairLoss(ReferencedLoss):
         """
         return [1.0] * sum(sequence.loss_mask)
 
-    @property
-    def needs_alignment(self) -> bool:
-        """Tell whether `PairTensors.alignment` must be given."""
-        return False
+    def sequence_weights(
+        self, sequences: Sequence[TokenSequence]
+    ) -> Sequence[Sequence[float]] | None:
+        if not self.weighs_tokens:
+            return None
+        chosen, rejected = sequences
+        return [self.token_weights(chosen, rejected), self.token_weights(rejected, chosen)]
 
     def per_pair(self, pairs: PairTensors) -> Tensor:
         """Loss of each pair. [B]"""
         raise NotImplementedError
+
+    def losses(self, batch: ScoredBatch) -> Tensor:
+        return self.per_pair(PairTensors.of(batch))
+
+    def metrics(self, batch: ScoredBatch) -> dict[str, Tensor]:
+        return pair_metrics(PairTensors.of(batch), self.config.beta)
 
     def trl(self) -> TrlLoss:
         return TrlLoss("sigmoid")
@@ -278,13 +279,10 @@ class DifferenceLoss(PairLoss):
         }
 
 
-ClassWeight = Annotated[float, Field(ge=0, le=MAX_COEFFICIENT)] | Literal["auto"]
-
-
 class UnpairedLoss(ReferencedLoss):
     """A loss over single trajectories with a desirable bit."""
 
-    kind: ClassVar[ExampleKind] = "unpaired"
+    kind: ClassVar[type[Example]] = UnpairedExample
 
     class Config(ReferencedLoss.Config):
         """Settings that every unpaired loss has."""
@@ -304,16 +302,6 @@ class UnpairedLoss(ReferencedLoss):
 
     config: Config
 
-    @property
-    def kl_share(self) -> float:
-        """Share of each optimizer step's rows with a mismatched partner for `kl`; 0 when the loss has no KL term."""
-        return 0.0
-
-    @property
-    def reads_steps(self) -> bool:
-        """Tell whether `UnpairedTensors.steps` must be given."""
-        return False
-
     def per_example(self, examples: UnpairedTensors) -> Tensor:
         """Loss of each example's outcome, before class weights. [N]"""
         raise NotImplementedError
@@ -325,56 +313,35 @@ class UnpairedLoss(ReferencedLoss):
         return self.per_example(examples) * torch.where(examples.desirable, *class_weights)
 
     def class_weights(self, num_desirable: int, num_undesirable: int) -> tuple[float, float]:
-        """Weights (lambda_D, lambda_U) for a round with these counts of examples."""
         config = self.config
         return balanced_weights(
             config.desirable_weight, config.undesirable_weight, num_desirable, num_undesirable
         )
 
-    def step_class_weights(self, num_desirable: int, num_undesirable: int) -> tuple[float, float]:
-        """Weights of desirable and undesirable steps for a round with these counts of judged steps."""
-        return 1.0, 1.0
+    def losses(self, batch: ScoredBatch) -> Tensor:
+        return self.weighted(UnpairedTensors.of(batch), batch.class_weights)
+
+    def metrics(self, batch: ScoredBatch) -> dict[str, Tensor]:
+        return unpaired_metrics(UnpairedTensors.of(batch), self.config.beta)
 
     def trl(self) -> TrlLoss:
         return TrlLoss("kto" if self.kl_share > 0 else "apo_zero_unpaired")
 
 
-def balanced_weights(
-    desirable_weight: ClassWeight,
-    undesirable_weight: ClassWeight,
-    num_desirable: int,
-    num_undesirable: int,
-) -> tuple[float, float]:
-    """Weights (lambda_D, lambda_U) of two classes with these counts.
-
-    `auto` keeps lambda_D n_D / (lambda_U n_U) within [1, 4/3] (arXiv 2402.01306, section 4.3): nothing changes
-    inside, the smaller class is raised to the nearer end outside, the other stays at 1.
-
-    Example: 10 desirable and 100 undesirable give (10.0, 1.0); 40 and 10 give (1.0, 3.0).
-    """
-    auto_desirable, auto_undesirable = desirable_weight == "auto", undesirable_weight == "auto"
-    desirable = 1.0 if auto_desirable else float(desirable_weight)
-    undesirable = 1.0 if auto_undesirable else float(undesirable_weight)
-    if num_desirable == 0 or num_undesirable == 0:  # one class alone: there is nothing to balance
-        return desirable, undesirable
-    ratio = desirable * num_desirable / (undesirable * num_undesirable)
-    wanted = min(max(ratio, 1.0), 4.0 / 3.0)
-    raise_desirable = wanted > ratio if auto_desirable and auto_undesirable else auto_desirable
-    if raise_desirable:
-        return desirable * wanted / ratio, undesirable
-    if auto_undesirable:
-        return desirable, undesirable * ratio / wanted
-    return desirable, undesirable
-
-
 class SupervisedLoss(Loss):
     """A loss over trajectories to imitate; it has no reference and no beta."""
 
-    kind: ClassVar[ExampleKind] = "supervised"
+    kind: ClassVar[type[Example]] = SupervisedExample
 
     def per_example(self, examples: SupervisedTensors) -> Tensor:
         """Loss of each example; the mean over the rows of an optimizer step is the step's loss. [N]"""
         raise NotImplementedError
+
+    def losses(self, batch: ScoredBatch) -> Tensor:
+        return self.per_example(SupervisedTensors.of(batch))
+
+    def metrics(self, batch: ScoredBatch) -> dict[str, Tensor]:
+        return {"nll": -batch.logps.detach().sum() / batch.lengths.sum()}
 
     def trl(self) -> TrlLoss:
         return TrlLoss("nll")

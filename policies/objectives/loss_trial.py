@@ -11,22 +11,12 @@ import inspect
 import json
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from policies.base.errors import ConfigurationError, boundary, explain
-from policies.examples.kinds import TokenSequence, TokenSpan
-from policies.objectives.loss import (
-    Loss,
-    PairLoss,
-    PairTensors,
-    StepTensors,
-    SupervisedLoss,
-    SupervisedTensors,
-    UnpairedLoss,
-    UnpairedTensors,
-)
+from policies.examples.kind import TokenSequence, TokenSpan
+from policies.objectives.loss import Loss, ScoredBatch, StepTensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,10 +28,9 @@ _DISTANCES = (0.0, 1.0, 6.0)
 
 @dataclass
 class _Trial:
-    """One batch, what the formula makes of it, and the log-probs that its gradient must reach."""
+    """One batch, and the log-probs that the gradient of its losses must reach."""
 
-    batch: Any
-    formula: Callable[[Any], Any]
+    batch: ScoredBatch
     leaves: list[Tensor]
 
 
@@ -52,7 +41,7 @@ def refused_because(loss: Loss) -> str | None:
         try:
             with boundary(ConfigurationError, "the loss fails on a microbatch"):
                 trial = _trial(loss, distance)
-                values = trial.formula(trial.batch)
+                values = loss.losses(trial.batch)
                 reason = _shape(loss, values) or _numbers(loss, trial, values, distance)
                 if reason is None and distance == 1.0:
                     reason = _again(loss, trial, values) or _alone(loss, trial, values)
@@ -76,25 +65,15 @@ def refused_because(loss: Loss) -> str | None:
 def _trial(loss: Loss, distance: float) -> _Trial:
     import torch
 
+    _check_token_weights(loss)
+    slots = range(loss.kind.fewest_sequences)
     ratios = distance * torch.tensor([1.0, -0.5, 0.25, -1.5])
     reference = torch.tensor([-12.0, -30.0, -7.0, -55.0])
     lengths = torch.tensor([9.0, 21.0, 5.0, 40.0])
-    first = (reference + ratios).requires_grad_()
-    if isinstance(loss, PairLoss):
-        second = (reference - 4 - 0.5 * ratios.flip(0)).requires_grad_()
-        _check_token_weights(loss)
-        pairs = PairTensors(
-            *(first, second, reference, reference - 4, lengths, lengths.flip(0)),
-            alignment=torch.tensor([-2.0, -1.0, -3.0, -0.5]) if loss.needs_alignment else None,
-            soft_labels=torch.tensor([1.0, 0.75, 0.5, 1.0]),
-            mean_chosen_length=lengths.mean(),
-        )
-        return _Trial(pairs, loss.per_pair, [first, second])
-    if isinstance(loss, SupervisedLoss):
-        shown = SupervisedTensors(first, lengths, lengths.mean())
-        return _Trial(shown, loss.per_example, [first])
-    assert isinstance(loss, UnpairedLoss)
     desirable = torch.tensor([True, False, False, True])
+    apart = [ratios if slot == 0 else -0.5 * slot * ratios.flip(0) for slot in slots]
+    references = torch.cat([reference - 4 * slot for slot in slots])
+    logps = (references + torch.cat(apart)).requires_grad_()
     step_ratios = (ratios / 2).requires_grad_()
     steps = StepTensors(
         logratios=step_ratios,
@@ -104,16 +83,27 @@ def _trial(loss: Loss, distance: float) -> _Trial:
         kl=torch.tensor(0.1),
         mean_per_example=torch.tensor(1.0),
     )
-    singles = UnpairedTensors(
-        first, reference, desirable, torch.tensor(0.1), steps if loss.reads_steps else None
+    alignment = torch.tensor([-1.0, -0.5, -1.5, -0.25]).repeat(len(slots))
+    batch = ScoredBatch(
+        logps=logps,
+        references=dict.fromkeys(loss.reference_names, references),
+        lengths=torch.cat([lengths.flip(0) if slot % 2 else lengths for slot in slots]),
+        owners=torch.arange(_ROWS).repeat(len(slots)),
+        sizes=(_ROWS,) * len(slots),
+        weights=torch.ones(_ROWS),
+        kl=torch.tensor(0.1),
+        mean_lengths=lengths.mean().repeat(len(slots)),
+        values={n: torch.tensor([1.0, 0.75, 0.5, 1.0]) for n in loss.kind.number_names()},
+        labels=desirable,
+        scores=torch.cat([1.0 / (1 + slot) + 0.0 * reference for slot in slots]),
+        alignment=alignment if loss.needs_alignment else None,
+        steps=steps if loss.reads_steps else None,
+        class_weights=loss.class_weights(2, 2),
     )
-    weights = loss.class_weights(2, 2)
-    return _Trial(singles, lambda rows: loss.weighted(rows, weights), [first, step_ratios])
+    return _Trial(batch, [logps, step_ratios])
 
 
-def _check_token_weights(loss: PairLoss) -> None:
-    if not loss.weighs_tokens:
-        return
+def _check_token_weights(loss: Loss) -> None:
     mask = (0, 0, 1, 1, 0, 1)
     sequence = TokenSequence(
         trajectory_id="tried",
@@ -124,9 +114,12 @@ def _check_token_weights(loss: PairLoss) -> None:
         turns=(TokenSpan(start=2, end=4), TokenSpan(start=5, end=6)),
     )
     other = sequence.model_copy(update={"token_ids": (5, 6, 7, 11, 9, 10)})
-    weights = [float(w) for w in loss.token_weights(sequence, other)]
-    if len(weights) != sum(mask):
-        raise ValueError(f"token_weights gave {len(weights)} weights for {sum(mask)} scored tokens")
+    sequences = [sequence, other, *[other] * loss.kind.fewest_sequences]
+    for weights in loss.sequence_weights(sequences[: loss.kind.fewest_sequences]) or ():
+        if len([float(w) for w in weights]) != sum(mask):
+            raise ValueError(
+                f"token_weights gave {len(weights)} weights for {sum(mask)} scored tokens"
+            )
 
 
 def _shape(loss: Loss, values: Any) -> str | None:
@@ -168,7 +161,7 @@ def _numbers(loss: Loss, trial: _Trial, values: Tensor, distance: float) -> str 
 def _again(loss: Loss, trial: _Trial, values: Tensor) -> str | None:
     import torch
 
-    again = trial.formula(trial.batch)
+    again = loss.losses(trial.batch)
     if torch.allclose(again, values, rtol=1e-5, atol=1e-6):
         return None
     return _reason(
@@ -185,7 +178,7 @@ def _alone(loss: Loss, trial: _Trial, values: Tensor) -> str | None:
 
     if loss.across_rows:
         return None
-    alone = [trial.formula(_row(trial.batch, i)).reshape(-1) for i in range(_ROWS)]
+    alone = [loss.losses(trial.batch.example(i)).reshape(-1) for i in range(_ROWS)]
     if torch.allclose(torch.cat(alone), values, rtol=1e-4, atol=1e-5):
         return None
     return _reason(
@@ -194,21 +187,6 @@ def _alone(loss: Loss, trial: _Trial, values: Tensor) -> str | None:
         torch.cat(alone).tolist(),
         "write `across_rows = True` in the class: the loss is then always given the rows of a whole optimizer step",
     )
-
-
-def _row(batch: Any, index: int) -> Any:
-    import torch
-
-    at = slice(index, index + 1)
-    cut = {
-        f.name: value[at]
-        for f in fields(batch)
-        if isinstance(value := getattr(batch, f.name), torch.Tensor) and value.dim() == 1
-    }
-    steps = getattr(batch, "steps", None)
-    if steps is not None:
-        cut["steps"] = replace(_row(steps, index), rows=torch.zeros(1, dtype=torch.long))
-    return replace(batch, **cut)
 
 
 def _raised(loss: Loss, error: BaseException) -> str:
@@ -225,7 +203,7 @@ def _raised(loss: Loss, error: BaseException) -> str:
 
 
 def _reason(loss: Loss, what: str, value: object, fix: str) -> str:
-    name = "per_pair" if isinstance(loss, PairLoss) else "per_example"
+    name = next(n for n in ("per_pair", "per_example", "losses") if hasattr(loss, n))
     code = inspect.unwrap(getattr(type(loss), name)).__code__
     where = f"training.loss ({code.co_filename}, line {code.co_firstlineno})"
     return explain(what, value=value, where=where, fix=fix)

@@ -99,7 +99,7 @@ def _attributes(owner: type, base: type, instance: object | None) -> Iterator[tu
         if isinstance(found, _PLAIN) or (
             isinstance(found, (tuple, list)) and all(isinstance(v, _PLAIN) for v in found)
         ):
-            yield name, found
+            yield name, list(found) if isinstance(found, tuple) else found
 
 
 class StandIns:

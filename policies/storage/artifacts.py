@@ -14,7 +14,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, Field, JsonValue
 
@@ -41,6 +41,7 @@ __all__ = [
     "marker_path",
     "read_marker",
     "read_records",
+    "read_rows",
     "write_atomically",
     "write_draft",
     "write_json",
@@ -68,6 +69,8 @@ class Marker(Record):
     inputs: dict[str, str] = Field(default_factory=dict)
     """Digest of each thing that the file was made from, by name: upstream files, policies, settings, schema."""
     summary: dict[str, JsonValue] = Field(default_factory=dict)
+    kind: str = Field(default="", exclude_if=lambda name: not name)
+    """`kind_name` of its records. Empty: the folder says what they are, or the file is an older Pawl's."""
     seal: str = ""
     """sha256 of the rest of the marker, so that a flipped digit in it is noticed. Empty: by an older Pawl."""
 
@@ -84,6 +87,8 @@ class Draft(Record):
     num_bytes: int
     num_rows: int
     content_digest: str
+    kind: str = ""
+    """`kind_name` of its records."""
 
 
 class Written(Record):
@@ -185,6 +190,7 @@ def write_draft(path: Path, kind: type[R], records: Sequence[R]) -> Draft:
         num_bytes=len(data),
         num_rows=len(records),
         content_digest=content_digest(records),
+        kind=kind.kind_name,
     )
 
 
@@ -220,6 +226,7 @@ def commit(
         content_digest=draft.content_digest,
         inputs=dict(inputs or {}),
         summary=dict(summary or {}),
+        kind=draft.kind,
     ).sealed()
     with committing(guard):
         files.remove_file(marker_path(target))
@@ -285,6 +292,19 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
         ArtifactError: it is missing, unfinished, changed since it was written, of another kind, or holds
             numbers that are not finite.
     """
+    rows = read_rows(path)
+    try:
+        return [kind.model_validate(from_row(row, kind)) for row in rows]
+    except ValueError as error:  # pydantic's and json's errors are all of this kind
+        raise ArtifactError(f"{path} does not hold {kind.__name__} records: {error}") from error
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the columns of a finished file back, whatever its records are; free JSON is text.
+
+    Raises:
+        ArtifactError: it is missing, unfinished, changed since it was written, or holds numbers that are not finite.
+    """
     import pyarrow.parquet as pq
 
     marker = read_marker(path)
@@ -301,6 +321,6 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
         table = pq.read_table(path)
         if (column := not_finite(table)) is not None:
             raise ValueError(f"a number in column {column} is not finite")
-        return [kind.model_validate(from_row(row, kind)) for row in table.to_pylist()]
-    except ValueError as error:  # pydantic's, pyarrow's and json's errors are all of this kind
-        raise ArtifactError(f"{path} does not hold {kind.__name__} records: {error}") from error
+        return cast("list[dict[str, Any]]", table.to_pylist())
+    except ValueError as error:  # pyarrow's errors are of this kind
+        raise ArtifactError(f"{path} does not hold records: {error}") from error

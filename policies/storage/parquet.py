@@ -57,6 +57,21 @@ def _is_json(annotation: Any) -> bool:
     return not (isinstance(annotation, type) and issubclass(annotation, (Enum, BaseModel)))
 
 
+def json_fields(kind: type[BaseModel]) -> list[str]:
+    """Fields that lie in a file as JSON text, also inside of records: without the type no one reads them back."""
+    return [
+        name for name, field in kind.model_fields.items() if _holds_json(_plain(field.annotation))
+    ]
+
+
+def _holds_json(annotation: Any) -> bool:
+    if get_origin(annotation) is tuple:
+        return _holds_json(_plain(get_args(annotation)[0]))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return bool(json_fields(annotation))
+    return _is_json(annotation)
+
+
 def shape_of(kind: type[BaseModel]) -> list[tuple[str, Any]]:
     """Name and Arrow type of each column of a record type."""
     return [(name, _arrow_type(field.annotation)) for name, field in kind.model_fields.items()]

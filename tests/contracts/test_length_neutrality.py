@@ -89,7 +89,7 @@ def length_gap(group: ScoredGroup, built: Built) -> float | None:
         elif isinstance(example, UnpairedExample):
             (good if example.desirable else bad).append(len(example.sequence.token_ids))
         else:
-            good.append(len(example.sequence.token_ids))
+            good.append(len(example.sequences()[0].token_ids))
             bad = [len(t.token_ids) for t in group.trajectories]
     return statistics.mean(good) - statistics.mean(bad) if good and bad else None
 
@@ -145,7 +145,7 @@ def test_where_an_attempt_stands_in_its_group_decides_nothing(
                 times[example.chosen.trajectory_id] += 1
                 times[example.rejected.trajectory_id] += 1
             else:
-                times[example.sequence.trajectory_id] += 1
+                times[example.sequences()[0].trajectory_id] += 1
     for side in (1, 0):
         taken = [number for i, number in times.items() if int(i[1:]) % 2 == side and number]
         if taken:

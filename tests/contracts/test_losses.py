@@ -22,8 +22,8 @@ from policies.objectives.loss import (
 )
 from tests.parity.vectors import weights_for
 from tests.support.heavy_imports import loaded_by
+from tests.support.scored_batches import pair_tensors
 from tests.support.training_cases import make_loss
-from workers.training.trl_parts.steps import pair_tensors
 
 NAMES = sorted(name for name, where in LOSSES.members().items() if where.startswith("policies."))
 PAIR_NAMES = [name for name in NAMES if issubclass(LOSSES.resolve(name), PairLoss)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +24,8 @@ from policies.base.records import (
     Turn,
 )
 from policies.examples.builder import PREFERENCES, Built
-from policies.examples.kinds import ExampleKind, PreferencePair, SupervisedExample, UnpairedExample
+from policies.examples.kind import shipped_names
+from policies.examples.kinds import PreferencePair, SupervisedExample, UnpairedExample
 from tests.support.heavy_imports import loaded_by
 from workers.training.batches.plan import unusable_because
 
@@ -95,8 +96,10 @@ def test_there_are_builders_to_test() -> None:
 @given(group=groups(), seed=st.integers(0, 5))
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 def test_examples_can_be_learned_from_and_traced(name: str, group: ScoredGroup, seed: int) -> None:
-    kind = PREFERENCES.resolve(name).kind
-    assert kind in get_args(ExampleKind)
+    owner = PREFERENCES.resolve(name)
+    kind = owner.kind_name
+    assert kind in shipped_names()
+    assert kind == owner.kind.kind_name
     built = build(name, group, seed)
     usable = {
         t.id: t
@@ -113,7 +116,7 @@ def test_examples_can_be_learned_from_and_traced(name: str, group: ScoredGroup, 
             assert example.chosen.token_ids != example.rejected.token_ids
             assert len({usable[s.trajectory_id].prompt_token_ids for s in sequences}) == 1
         else:
-            sequences = [example.sequence]
+            sequences = [*example.sequences()]
         assert unusable_because(example, max_length=1000) is None
         for sequence in sequences:
             assert sequence.token_ids == usable[sequence.trajectory_id].token_ids
@@ -153,7 +156,7 @@ def test_what_was_cut_never_wins(name: str, group: ScoredGroup, seed: int) -> No
         if isinstance(example, PreferencePair):
             assert example.chosen.trajectory_id not in cut
         elif not isinstance(example, UnpairedExample) or example.desirable:
-            assert example.sequence.trajectory_id not in cut
+            assert example.sequences()[0].trajectory_id not in cut
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,10 +17,9 @@ from torch import Tensor
 from policies.base.records import Sampling, StopReason, Trajectory, TrajectoryStatus, Turn
 from policies.examples.kinds import PreferencePair, TokenSequence
 from policies.objectives.loss import PairLoss
+from tests.support.scored_batches import collated, pair_tensors
 from tests.support.training_cases import make_loss
-from workers.training.batches.collate import PairCollator
 from workers.training.batches.plan import MicroBatch, completion_scored
-from workers.training.trl_parts.steps import pair_tensors
 
 ETA = 0.5
 GOOD, BAD, RIGHT, LEFT = 10, 11, 20, 21
@@ -106,8 +105,9 @@ def batch_of(loss: PairLoss, pairs: list[PreferencePair]) -> dict[str, Any]:
     """All pairs as training's collator makes them, against the uniform reference."""
     actions = sum(pairs[0].chosen.loss_mask)
     uniform = actions * math.log(0.5)
-    collate = PairCollator(loss, pairs, [(uniform, uniform)] * len(pairs), [float(actions)], pad=0)
-    return collate(MicroBatch(rows=tuple(range(len(pairs))), share=1.0))
+    references, lengths = [(uniform, uniform)] * len(pairs), [float(actions)] * 2
+    rows = MicroBatch(rows=tuple(range(len(pairs))), share=1.0)
+    return {**collated(loss, pairs, references, lengths, rows)}
 
 
 def objective(policy: Tabular, loss: PairLoss, batch: dict[str, Any]) -> Tensor:
@@ -116,9 +116,8 @@ def objective(policy: Tabular, loss: PairLoss, batch: dict[str, Any]) -> Tensor:
     tensors = pair_tensors(
         policy.log_probs(batch["input_ids"]) * scored,
         scored,
-        batch["ref_chosen_logps"].double(),
-        batch["ref_rejected_logps"].double(),
-        soft_labels=batch["soft_labels"].double(),
+        *batch["facts"]["references"]["reference"].double().chunk(2),
+        soft_labels=batch["facts"]["values"]["soft_label"].double(),
     )
     return loss.per_pair(tensors).mean()
 

@@ -23,8 +23,8 @@ from tests.parity.vectors import (
     grid,
     weights_for,
 )
+from tests.support.scored_batches import pair_tensors
 from tests.support.training_cases import make_loss, pair_loss, unpaired_loss
-from workers.training.trl_parts.steps import pair_tensors
 
 SHIPPED = sorted(name for name, where in LOSSES.members().items() if where.startswith("policies."))
 TRL_PAIR_TYPES = {

@@ -16,6 +16,7 @@ from policies.objectives.logprobs import padded, token_scores
 from policies.objectives.loss import PairLoss, UnpairedLoss, UnpairedTensors
 from tests.parity.trl_stub import NumbersModel, inputs_for, trl_loss
 from tests.parity.updates import against, load, log_probs, run, total
+from tests.support.scored_batches import pair_tensors
 from tests.support.training_cases import (
     demonstrations,
     make_loss,
@@ -25,7 +26,6 @@ from tests.support.training_cases import (
     write_tiny_model,
 )
 from workers.training.batches.plan import completion_scored, mismatched_sequences
-from workers.training.trl_parts.steps import pair_tensors
 
 BETA = 0.5
 

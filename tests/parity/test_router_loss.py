@@ -24,7 +24,6 @@ from tests.support.training_cases import (
     weights_of,
     write_tiny_model,
 )
-from workers.training.batches.plan import sequences_of
 from workers.training.engine import TrainingOptions
 from workers.training.refusals import refused_because
 
@@ -93,8 +92,8 @@ def aux_loss(model: Path, name: str) -> float:
     from transformers import AutoModelForCausalLM
 
     _, _, examples = BOTH_WAYS[name]
-    sides = len(sequences_of(examples[0]))
-    rows = [sequences_of(e)[side] for side in range(sides) for e in examples]
+    sides = len(examples[0].sequences())
+    rows = [e.sequences()[side] for side in range(sides) for e in examples]
     ids, attention, _ = padded(rows)
     with torch.no_grad():
         output = AutoModelForCausalLM.from_pretrained(model)(

@@ -55,7 +55,7 @@ def load(path: Path, attention: str = "eager") -> Any:
     [
         ("_prepare_dataset", ["self", "dataset", "processing_class", "args", "dataset_name"]),
         ("_precompute_ref_logps", ["self", "dataset", "name", "batch_size"]),
-        ("_compute_loss", ["self", "model", "inputs", "return_outputs"]),
+        ("compute_loss", ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]),
         ("_send_telemetry", ["self"]),
         ("get_train_dataloader", ["self"]),
         ("create_optimizer", ["self", "model"]),
@@ -169,7 +169,7 @@ def test_losses_of_all_sorts_train(
     name: str, settings: dict[str, Any], model_dir: Path, tmp_path: Path
 ) -> None:
     loss = make_loss(name, **settings)
-    examples = pairs(6) if loss.kind == "pair" else singles(weight=0.5)
+    examples = pairs(6) if loss.kind_name == "pair" else singles(weight=0.5)
     job = make_job(version(model_dir), tmp_path)
     outcome = make_engine("trl", loss, learning_rate=1e-3).update(job, examples)
     assert all(math.isfinite(value) for value in outcome.metrics.values())

@@ -22,8 +22,7 @@ from tests.support.training_cases import (
     weights_of,
     write_tiny_model,
 )
-from workers.training.batches.plan import plan_batches
-from workers.training.batches.prepare import longest_sides
+from workers.training.batches.plan import longest_sides, plan_batches
 from workers.training.checkpoints.weights import load_model
 from workers.training.engine import TrainingOptions
 from workers.training.schedule import rate_factor, warmup_steps

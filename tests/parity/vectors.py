@@ -9,8 +9,8 @@ from torch import Tensor
 
 from policies.examples.kinds import TokenSequence
 from policies.objectives.loss import PairLoss, PairTensors
+from tests.support.scored_batches import pair_tensors
 from workers.training.batches.collate import spread_weights
-from workers.training.trl_parts.steps import pair_tensors
 
 CHOSEN = [[-1.0, -1.0, -2.0], [-1.0, -2.0, -2.0, -2.0]]
 REJECTED = [[-2.0, -4.0], [-1.0, -2.0]]

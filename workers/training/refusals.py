@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policies.base.errors import explain
-from policies.objectives.loss import Loss, PairLoss, SupervisedLoss, UnpairedLoss
+from policies.objectives.loss import Loss
 from workers.training.engine import AdapterSettings, TrainingOptions
 
 
@@ -15,14 +15,21 @@ def refused_because(
 
 
 def _loss(loss: Loss) -> str | None:
-    if not isinstance(loss, (PairLoss, UnpairedLoss, SupervisedLoss)):
+    if unknown := [name for name in loss.reference_names if name != "reference"]:
         return explain(
-            "the trl engine trains on pairs, unpaired and supervised examples",
-            value=loss.config.type,
-            where="training.loss",
-            fix="inherit PairLoss, UnpairedLoss or SupervisedLoss",
+            "a round has one reference, which losses know as `reference`",
+            value=unknown,
+            where=f"reference_names of training.loss {loss.config.type!r}",
+            fix='write reference_names = ("reference",), or () where the loss reads none',
         )
-    if loss.across_rows and isinstance(loss, UnpairedLoss) and loss.reads_steps:
+    if (loss.reads_steps or loss.kl_share > 0) and not loss.reference_names:
+        return explain(
+            "judged steps and reference points are log-ratios to a reference, and the loss names none",
+            value=loss.reference_names,
+            where=f"reference_names of training.loss {loss.config.type!r}",
+            fix='write reference_names = ("reference",) in its class',
+        )
+    if loss.across_rows and loss.reads_steps:
         return explain(
             "a loss that reads judged steps cannot look across rows too: only its own rows' steps are at hand",
             value=loss.config.type,

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 from policies.base.component import Component, create
-from policies.base.errors import TrainingError, boundary
-from policies.base.records import Record
-from policies.examples.kinds import (
-    Example,
-    ExampleKind,
-    PreferencePair,
-    SupervisedExample,
-    UnpairedExample,
-)
-from policies.storage.artifacts import read_records
+from policies.base.errors import TrainingError, boundary, explain
+from policies.examples.kind import Example
+from policies.objectives.loss import Loss
+from policies.storage.artifacts import read_marker, read_records
 from policies.storage.policy_store import check_companions
 from workers.cluster.compute_threads import set_threads
 from workers.training.checkpoints.tensor_files import refusals_told
@@ -28,14 +21,6 @@ from workers.training.engine import (
     UpdateJob,
     UpdateOutcome,
 )
-
-RECORD_OF: dict[ExampleKind, type[Record]] = {
-    "pair": PreferencePair,
-    "unpaired": UnpairedExample,
-    "supervised": SupervisedExample,
-}
-"""The record type of each kind of example, for reading example files."""
-
 
 Setup = tuple[Component.Config, Component.Config, TrainingOptions]
 """Training engine, loss and options of one stage of a run."""
@@ -66,10 +51,23 @@ class TrainWorker:
         for version in (job.policy, *job.reference_versions):
             check_companions(version)  # the driver has read the weights right before
         engine = self.engines[job.stage]
-        kind = RECORD_OF[engine.loss.kind]
-        examples = [record for path in example_paths for record in read_records(Path(path), kind)]
+        examples = [example for path in example_paths for example in _read(Path(path), engine.loss)]
         with (
             boundary(TrainingError, f"the update of round {job.round} failed"),
             refusals_told(Path(job.output_dir)),
         ):
-            return engine.update(job, cast("list[Example]", examples))
+            return engine.update(job, examples)
+
+
+def _read(path: Path, loss: Loss) -> list[Example]:
+    marker = read_marker(path)
+    if marker is not None and marker.kind not in ("", loss.kind_name):
+        raise TrainingError(
+            explain(
+                f"the loss {loss.config.type!r} trains on {loss.kind_name} examples",
+                value=marker.kind,
+                where=str(path),
+                fix="choose a preference builder that makes what the loss reads",
+            )
+        )
+    return read_records(path, loss.kind)

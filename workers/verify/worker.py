@@ -33,7 +33,7 @@ from policies.base.records import (
 from policies.examples.builder import PreferenceBuilder, merge_counts
 from policies.storage.artifacts import Written, read_marker, read_records, write_draft
 from workers.build_examples.example_counts import count_examples
-from workers.build_examples.scored_group import EXAMPLE_RECORDS, build_examples, is_uniform
+from workers.build_examples.scored_group import build_examples, is_uniform
 from workers.cluster.item_filter import WHOLE, ItemFilter
 from workers.scoring.aggregate import FeedbackSettings, aggregate
 from workers.scoring.by_prompt import count_by_prompt
@@ -188,7 +188,7 @@ class VerifyWorker:
         )
         kept = Path(feedback_path or output.with_name(f"{output.stem}.feedback.parquet"))
         drafts = (
-            write_draft(output, EXAMPLE_RECORDS[builder.kind], examples),
+            write_draft(output, builder.kind, examples),
             write_draft(kept, Feedback, feedback),
         )
         return Written(files=drafts, summary=summary)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from orchestrator.flow.fingerprint import PLUG_INS
 from orchestrator.inspect.audit.check import Report
@@ -24,7 +24,7 @@ from policies.base.records import (
     TrajectoryStatus,
     Verdict,
 )
-from policies.examples.kinds import PreferencePair, SupervisedExample, UnpairedExample
+from policies.examples.stored import is_sequence, read_examples
 from policies.storage.artifacts import (
     Marker,
     content_digest,
@@ -56,8 +56,6 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "comparisons": ("source", "first", "second"),
     "feedback": ("trajectory_id", "desirable"),
 }
-_EXAMPLE_COLUMNS = ("id", "prompt_id")
-_SIDES = ("chosen", "rejected", "sequence")
 
 Row = Mapping[str, Any]
 
@@ -137,7 +135,7 @@ def _check_content(path: Path, marker: Marker, report: Report) -> None:
 
     kind = _RECORDS.get("prompts" if path.name == "prompts.parquet" else path.parent.name)
     try:
-        records = read_records(path, kind or _example_record(path))
+        records = read_examples(path) if kind is None else read_records(path, kind)
     except (ArtifactError, OSError, ValueError, pa.ArrowException) as error:
         report["content"].expect(False, f"{path} cannot be read back: {error}")
         return
@@ -147,28 +145,17 @@ def _check_content(path: Path, marker: Marker, report: Report) -> None:
     )
 
 
-def _example_record(path: Path) -> type[Record]:
-    import pyarrow.parquet as pq
-
-    names = set(pq.read_schema(path).names)
-    if "chosen" in names:
-        return PreferencePair
-    return UnpairedExample if "desirable" in names else SupervisedExample
-
-
 def read_rows(path: Path, kind: str, report: Report, num_rows: int) -> list[Row] | None:
     """The columns that the audit needs; None when the file is not what its kind says."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        if kind != "examples":
-            columns = list(_COLUMNS[kind])
-        else:
-            sides = [s for s in _SIDES if s in pq.read_schema(path).names]
-            parts = ("trajectory_id", "policy_version")
-            columns = [*_EXAMPLE_COLUMNS, *(f"{s}.{p}" for s in sides for p in parts)]
-        rows: list[Row] = pq.read_table(path, columns=columns).to_pylist()
+        rows: list[Row] = (
+            _example_rows(path)
+            if kind == "examples"
+            else pq.read_table(path, columns=list(_COLUMNS[kind])).to_pylist()
+        )
     except (OSError, ValueError, pa.ArrowException) as error:
         report["files"].expect(False, f"{path} cannot be read as {kind}: {error}")
         return None
@@ -176,6 +163,25 @@ def read_rows(path: Path, kind: str, report: Report, num_rows: int) -> list[Row]
         len(rows) == num_rows, f"{path} has {len(rows)} rows, its marker says {num_rows}"
     )
     return rows
+
+
+def _example_rows(path: Path) -> list[Row]:
+    """Ids of examples, and of the trajectories behind their sequences, wherever their kind keeps these."""
+    import pyarrow.parquet as pq
+
+    ids, ends = {"id", "prompt_id"}, (".trajectory_id", ".policy_version")
+    with pq.ParquetFile(path) as file:
+        columns = [file.schema.column(i).path for i in range(len(file.schema))]
+        if missing := ids - {*columns}:
+            raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+        rows = file.read(columns=[c for c in columns if c in ids or c.endswith(ends)]).to_pylist()
+    return cast("list[Row]", rows)
+
+
+def _sequences_of(row: Row) -> list[Row]:
+    """The sequences of an example, as far as their columns were read."""
+    values = [v if isinstance(v, list) else [v] for v in row.values()]
+    return [value for each in values for value in each if is_sequence(value)]
 
 
 class ShardAudit:
@@ -290,7 +296,7 @@ class ShardAudit:
             )
 
     def _examples(self, path: Path, rows: Sequence[Row]) -> None:
-        sides = [row[side] for row in rows for side in _SIDES if side in row]
+        sides = [sequence for row in rows for sequence in _sequences_of(row)]
         self._known(path, {side["trajectory_id"] for side in sides})
         wrong = [
             side["trajectory_id"]

@@ -23,12 +23,14 @@ from orchestrator.runs.state import (
     stream,
     stream_examples,
 )
-from orchestrator.runs.tables import shared_tokens, sides_of
+from orchestrator.runs.tables import shared_tokens
 from policies.base.plain_text import duration, number, one_line, plain_text
 from policies.base.records import Feedback, Trajectory
-from policies.examples.kinds import Example, PreferencePair, UnpairedExample
+from policies.examples.kind import Example
 
 _INDENT = "    "
+_TOLD_ELSEWHERE = ("id", "prompt_id", "prompt", "weight", "soft_label", "shared_tokens")
+"""Facts about an example that have a place of their own, or are for scripts."""
 
 
 def trajectories_view(folder: RunFolder, index: int, limit: int) -> list[dict[str, Any]]:
@@ -84,7 +86,7 @@ def examples_view(folder: RunFolder, index: int, limit: int) -> list[dict[str, A
     wanted = {i for e in examples for i in trajectories_of(e)}
     found = {t.id: t for t in find_trajectories(place, sorted(wanted))}
     prompts = _prompt_texts(place, {e.prompt_id for e in examples})
-    is_mixed = len({s.policy_version for e in examples for s in sides_of(e).values()}) > 1
+    is_mixed = len({s.policy_version for e in examples for s in e.sequences()}) > 1
     return [_example(e, prompts.get(e.prompt_id, ""), found, is_mixed) for e in examples]
 
 
@@ -97,12 +99,10 @@ def _example(
         "prompt": prompt,
         "weight": example.weight,
     }
-    if isinstance(example, UnpairedExample):
-        facts["score"] = example.score
-    for name, sequence in sides_of(example).items():
-        side = name
-        if isinstance(example, UnpairedExample):
-            side = "desirable" if example.desirable else "undesirable"
+    facts |= {name: value for name, value in example.row().items() if name != "desirable"}
+    label = example.label()
+    for name, sequence in example.sides().items():
+        side = name if label is None else "desirable" if label else "undesirable"
         trajectory = found.get(sequence.trajectory_id)
         facts[side] = {
             "id": sequence.trajectory_id,
@@ -112,10 +112,8 @@ def _example(
             facts[side]["policy_version"] = sequence.policy_version
         if trajectory is not None and is_conversation(trajectory):
             facts[side] |= _conversation(trajectory)
-    if isinstance(example, PreferencePair):
-        facts |= {"margin": example.margin, "soft_label": example.soft_label}
-        if shared := shared_tokens(example, found):
-            facts["shared_tokens"] = shared
+    if shared := shared_tokens(example, found):
+        facts["shared_tokens"] = shared
     return facts
 
 
@@ -168,17 +166,18 @@ def examples_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Examples for people."""
     parts = []
     for row in rows:
-        facts = [f"{k} {number(row[k])}" for k in ("margin", "score") if k in row]
+        sides = [name for name, value in row.items() if isinstance(value, Mapping)]
+        told = [name for name in row if name not in (*_TOLD_ELSEWHERE, *sides)]
+        facts = [f"{one_line(name)} {number(row[name])}" for name in told]
         facts += [f"weight {number(row['weight'])}"] if row["weight"] != 1.0 else []
         facts += [f"first {row['shared_tokens']} tokens shared"] if row.get("shared_tokens") else []
         parts.append("  ".join([one_line(row["id"]), *facts]))
         parts.append(block(row["prompt"], "  "))
-        for side in ("chosen", "rejected", "desirable", "undesirable", "completion"):
-            if side in row:
-                version = row[side].get("policy_version")
-                by = "" if version is None else f", policy version {version}"
-                parts.append(f"  {side} {one_line(row[side]['id'])}{by}:")
-                parts.append(block(row[side]["text"]))
+        for side in sides:
+            version = row[side].get("policy_version")
+            by = "" if version is None else f", policy version {version}"
+            parts.append(f"  {one_line(side)} {one_line(row[side]['id'])}{by}:")
+            parts.append(block(row[side]["text"]))
     return "\n".join(parts)
 
 

@@ -16,7 +16,7 @@ from orchestrator.runs.removal_notes import removed, why_gone
 from orchestrator.runs.state import read_config, results_of, stream, stream_examples
 from policies.base.errors import CorruptPolicyError, InputError, PolicyStoreError, explain
 from policies.base.records import Comparison, Feedback, Prompt, Trajectory, Verdict
-from policies.examples.kinds import Example, PreferencePair
+from policies.examples.kind import Example
 from policies.storage.artifacts import read_marker, read_records
 from policies.storage.policy_store import PolicyStore
 
@@ -40,9 +40,7 @@ def trace(folder: RunFolder, wanted: str) -> dict[str, Any]:
 
 def trajectories_of(example: Example) -> list[str]:
     """Ids of the trajectories that an example was made from."""
-    if isinstance(example, PreferencePair):
-        return [example.chosen.trajectory_id, example.rejected.trajectory_id]
-    return [example.sequence.trajectory_id]
+    return [sequence.trajectory_id for sequence in example.sequences()]
 
 
 def _places(folder: RunFolder, wanted: str) -> Iterator[tuple[int, RoundFolder]]:
@@ -121,14 +119,12 @@ def _traced(
 
 def _example_facts(example: Example) -> dict[str, Any]:
     """An example without its tokens: they are those of its trajectories."""
-    if isinstance(example, PreferencePair):
-        facts = example.model_dump(mode="json", exclude={"chosen", "rejected"})
-        return facts | {
-            "chosen": example.chosen.trajectory_id,
-            "rejected": example.rejected.trajectory_id,
-        }
-    facts = example.model_dump(mode="json", exclude={"sequence"})
-    return facts | {"trajectory": example.sequence.trajectory_id}
+    named = {"id": example.id, "prompt_id": example.prompt_id, "weight": example.weight}
+    behind = {
+        "trajectory" if name == "completion" else name: sequence.trajectory_id
+        for name, sequence in example.sides().items()
+    }
+    return named | example.row() | behind
 
 
 def _trajectory_facts(trajectory: Trajectory) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from policies.base.bounds import MAX_COUNT
 from policies.base.records import ScoredGroup
 from policies.examples.builder import Built, PreferenceBuilder, beats
-from policies.examples.kinds import ExampleKind, PreferencePair
+from policies.examples.kinds import Example, PreferencePair
 from policies.examples.pairs import count_without_contrast, pair_of
 
 
@@ -22,7 +22,7 @@ class AllPairs(PreferenceBuilder):
     `prefix_differs` count pairs.
     """
 
-    kind: ClassVar[ExampleKind] = "pair"
+    kind: ClassVar[type[Example]] = PreferencePair
 
     class Config(PreferenceBuilder.Config):
         """Settings of `all_pairs`."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from policies.base.records import ScoredGroup
 from policies.examples.builder import Built, PreferenceBuilder, beats
-from policies.examples.kinds import ExampleKind
+from policies.examples.kinds import Example, PreferencePair
 from policies.examples.pairs import count_without_contrast, pair_of
 
 
@@ -23,7 +23,7 @@ class BestVsWorst(PreferenceBuilder):
     `between` for those that are neither best nor worst.
     """
 
-    kind: ClassVar[ExampleKind] = "pair"
+    kind: ClassVar[type[Example]] = PreferencePair
 
     class Config(PreferenceBuilder.Config):
         """Settings of `best_vs_worst`."""

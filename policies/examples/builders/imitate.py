@@ -10,7 +10,7 @@ from pydantic import Field
 from policies.base.bounds import MAX_COUNT
 from policies.base.records import ScoredGroup
 from policies.examples.builder import Built, Candidate, PreferenceBuilder
-from policies.examples.kinds import ExampleKind, SupervisedExample, TokenSequence
+from policies.examples.kinds import Example, SupervisedExample, TokenSequence
 
 
 class Imitate(PreferenceBuilder):
@@ -20,7 +20,7 @@ class Imitate(PreferenceBuilder):
     turns demonstrations into examples. Dropped, all counting trajectories: `below_threshold`, `cap`.
     """
 
-    kind: ClassVar[ExampleKind] = "supervised"
+    kind: ClassVar[type[Example]] = SupervisedExample
 
     class Config(PreferenceBuilder.Config):
         """Settings of `imitate`."""

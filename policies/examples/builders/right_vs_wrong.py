@@ -12,7 +12,7 @@ from pydantic import Field
 from policies.base.bounds import MAX_COUNT
 from policies.base.records import ScoredGroup
 from policies.examples.builder import Built, Candidate, PreferenceBuilder
-from policies.examples.kinds import ExampleKind
+from policies.examples.kinds import Example, PreferencePair
 from policies.examples.pairs import count_without_contrast, pair_of
 
 
@@ -29,7 +29,7 @@ class RightVsWrong(PreferenceBuilder):
     `prefix_differs` count pairs.
     """
 
-    kind: ClassVar[ExampleKind] = "pair"
+    kind: ClassVar[type[Example]] = PreferencePair
 
     class Config(PreferenceBuilder.Config):
         """Settings of `right_vs_wrong`."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from policies.base.bounds import MAX_COUNT, MAX_TOKENS
 from policies.base.records import ScoredGroup, StepScore, Trajectory
 from policies.examples.builder import Built, Candidate, PreferenceBuilder
-from policies.examples.kinds import ExampleKind, PreferencePair, TokenSequence
+from policies.examples.kinds import Example, PreferencePair, TokenSequence
 from policies.examples.pairs import pair_of
 from policies.examples.soft_labels import of_scores
 
@@ -44,7 +44,7 @@ class StepPairs(PreferenceBuilder):
     `cap`; `alone` counts a trajectory that has no other.
     """
 
-    kind: ClassVar[ExampleKind] = "pair"
+    kind: ClassVar[type[Example]] = PreferencePair
 
     class Config(PreferenceBuilder.Config):
         """Settings of `step_pairs`."""

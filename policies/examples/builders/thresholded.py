@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from policies.base.bounds import MAX_COUNT
 from policies.base.records import ScoredGroup
 from policies.examples.builder import Built, PreferenceBuilder
-from policies.examples.kinds import ExampleKind, TokenSequence, UnpairedExample
+from policies.examples.kinds import Example, TokenSequence, UnpairedExample
 
 
 class Thresholded(PreferenceBuilder):
@@ -20,7 +20,7 @@ class Thresholded(PreferenceBuilder):
     Dropped, all counting trajectories: `between_thresholds`, `cap`.
     """
 
-    kind: ClassVar[ExampleKind] = "unpaired"
+    kind: ClassVar[type[Example]] = UnpairedExample
 
     class Config(PreferenceBuilder.Config):
         """Settings of `thresholded`."""

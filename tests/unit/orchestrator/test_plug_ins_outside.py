@@ -277,7 +277,7 @@ def test_no_class_of_a_plug_in_is_ever_in_the_driver(many: tuple[Path, RunConfig
     assert not [name for name in sys.modules if name.startswith("pawl_user_many")]
     assert config.verifiers[0].source == "g"
     assert config.verifiers[0].model_dump()["strict"] is True
-    assert config.example_kind(1) == "pair"
+    assert config.builder_of(1).kind_name == "pair"
     assert isinstance(objective_of(config.training.loss), PairLoss)
     assert config.plug_ins is not None
     assert all(list(code.files) == ["many.py"] for code in config.plug_ins.code.values())

@@ -54,8 +54,10 @@ def test_the_longest_sequence_that_is_allowed_is_kept_and_one_token_more_is_not(
     (pair,) = pairs(1)
     assert isinstance(pair, PreferencePair)
     longest = max(len(pair.chosen.token_ids), len(pair.rejected.token_ids))
-    assert select([pair], kind="pair", max_length=longest, loss="dpo") == ([pair], {})
-    assert select([pair], kind="pair", max_length=longest - 1, loss="dpo")[1] == {"too_long": 1}
+    assert select([pair], kind=PreferencePair, max_length=longest, loss="dpo") == ([pair], {})
+    assert select([pair], kind=PreferencePair, max_length=longest - 1, loss="dpo")[1] == {
+        "too_long": 1
+    }
 
 
 def test_a_sequence_without_a_prompt_is_not_trained_on() -> None:
@@ -64,4 +66,4 @@ def test_a_sequence_without_a_prompt_is_not_trained_on() -> None:
     assert isinstance(pair, PreferencePair)
     mask = (1, *pair.chosen.loss_mask[1:])
     bare = pair.model_copy(update={"chosen": pair.chosen.model_copy(update={"loss_mask": mask})})
-    assert select([bare], kind="pair", max_length=99, loss="dpo") == ([], {"no_prompt": 1})
+    assert select([bare], kind=PreferencePair, max_length=99, loss="dpo") == ([], {"no_prompt": 1})

@@ -11,9 +11,9 @@ import torch
 
 from policies.objectives.loss import PairTensors, UnpairedTensors
 from tests.parity.vectors import masked_sequence, weights_for
+from tests.support.scored_batches import pair_tensors
 from tests.support.training_cases import make_loss, pair_loss, unpaired_loss
 from workers.training.batches.reference_logprobs import weighted_sum
-from workers.training.trl_parts.steps import pair_tensors
 
 MARGIN_ONLY = [
     ("dpo", {}),

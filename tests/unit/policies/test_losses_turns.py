@@ -21,10 +21,11 @@ from policies.objectives.loss import (
     UnpairedTensors,
 )
 from policies.objectives.losses.dmpo import turn_weights
+from tests.support.scored_batches import pair_tensors
 from tests.support.training_cases import make_loss
 from workers.training.batches.collate import ReferenceSums, spread_weights, step_batch
 from workers.training.batches.reference_logprobs import step_sums, weighted_sum
-from workers.training.trl_parts.steps import pair_tensors, step_logratios, step_tensors
+from workers.training.batches.scored import step_logratios, step_tensors
 
 
 def pair_loss(name: str, **settings: Any) -> PairLoss:

@@ -26,8 +26,8 @@ from policies.examples.kinds import PreferencePair, SupervisedExample, UnpairedE
 from policies.examples.soft_labels import soft_label
 from policies.objectives.loss import LOSSES, PairLoss, PairTensors
 from tests.support.attempts import attempt
+from tests.support.scored_batches import collated
 from workers.scoring.aggregate import FeedbackSettings, aggregate
-from workers.training.batches.collate import PairCollator
 from workers.training.batches.plan import MicroBatch
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="?"),))
@@ -88,8 +88,8 @@ def loss_of(pairs: Sequence[PreferencePair], h: Sequence[float], **config: Any) 
     """Mean DPO loss (beta 0.1) of pairs whose differences of log-ratios are `h`, labels as the collator gives them."""
     loss = create(LOSSES.parse({"type": "dpo", "beta": 0.1, **config}))
     assert isinstance(loss, PairLoss)
-    collate = PairCollator(loss, pairs, [(0.0, 0.0)] * len(pairs), [1.0], pad=0)
-    batch = collate(MicroBatch(rows=tuple(range(len(pairs))), share=1.0))
+    rows = MicroBatch(rows=tuple(range(len(pairs))), share=1.0)
+    facts = collated(loss, pairs, [(0.0, 0.0)] * len(pairs), [1.0, 1.0], rows)["facts"]
     zeros = torch.zeros(len(pairs))
     tensors = PairTensors(
         chosen_logps=torch.tensor(h),
@@ -98,9 +98,9 @@ def loss_of(pairs: Sequence[PreferencePair], h: Sequence[float], **config: Any) 
         ref_rejected_logps=zeros,
         chosen_lengths=zeros + 1,
         rejected_lengths=zeros + 1,
-        soft_labels=batch["soft_labels"],
+        soft_labels=facts["values"]["soft_label"],
     )
-    return float((loss.per_pair(tensors) * batch["weights"]).mean())
+    return float((loss.per_pair(tensors) * facts["weights"]).mean())
 
 
 def log_sigmoid(x: float) -> float:

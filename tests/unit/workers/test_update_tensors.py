@@ -25,6 +25,7 @@ from workers.training.distributed.process_group import WorkerGroup
 from workers.training.engine import TrainingOptions
 from workers.training.schedule import warmup_steps
 from workers.training.trl_parts.arguments import loss_arguments, training_arguments
+from workers.training.trl_parts.inputs import pair_inputs
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +95,16 @@ def test_the_reference_is_scored_in_the_precision_of_training(model: Any, tmp_pa
 
 
 def test_each_side_gets_its_own_reference() -> None:
-    from workers.training.batches.collate import PairCollator
+    from tests.support.scored_batches import collated
 
     rows = [pair for pair in pairs(3) if isinstance(pair, PreferencePair)]
     references = [(-1.0, -2.0), (-3.0, -4.0), (-5.0, -6.0)]
-    batch = PairCollator(pair_loss("dpo"), rows, references, [1.0], 0)(MicroBatch((2, 0), 1.0))
-    assert batch["ref_chosen_logps"].tolist() == [-5.0, -1.0]
-    assert batch["ref_rejected_logps"].tolist() == [-6.0, -2.0]
+    batch = collated(pair_loss("dpo"), rows, references, [1.0, 1.0], MicroBatch((2, 0), 1.0))
+    given = pair_inputs({**batch})
+    assert given["ref_chosen_logps"].tolist() == [-5.0, -1.0]
+    assert given["ref_rejected_logps"].tolist() == [-6.0, -2.0]
+    assert batch["facts"]["references"]["reference"].tolist() == [-5.0, -1.0, -6.0, -2.0]
+    assert batch["facts"]["owners"].tolist() == [0, 1, 0, 1]
     sides = [rows[2].chosen, rows[0].chosen, rows[2].rejected, rows[0].rejected]
     for ids, mask, side in zip(batch["input_ids"], batch["completion_mask"], sides, strict=True):
         size = len(side.token_ids)
@@ -113,7 +117,7 @@ def test_a_step_is_summed_over_its_own_scored_tokens() -> None:
     import torch
 
     from workers.training.batches.collate import ReferenceSums, step_batch
-    from workers.training.trl_parts.steps import step_logratios
+    from workers.training.batches.scored import step_logratios
 
     one = sequence("a", 0, length=6)
     start = len(one.token_ids) - 6
@@ -134,7 +138,7 @@ def test_a_step_is_summed_over_its_own_scored_tokens() -> None:
 def test_token_weights_count_in_sums_and_not_in_lengths() -> None:
     import torch
 
-    from workers.training.trl_parts.steps import pair_tensors
+    from tests.support.scored_batches import pair_tensors
 
     log_probs = torch.tensor([[-1.0, -2.0, 0.0], [-4.0, 0.0, 0.0]])
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])

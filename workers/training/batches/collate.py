@@ -1,4 +1,4 @@
-"""Rows into the tensors that TRL's trainers read, with masks from who wrote the tokens and reference sums beside them.
+"""Rows into tensors: token ids, masks from who wrote the tokens, and all that a loss is told beside log-probs.
 
 Imports torch: import this module inside functions.
 """
@@ -12,57 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policies.examples.kinds import (
-    PreferencePair,
-    SupervisedExample,
-    TokenSequence,
-    UnpairedExample,
-)
+from policies.examples.kind import Example, TokenSequence
 from policies.objectives.logprobs import padded
-from policies.objectives.loss import PairLoss
+from policies.objectives.loss import Loss
 from workers.training.batches.plan import MicroBatch, MismatchedSequence
-
-
-@dataclass(frozen=True)
-class PairCollator:
-    """Microbatches of pairs: chosen rows first, then rejected ones, as TRL's DPO loss expects. [2B, T]"""
-
-    loss: PairLoss
-    pairs: Sequence[PreferencePair]
-    references: Sequence[tuple[float, float]]
-    """Reference sums of chosen and rejected, per pair, made with the loss's token weights."""
-    mean_lengths: Sequence[float]
-    """Mean number of scored tokens of a chosen side, by optimizer step."""
-    pad: int
-
-    def __call__(self, batch: MicroBatch) -> dict[str, Any]:
-        pairs = [self.pairs[row] for row in batch.rows]
-        sides = [(p.chosen, p.rejected) for p in pairs] + [(p.rejected, p.chosen) for p in pairs]
-        ids, attention, mask = padded([own for own, _ in sides], self.pad)
-        sums = torch.tensor([self.references[row] for row in batch.rows])
-        tensors = {
-            "input_ids": ids,
-            "attention_mask": attention,
-            "completion_mask": mask,
-            "ref_chosen_logps": sums[:, 0],
-            "ref_rejected_logps": sums[:, 1],
-            "soft_labels": torch.tensor([p.soft_label for p in pairs]),
-            "mean_chosen_length": torch.tensor(self.mean_lengths[batch.step]),
-            "rows": torch.tensor(batch.rows),
-            "weights": torch.tensor([p.weight for p in pairs]),
-            "share": batch.share,
-        }
-        if self.loss.weighs_tokens:
-            tensors["token_weights"] = spread_weights(
-                mask, [self.loss.token_weights(own, other) for own, other in sides]
-            )
-        return tensors
-
-
-def spread_weights(mask: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
-    """Weights of scored tokens, given in order for each row, at their positions; 0 elsewhere. [N, T] float"""
-    flat = torch.tensor([value for row in weights for value in row])
-    return torch.zeros(mask.shape).masked_scatter(mask.bool(), flat)
 
 
 @dataclass(frozen=True)
@@ -74,50 +27,107 @@ class ReferenceSums:
 
 
 @dataclass(frozen=True)
-class UnpairedCollator:
-    """Microbatches of single examples, with mismatched sequences for some of the rows. [N, T] and [K, T]"""
+class Collator:
+    """Microbatches of examples of any kind, their sequences slot by slot, as in a `ScoredBatch`. [S, T]"""
 
-    examples: Sequence[UnpairedExample]
-    references: Sequence[ReferenceSums]
+    loss: Loss
+    examples: Sequence[Example]
+    references: Sequence[Sequence[ReferenceSums]]
+    """Of each sequence of each example, made with the loss's token weights; empty without a reference."""
+    mean_lengths: Sequence[Sequence[float]]
+    """Mean number of scored tokens by slot, of each optimizer step."""
+    pad: int
     partners: Mapping[int, tuple[MismatchedSequence, ReferenceSums]]
     """Mismatched sequence and its reference sums, by row; for KTO every optimizer step holds such a row."""
-    pad: int
+    class_weights: tuple[float, float] = (1.0, 1.0)
     step_weights: tuple[float, float] | None = None
     """Class weights of desirable and undesirable steps, for a loss that reads steps."""
     mean_steps: Sequence[float] = ()
     """Mean number of judged steps of an example, by optimizer step."""
 
     def __call__(self, batch: MicroBatch) -> dict[str, Any]:
-        examples = [self.examples[row] for row in batch.rows]
-        sequences = [e.sequence for e in examples]
-        references = [self.references[row] for row in batch.rows]
-        ids, attention, mask = padded(sequences, self.pad)
-        tensors: dict[str, Any] = {
-            "input_ids": ids,
-            "attention_mask": attention,
-            "completion_mask": mask,
-            "label": torch.tensor([e.desirable for e in examples]),
-            "ref_logps": torch.tensor([r.total for r in references]),
-            "weights": torch.tensor([e.weight for e in examples]),
-            "rows": torch.tensor(batch.rows),
+        """Return `input_ids`, `attention_mask` and `completion_mask` [S, T], the `rows`, `step` and `share` of the
+        microbatch, and `facts` for its `ScoredBatch`; as the loss needs them, `token_weights` [S, T], `steps` (see
+        `step_batch`) and `mismatched` sequences with the same tensors and their `references`.
+        """
+        places = self.places(batch.rows)
+        sequences = [self.examples[row].sequences()[slot] for row, slot in places]
+        tensors = _tokens(sequences, self.pad)
+        tensors |= {
+            "facts": self.facts(batch.rows, batch.step),
+            "rows": batch.rows,
+            "step": batch.step,
             "share": batch.share,
         }
+        by_row = {
+            row: self.loss.sequence_weights(self.examples[row].sequences()) for row in batch.rows
+        }
+        weights = [of_row[slot] for row, slot in places if (of_row := by_row[row]) is not None]
+        if weights:
+            tensors["token_weights"] = spread_weights(tensors["completion_mask"], weights)
         if self.step_weights is not None:
-            tensors["steps"] = step_batch(sequences, references, self.step_weights)
+            sums = [self.references[row][slot] for row, slot in places]
+            tensors["steps"] = step_batch(sequences, sums, self.step_weights)
             tensors["steps"]["mean_per_example"] = torch.tensor(self.mean_steps[batch.step])
         # A row that is repeated to fill a step (share 0) has been counted where it belongs.
         counted = batch.rows if batch.share else ()
         partners = [self.partners[row] for row in counted if row in self.partners]
         if partners:
             others, sums = [p.sequence for p, _ in partners], [s for _, s in partners]
-            kl_ids, kl_attention, kl_mask = padded(others, self.pad)
-            tensors["KL_input_ids"] = kl_ids
-            tensors["KL_attention_mask"] = kl_attention
-            tensors["KL_completion_mask"] = kl_mask
-            tensors["ref_KL_logps"] = torch.tensor([s.total for s in sums])
+            mismatched = _tokens(others, self.pad)
+            mismatched["references"] = torch.tensor([s.total for s in sums])
             if self.step_weights is not None:
-                tensors["KL_steps"] = step_batch(others, sums, self.step_weights)
+                mismatched["steps"] = step_batch(others, sums, self.step_weights)
+            tensors["mismatched"] = mismatched
         return tensors
+
+    def places(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """Row and slot of each sequence of `rows`, slot by slot."""
+        counts = {row: len(self.examples[row].sequences()) for row in rows}
+        most = max(counts.values())
+        return [(row, slot) for slot in range(most) for row in rows if slot < counts[row]]
+
+    def facts(self, rows: Sequence[int], step: int) -> dict[str, Any]:
+        """Return what a `ScoredBatch` of `rows` says without any log-prob of the policy."""
+        examples, places = [self.examples[row] for row in rows], self.places(rows)
+        place = {row: i for i, row in enumerate(rows)}
+        slots = [slot for _, slot in places]
+        facts: dict[str, Any] = {
+            "references": {
+                name: torch.tensor([self.references[row][slot].total for row, slot in places])
+                for name in self.loss.reference_names
+            },
+            "lengths": torch.tensor(
+                [self.examples[row].sequences()[slot].num_scored for row, slot in places]
+            ),
+            "owners": torch.tensor([place[row] for row, _ in places]),
+            "sizes": tuple(slots.count(slot) for slot in range(max(slots) + 1)),
+            "weights": torch.tensor([e.weight for e in examples]),
+            "mean_lengths": torch.tensor(self.mean_lengths[step]),
+            "values": {
+                name: torch.tensor([float(getattr(e, name)) for e in examples])
+                for name in examples[0].number_names()
+            },
+            "class_weights": self.class_weights,
+        }
+        labels, scores = [e.label() for e in examples], [e.scores() for e in examples]
+        if None not in labels:
+            facts["labels"] = torch.tensor(labels)
+        if None not in scores:
+            of_row = dict(zip(rows, scores, strict=True))
+            facts["scores"] = torch.tensor([(of_row[row] or ())[slot] for row, slot in places])
+        return facts
+
+
+def _tokens(sequences: Sequence[TokenSequence], pad: int) -> dict[str, Any]:
+    ids, attention, mask = padded(sequences, pad)
+    return {"input_ids": ids, "attention_mask": attention, "completion_mask": mask}
+
+
+def spread_weights(mask: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
+    """Weights of scored tokens, given in order for each row, at their positions; 0 elsewhere. [N, T] float"""
+    flat = torch.tensor([value for row in weights for value in row])
+    return torch.zeros(mask.shape).masked_scatter(mask.bool(), flat)
 
 
 def step_batch(
@@ -158,26 +168,3 @@ def step_batch(
         "token_columns": places[:, 1],
         "token_steps": places[:, 2],
     }
-
-
-@dataclass(frozen=True)
-class SupervisedCollator:
-    """Microbatches of examples to imitate. [N, T]"""
-
-    examples: Sequence[SupervisedExample]
-    mean_lengths: Sequence[float]
-    """Mean number of scored tokens of an example, by optimizer step."""
-    pad: int
-
-    def __call__(self, batch: MicroBatch) -> dict[str, Any]:
-        examples = [self.examples[row] for row in batch.rows]
-        ids, attention, mask = padded([e.sequence for e in examples], self.pad)
-        return {
-            "input_ids": ids,
-            "attention_mask": attention,
-            "completion_mask": mask,
-            "mean_length": torch.tensor(self.mean_lengths[batch.step]),
-            "rows": torch.tensor(batch.rows),
-            "weights": torch.tensor([e.weight for e in examples]),
-            "share": batch.share,
-        }

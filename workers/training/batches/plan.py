@@ -13,35 +13,14 @@ from dataclasses import dataclass
 
 from policies.base.errors import TrainingError, explain
 from policies.base.seeds import derive_rng
-from policies.examples.kinds import (
-    Example,
-    ExampleKind,
-    LabelledStep,
-    PreferencePair,
-    SupervisedExample,
-    TokenSequence,
-    TokenSpan,
-    UnpairedExample,
-)
+from policies.examples.kind import Example, LabelledStep, TokenSequence, TokenSpan
 
-_KINDS: dict[ExampleKind, type[Example]] = {
-    "pair": PreferencePair,
-    "unpaired": UnpairedExample,
-    "supervised": SupervisedExample,
-}
 _WINDOW_STEPS = 8
 """Steps whose rows are sorted by length together: enough to save most padding, few enough to stay random."""
 
 
-def sequences_of(example: Example) -> tuple[TokenSequence, ...]:
-    """The sequences of an example, chosen before rejected."""
-    if isinstance(example, PreferencePair):
-        return (example.chosen, example.rejected)
-    return (example.sequence,)
-
-
 def select(
-    examples: Sequence[Example], *, kind: ExampleKind, max_length: int, loss: str
+    examples: Sequence[Example], *, kind: type[Example], max_length: int, loss: str
 ) -> tuple[list[Example], dict[str, int]]:
     """Return the examples that can be trained on, and how many were dropped for which reason.
 
@@ -51,10 +30,10 @@ def select(
     kept: list[Example] = []
     dropped: Counter[str] = Counter()
     for example in examples:
-        if not isinstance(example, _KINDS[kind]):
+        if not isinstance(example, kind):
             raise TrainingError(
                 explain(
-                    f"the loss {loss!r} trains on {_KINDS[kind].__name__} records and was given another kind",
+                    f"the loss {loss!r} trains on {kind.__name__} records and was given another kind",
                     value=type(example).__name__,
                     where="training.loss and preferences",
                     fix="choose a preference builder that makes what the loss reads",
@@ -87,24 +66,24 @@ def require_some(kept: Sequence[Example], dropped: dict[str, int]) -> None:
 
 def unusable_because(example: Example, max_length: int) -> str | None:
     """Tell why an example cannot be trained on, or None."""
-    sequences = sequences_of(example)
-    if any(len(s.token_ids) > max_length for s in sequences):
-        return "too_long"
-    if not all(any(s.loss_mask) for s in sequences):
-        return "nothing_scored"
-    if any(s.loss_mask[0] for s in sequences):
-        return "no_prompt"  # nothing predicts the first token, and TRL counts it in the length all the same
-    if isinstance(example, PreferencePair):
-        chosen, rejected = sequences
-        if _prompt(chosen) != _prompt(rejected):
-            return "prompt_differs"
-        if (chosen.token_ids, chosen.loss_mask) == (rejected.token_ids, rejected.loss_mask):
-            return "identical"
-    return None
+    too_long = any(len(s.token_ids) > max_length for s in example.sequences())
+    return "too_long" if too_long else example.problem()
 
 
-def _prompt(sequence: TokenSequence) -> tuple[int, ...]:
-    return sequence.token_ids[: sequence.loss_mask.index(1)]
+def count_kept(examples: Sequence[Example]) -> dict[str, float]:
+    """Metrics of how many examples are trained on: by label where their kind has one, else all."""
+    labels = [example.label() for example in examples]
+    if None in labels:
+        return {f"train/{examples[0].counted_as}": float(len(examples))}
+    return {
+        "train/desirable": float(labels.count(True)),
+        "train/undesirable": float(labels.count(False)),
+    }
+
+
+def longest_sides(examples: Sequence[Example]) -> list[int]:
+    """Tokens of the longest sequence of each example."""
+    return [max(len(s.token_ids) for s in e.sequences()) for e in examples]
 
 
 def completion_scored(example: Example) -> Example:
@@ -113,17 +92,11 @@ def completion_scored(example: Example) -> Example:
     An ablation that shows what masks are for: what tools and users wrote is then preferred and imitated as if the
     policy had written it. Log-probs of those tokens are not on record; they stay 0.0 here.
     """
-    if isinstance(example, PreferencePair):
-        sides = {
-            "chosen": _completion_scored(example.chosen),
-            "rejected": _completion_scored(example.rejected),
-        }
-        return example.model_copy(update=sides)
-    return example.model_copy(update={"sequence": _completion_scored(example.sequence)})
+    return example.with_sequences(_completion_scored)
 
 
 def _completion_scored(sequence: TokenSequence) -> TokenSequence:
-    start = len(_prompt(sequence))
+    start = len(sequence.prompt)
     mask = (0,) * start + (1,) * (len(sequence.token_ids) - start)
     return sequence.model_copy(update={"loss_mask": mask})
 
@@ -242,7 +215,7 @@ class MismatchedSequence:
 
 
 def mismatched_sequences(
-    examples: Sequence[UnpairedExample], rows: Sequence[int], *, seed: int
+    examples: Sequence[Example], rows: Sequence[int], *, seed: int
 ) -> dict[int, MismatchedSequence]:
     """Give each of `rows` the completion of an example with another prompt.
 
@@ -275,14 +248,13 @@ def mismatched_sequences(
             offset += 1
         other = order[(place[row] + offset) % len(order)]
         partners[row] = MismatchedSequence(
-            row, other, _mismatched(examples[row].sequence, examples[other].sequence)
+            row, other, _mismatched(examples[row].sequences()[0], examples[other].sequences()[0])
         )
     return partners
 
 
 def _mismatched(prompt_from: TokenSequence, completion_from: TokenSequence) -> TokenSequence:
-    prompt = _prompt(prompt_from)
-    start = completion_from.loss_mask.index(1)
+    prompt, start = prompt_from.prompt, len(completion_from.prompt)
     completion = completion_from.token_ids[start:]
     shift = len(prompt) - start
 

@@ -5,23 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from itertools import repeat
+from typing import TYPE_CHECKING
 
-from policies.examples.kinds import (
-    Example,
-    LabelledStep,
-    PreferencePair,
-    SupervisedExample,
-    TokenSequence,
-    UnpairedExample,
-)
-from policies.objectives.loss import Loss, PairLoss, SupervisedLoss, UnpairedLoss
+from policies.examples.kind import Example, LabelledStep, TokenSequence
+from policies.objectives.loss import Loss
 from workers.training.batches.plan import (
     BatchPlan,
     MismatchedSequence,
+    count_kept,
+    longest_sides,
     mismatched_sequences,
     plan_batches,
-    sequences_of,
 )
 from workers.training.batches.reference_logprobs import ReferenceScores, step_sums, weighted_sum
 from workers.training.engine import TrainingOptions
@@ -29,7 +24,7 @@ from workers.training.engine import TrainingOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from workers.training.batches.collate import ReferenceSums
+    from workers.training.batches.collate import Collator, ReferenceSums
 
 ScoreReference = Callable[[Sequence[TokenSequence]], ReferenceScores]
 """Scores the examples' sequences and the mismatched ones that it is given."""
@@ -40,7 +35,7 @@ class Feed:
     """Input of one update's trainer."""
 
     plan: BatchPlan
-    collate: Any
+    collate: Collator
     class_weights: tuple[float, float] = (1.0, 1.0)
     """Of desirable and undesirable examples."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -59,121 +54,88 @@ def feed_of(
     """Plan the batches of `examples` and make their collator.
 
     Args:
-        loss: says what kind of example it is, and what must be summed how.
+        loss: says what must be summed how, and what else it reads.
         examples: of the loss's kind, all usable.
         options: batch sizes and epochs.
         seed: of the order and of the mismatched partners.
         pad: token id to pad with.
         score_reference: called once; not at all by losses without a reference.
     """
-    if isinstance(loss, PairLoss):
-        pairs = cast("Sequence[PreferencePair]", examples)
-        return _of_pairs(loss, pairs, options, seed, pad, score_reference)
-    if isinstance(loss, UnpairedLoss):
-        singles = cast("Sequence[UnpairedExample]", examples)
-        return _of_singles(loss, singles, options, seed, pad, score_reference)
-    assert isinstance(loss, SupervisedLoss)
-    return _of_demonstrations(cast("Sequence[SupervisedExample]", examples), options, seed, pad)
+    from workers.training.batches.collate import Collator
 
-
-def longest_sides(examples: Sequence[Example]) -> list[int]:
-    """Tokens of the longest sequence of each example."""
-    return [max(len(s.token_ids) for s in sequences_of(e)) for e in examples]
-
-
-def _plan(
-    examples: Sequence[Example],
-    options: TrainingOptions,
-    seed: int,
-    classes: Sequence[bool] | None = None,
-) -> BatchPlan:
-    return plan_batches(
+    labels = [label for e in examples if (label := e.label()) is not None]
+    plan = plan_batches(
         longest_sides(examples),
         batch_size=options.batch_size,
         micro_batch_size=options.micro_batch_size,
         epochs=options.epochs,
         seed=seed,
-        classes=classes,
+        classes=labels if len(labels) == len(examples) else None,
     )
-
-
-def _of_pairs(
-    loss: PairLoss,
-    pairs: Sequence[PreferencePair],
-    options: TrainingOptions,
-    seed: int,
-    pad: int,
-    score_reference: ScoreReference,
-) -> Feed:
-    from workers.training.batches.collate import PairCollator
-
-    def total(scores: Tensor, own: TokenSequence, other: TokenSequence) -> float:
-        weights = loss.token_weights(own, other) if loss.weighs_tokens else None
-        return weighted_sum(scores, weights)
-
-    scored = score_reference([])
-    sides = zip(pairs, scored.sequences[::2], scored.sequences[1::2], strict=True)
-    sums = [
-        (total(chosen, p.chosen, p.rejected), total(rejected, p.rejected, p.chosen))
-        for p, chosen, rejected in sides
-    ]
-    plan = _plan(pairs, options, seed)
-    lengths = plan.means([float(sum(p.chosen.loss_mask)) for p in pairs])
-    return Feed(
-        plan=plan,
-        collate=PairCollator(loss, pairs, sums, lengths, pad),
-        metrics={**scored.metrics, "train/pairs": float(len(pairs))},
-    )
-
-
-def _of_singles(
-    loss: UnpairedLoss,
-    examples: Sequence[UnpairedExample],
-    options: TrainingOptions,
-    seed: int,
-    pad: int,
-    score_reference: ScoreReference,
-) -> Feed:
-    from workers.training.batches.collate import UnpairedCollator
-
-    desirable = [e.desirable for e in examples]
-    plan = _plan(examples, options, seed, desirable)
     partners = _partners(loss, examples, plan, seed)
-    scored = score_reference([p.sequence for p in partners])
-    num_desirable = sum(desirable)
-    num_undesirable = len(examples) - num_desirable
-    weights = loss.class_weights(num_desirable, num_undesirable)
+    scores = ReferenceScores([], [], {})
+    if loss.reference_names:
+        scores = score_reference([p.sequence for p in partners])
+    borrowed = zip(partners, scores.partners, strict=True)
+    weights = loss.class_weights(labels.count(True), labels.count(False))
     step_weights, step_metrics = _step_weights(loss, examples)
-    collate = UnpairedCollator(
+    collate = Collator(
+        loss,
         examples,
-        [_sums(e.sequence, s) for e, s in zip(examples, scored.sequences, strict=True)],
-        {p.row: (p, _sums(p.sequence, s)) for p, s in zip(partners, scored.partners, strict=True)},
+        _reference_sums(loss, examples, scores.sequences),
+        mean_lengths_of(examples, plan),
         pad,
+        {p.row: (p, _sums(p.sequence, s, None)) for p, s in borrowed},
+        weights,
         step_weights,
-        plan.means([float(len(_judged_steps(e.sequence))) for e in examples]),
+        plan.means([float(len(_judged_steps(e))) for e in examples]),
     )
-    metrics = {
-        "train/desirable": float(num_desirable),
-        "train/undesirable": float(num_undesirable),
-        "train/desirable_weight": weights[0],
-        "train/undesirable_weight": weights[1],
-    }
-    return Feed(plan, collate, weights, {**scored.metrics, **metrics, **step_metrics})
+    metrics = {**scores.metrics, **count_kept(examples)}
+    if labels:
+        metrics["train/desirable_weight"], metrics["train/undesirable_weight"] = weights
+    return Feed(plan, collate, weights, {**metrics, **step_metrics})
 
 
-def _sums(sequence: TokenSequence, scores: Tensor) -> ReferenceSums:
+def _reference_sums(
+    loss: Loss, examples: Sequence[Example], scores: Sequence[Tensor]
+) -> list[list[ReferenceSums]]:
+    """Sums of each sequence of each example, with the loss's token weights; empty without scores."""
+    left = iter(scores)
+    found = []
+    for example in examples if scores else ():
+        sequences = example.sequences()
+        weights = loss.sequence_weights(sequences)
+        pairs = zip(sequences, weights or repeat(None, len(sequences)), strict=True)
+        found.append([_sums(sequence, next(left), each) for sequence, each in pairs])
+    return found
+
+
+def _sums(
+    sequence: TokenSequence, scores: Tensor, weights: Sequence[float] | None
+) -> ReferenceSums:
     from workers.training.batches.collate import ReferenceSums
 
-    return ReferenceSums(weighted_sum(scores), tuple(step_sums(sequence, scores)))
+    return ReferenceSums(weighted_sum(scores, weights), tuple(step_sums(sequence, scores)))
+
+
+def mean_lengths_of(examples: Sequence[Example], plan: BatchPlan) -> list[list[float]]:
+    """Mean number of scored tokens by slot, over the examples of each optimizer step that have it."""
+    lengths = [[s.num_scored for s in e.sequences()] for e in examples]
+    found = []
+    for step in plan.step_rows:
+        most = max(len(lengths[row]) for row in step)
+        slots = [[lengths[row][i] for row in step if i < len(lengths[row])] for i in range(most)]
+        found.append([sum(values) / len(values) for values in slots])
+    return found
 
 
 def _step_weights(
-    loss: UnpairedLoss, examples: Sequence[UnpairedExample]
+    loss: Loss, examples: Sequence[Example]
 ) -> tuple[tuple[float, float] | None, dict[str, float]]:
     """Class weights of the judged steps, for a loss that reads steps, and their counts."""
     if not loss.reads_steps:
         return None, {}
-    judged = [_judged_steps(e.sequence) for e in examples]
+    judged = [_judged_steps(e) for e in examples]
     num_desirable = sum(step.desirable for steps in judged for step in steps)
     num_undesirable = sum(map(len, judged)) - num_desirable
     weights = loss.step_class_weights(num_desirable, num_undesirable)
@@ -186,29 +148,15 @@ def _step_weights(
     }
 
 
-def _judged_steps(sequence: TokenSequence) -> list[LabelledStep]:
-    return [s for s in sequence.steps if any(sequence.loss_mask[s.start : s.end])]
+def _judged_steps(example: Example) -> list[LabelledStep]:
+    return [s for q in example.sequences() for s in q.steps if any(q.loss_mask[s.start : s.end])]
 
 
 def _partners(
-    loss: UnpairedLoss, examples: Sequence[UnpairedExample], plan: BatchPlan, seed: int
+    loss: Loss, examples: Sequence[Example], plan: BatchPlan, seed: int
 ) -> list[MismatchedSequence]:
     if loss.kl_share == 0:
         return []
     # Rows of a step are alike, so the first ones do. By step: another micro_batch_size must not choose others.
     rows = {row for step in plan.step_rows for row in step[: math.ceil(loss.kl_share * len(step))]}
     return list(mismatched_sequences(examples, sorted(rows), seed=seed).values())
-
-
-def _of_demonstrations(
-    examples: Sequence[SupervisedExample], options: TrainingOptions, seed: int, pad: int
-) -> Feed:
-    from workers.training.batches.collate import SupervisedCollator
-
-    plan = _plan(examples, options, seed)
-    lengths = [float(sum(e.sequence.loss_mask)) for e in examples]
-    return Feed(
-        plan=plan,
-        collate=SupervisedCollator(examples, plan.means(lengths), pad),
-        metrics={"train/demonstrations": float(len(examples))},
-    )

@@ -16,12 +16,11 @@ from pydantic import Field
 from policies.base.bounds import MAX_ROUNDS, MAX_SCORE, MAX_SECONDS
 from policies.base.component import Component
 from policies.base.errors import TrainingError, explain
-from policies.examples.kinds import Example, PreferencePair, UnpairedExample
-from policies.objectives.loss import ReferencedLoss
+from policies.examples.kind import Example
 from policies.storage.artifacts import content_digest
 from policies.storage.fake_model import read_skill, write_fake_model
 from policies.storage.files import write_json
-from workers.training.batches.plan import plan_batches, require_some, select, sequences_of
+from workers.training.batches.plan import count_kept, plan_batches, require_some, select
 from workers.training.batches.reference_logprobs import check_mask, check_recorded
 from workers.training.checkpoints.candidate import check_candidate
 from workers.training.checkpoints.store import Checkpoints, inputs_digest
@@ -54,7 +53,7 @@ class FakeTrainingEngine(TrainingEngine):
             examples, kind=self.loss.kind, max_length=options.max_length, loss=self.loss.config.type
         )
         require_some(kept, dropped)
-        if isinstance(self.loss, ReferencedLoss):
+        if self.loss.reference_names:
             check_mask(job, options)
             if job.logprobs == "rollout":
                 check_recorded(job)
@@ -74,7 +73,7 @@ class FakeTrainingEngine(TrainingEngine):
             log = self._steps(job, kept, checkpoints)
             if target is not None:
                 self._write(job, kept, target)
-        sequences = [s for e in kept for s in sequences_of(e)]
+        sequences = [s for e in kept for s in e.sequences()]
         return UpdateOutcome(
             num_examples=len(kept),
             num_steps=len(log.steps),
@@ -82,7 +81,7 @@ class FakeTrainingEngine(TrainingEngine):
             dropped=dropped,
             metrics={
                 **log.means(),
-                **self._counts(kept),
+                **count_kept(kept),
                 "health/logprob_gap": self.config.logprob_gap,
                 "health/logprob_gap_max": self.config.logprob_gap,
             },
@@ -107,7 +106,7 @@ class FakeTrainingEngine(TrainingEngine):
     def _write(self, job: UpdateJob, kept: Sequence[Example], target: Path) -> None:
         config = self.config
         source = Path(job.policy.path)
-        skill = self._skill(source) + (config.skill_step if any(map(_favours, kept)) else 0.0)
+        skill = self._skill(source) + (config.skill_step if any(e.favours() for e in kept) else 0.0)
         copy_side_files(source, target)
         lineage = f"{job.policy.digest} {job.reference} {job.seed} {content_digest(kept)}"
         write_fake_model(target, round(min(1.0, max(0.0, skill)), 6), seed=lineage)
@@ -118,7 +117,7 @@ class FakeTrainingEngine(TrainingEngine):
 
     def _num_steps(self, examples: Sequence[Example], seed: int) -> int:
         return plan_batches(
-            [len(sequences_of(e)[0].token_ids) for e in examples],
+            [len(e.sequences()[0].token_ids) for e in examples],
             batch_size=self.options.batch_size,
             micro_batch_size=self.options.micro_batch_size,
             epochs=self.options.epochs,
@@ -135,7 +134,7 @@ class FakeTrainingEngine(TrainingEngine):
             "grad_norm": 1.0,
             "entropy": 1.0,
         }
-        if self.loss.kind == "supervised":
+        if not self.loss.reference_names:
             return {**common, "nll": loss}
         return {
             **common,
@@ -158,19 +157,3 @@ class FakeTrainingEngine(TrainingEngine):
                     fix="make one with policies.storage.fake_model.write_fake_model, or use another training.engine",
                 )
             ) from error
-
-    def _counts(self, examples: Sequence[Example]) -> dict[str, float]:
-        if self.loss.kind != "unpaired":
-            name = "train/pairs" if self.loss.kind == "pair" else "train/demonstrations"
-            return {name: float(len(examples))}
-        desirable = sum(map(_favours, examples))
-        return {
-            "train/desirable": float(desirable),
-            "train/undesirable": float(len(examples) - desirable),
-        }
-
-
-def _favours(example: Example) -> bool:
-    if isinstance(example, PreferencePair):
-        return example.margin > 0
-    return not isinstance(example, UnpairedExample) or example.desirable

@@ -13,7 +13,7 @@ import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -25,12 +25,12 @@ from policies.objectives.loss import Loss, PairLoss, ReferencedLoss, UnpairedLos
 from workers.cluster.gpus import require_one_gpu, visible_gpus
 from workers.training.batches.plan import (
     completion_scored,
+    longest_sides,
     require_some,
     select,
-    sequences_of,
     share_of,
 )
-from workers.training.batches.prepare import Feed, feed_of, longest_sides
+from workers.training.batches.prepare import Feed, feed_of
 from workers.training.batches.reference_logprobs import ReferenceScores, check_mask, score_reference
 from workers.training.checkpoints.store import Checkpoint, Checkpoints, inputs_digest
 from workers.training.checkpoints.tensor_files import refusals_told
@@ -49,7 +49,7 @@ from workers.training.step_log import StepLog
 from workers.training.trl_parts.arguments import lora_config, loss_arguments, training_arguments
 from workers.training.trl_parts.finishing import carry_optimizer, gathered, save_candidate
 from workers.training.trl_parts.resumable import TrainerParts, load_trained_weights
-from workers.training.trl_parts.steps import PairSteps, SupervisedSteps, UnpairedSteps
+from workers.training.trl_parts.steps import Steps
 
 _EAGER_LIMIT = 512
 """On a CPU, plain attention beats the fused kernel (whose backward is slow) for sequences up to about this length."""
@@ -97,7 +97,7 @@ class TRLEngine(TrainingEngine):
         from workers.training.memory import kept_memory, torch_threads
 
         name = self.loss.config.type
-        if isinstance(self.loss, ReferencedLoss):
+        if self.loss.reference_names:
             check_mask(job, self.options)
         kept, dropped = select(
             examples, kind=self.loss.kind, max_length=self.options.max_length, loss=name
@@ -165,7 +165,7 @@ class _Update:
         )
         model = load_model(str(source), **self._loading())
         set_router_loss(model, wanted=self.options.router_aux_loss)
-        tried = sequences_of(self.examples[0])[0].token_ids
+        tried = self.examples[0].sequences()[0].token_ids
         check_loaded(model, tried, precision=self.options.precision)
         tokenizer = AutoTokenizer.from_pretrained(  # nosec B615 # a checked folder
             source, trust_remote_code=self.engine.config.trust_remote_code
@@ -194,7 +194,7 @@ class _Update:
             trained = trainer.model
             del trainer
         self._lap("steps")
-        adapter, probes = self.engine.adapter, [sequences_of(e)[0] for e in self.sampled[:2]]
+        adapter, probes = self.engine.adapter, [e.sequences()[0] for e in self.sampled[:2]]
         if self.group.sharded:
             trained = gathered(trained, job, self._loading(), adapter)
         if target is not None:
@@ -241,9 +241,9 @@ class _Update:
         job = self.job
         return score_reference(
             job,
-            [s for e in self.examples for s in sequences_of(e)],
+            [s for e in self.examples for s in e.sequences()],
             partners,
-            sampled=[s for e in self.sampled for s in sequences_of(e)],
+            sampled=[s for e in self.sampled for s in e.sequences()],
             policy_model=model,
             load_reference=lambda: load_reference(
                 job.reference, job.reference_versions, **self._loading()
@@ -270,7 +270,6 @@ class _Update:
             # step where one forward pass holds all of its rows.
             custom=not self.loss.trl_computes or weighted or parted,
             across_rows=self.loss.across_rows and parted,
-            class_weights=feed.class_weights,
             optimizer_state=self.job.optimizer_state if self.options.optimizer == "carry" else None,
             seed=self.job.seed,
             checkpoints=checkpoints,
@@ -304,20 +303,17 @@ class _Update:
             peft_config=None if self.engine.adapter is None else lora_config(self.engine.adapter),
         )
         trainer.remove_callback(PrinterCallback)
-        score_with_ours(
-            model, sum_squares=isinstance(self.loss, PairLoss) and self.loss.needs_alignment
-        )
+        score_with_ours(model, sum_squares=self.loss.needs_alignment)
         return trainer
 
     def _outcome(self, log: StepLog, feed: Feed, done: int) -> UpdateOutcome:
         tokens = self.options.epochs * sum(
-            len(s.token_ids) for e in self.examples for s in sequences_of(e)
+            len(s.token_ids) for e in self.examples for s in e.sequences()
         )
         metrics = {**log.means(), **feed.metrics}
         reward = log.final_mean("rewards/chosen")
-        if reward is not None:
-            beta = cast(ReferencedLoss, self.loss).config.beta
-            metrics["policy/chosen_logratio"] = reward / beta
+        if reward is not None and isinstance(self.loss, ReferencedLoss):
+            metrics["policy/chosen_logratio"] = reward / self.loss.config.beta
         metrics["train/tokens_per_second"] = (
             tokens * (1 - done / len(log.steps)) / self.seconds["steps"]
         )
@@ -336,10 +332,10 @@ def trainer_classes(loss: Loss) -> tuple[Any, Any]:
     from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
     if isinstance(loss, PairLoss):
-        return type("PairTrainer", (PairSteps, DPOTrainer), {}), DPOConfig
+        return type("PairTrainer", (Steps, DPOTrainer), {}), DPOConfig
     if isinstance(loss, UnpairedLoss):
-        return type("UnpairedTrainer", (UnpairedSteps, KTOTrainer), {}), KTOConfig
-    return type("SupervisedTrainer", (SupervisedSteps, SFTTrainer), {}), SFTConfig
+        return type("UnpairedTrainer", (Steps, KTOTrainer), {}), KTOConfig
+    return type("PlainTrainer", (Steps, SFTTrainer), {}), SFTConfig
 
 
 def score_with_ours(model: Any, *, sum_squares: bool) -> None:

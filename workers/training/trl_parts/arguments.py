@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from policies.objectives.loss import Loss, ReferencedLoss, UnpairedLoss
+from policies.objectives.loss import Loss, PairLoss, UnpairedLoss
 from workers.training.batches.plan import BatchPlan
 from workers.training.engine import AdapterSettings, TrainingOptions
 
@@ -47,7 +47,7 @@ def loss_arguments(loss: Loss, class_weights: tuple[float, float]) -> dict[str, 
     """The objective in the terms of TRL's config for its kind of example."""
     spelled = loss.trl()
     arguments: dict[str, Any] = {"loss_type": spelled.loss_type, **spelled.arguments}
-    if isinstance(loss, ReferencedLoss):
+    if isinstance(loss, (PairLoss, UnpairedLoss)):  # SFTTrainer knows no reference
         arguments.update(
             beta=loss.config.beta,
             precompute_ref_log_probs=True,

@@ -6,7 +6,7 @@ update's seed, so an update that was cut off goes on with the very steps that it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -26,6 +26,8 @@ from workers.training.step_log import StepLog
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from workers.training.batches.collate import Collator
+
 WEIGHTS, MOMENTS = "weights.safetensors", "optimizer.safetensors"
 
 
@@ -37,7 +39,7 @@ class TrainerParts:
     options: TrainingOptions
     batches: Sequence[MicroBatch]
     """All microbatches of the update that are this worker's, in order."""
-    collate: Callable[[MicroBatch], dict[str, Any]]
+    collate: Collator
     log: StepLog
     accumulation: int
     step_rows: Sequence[Sequence[int]]
@@ -46,8 +48,6 @@ class TrainerParts:
     """Compute with `loss` itself instead of TRL's spelling of it."""
     across_rows: bool
     """The loss needs all rows of a step at once, and a microbatch of a worker is only a part of them."""
-    class_weights: tuple[float, float]
-    """Of desirable and undesirable examples."""
     optimizer_state: str | None
     seed: int
     checkpoints: Checkpoints
