@@ -31,7 +31,7 @@ NO_PLUG_INS: Mapping[str, PlugInCode] = {}
 
 
 @dataclass(frozen=True)
-class _Made:
+class RunSoFar:
     """All that workers are made of: the config with its numbers of GPUs, and where the run stands."""
 
     config: RunConfig
@@ -65,7 +65,7 @@ def start_groups(
     if config.cluster.backend == "ray":
         check_gpus(config, cluster.gpus())
     config = with_gpu_counts(config, cluster.gpus())
-    made = _Made(config, folder, store, results, epoch, judge_models or {})
+    made = RunSoFar(config, folder, store, results, epoch, judge_models or {})
     specs = [_pinned(spec, plug_ins, str(folder.path)) for spec in group_specs(made)]
     started = {spec.name: cluster.start_group(spec) for spec in specs}
     timeout_seconds = config.cluster.start_timeout_seconds
@@ -76,7 +76,7 @@ def start_groups(
     return groups
 
 
-def group_specs(made: _Made) -> list[GroupSpec]:
+def group_specs(made: RunSoFar) -> list[GroupSpec]:
     """The specification of every group: its outline, with the class of its workers and what they are given."""
     cluster = made.config.cluster
     restarts = Restarts(cluster.max_restarts, cluster.start_timeout_seconds)
@@ -109,7 +109,7 @@ def _pinned(spec: GroupSpec, plug_ins: Mapping[str, PlugInCode], run: str) -> Gr
     return dataclasses.replace(spec, worker=PinnedWorker, arguments={**spec.arguments, **pins})
 
 
-def _rollout(made: _Made, size: int) -> GroupSpec:
+def _rollout(made: RunSoFar, size: int) -> GroupSpec:
     config, results = made.config, made.results
     policy = made.store.get(results[-1].after if results else 0)
     arguments = {
@@ -129,7 +129,7 @@ def _rollout(made: _Made, size: int) -> GroupSpec:
     )
 
 
-def _verify(made: _Made, size: int) -> GroupSpec:
+def _verify(made: RunSoFar, size: int) -> GroupSpec:
     config = made.config
     weights = {v.source: v.weight for v in config.verifiers}
     weights |= {j.source: j.weight for j in config.judges}
@@ -143,14 +143,14 @@ def _verify(made: _Made, size: int) -> GroupSpec:
     return GroupSpec("verify", VerifyWorker, arguments, files=files, reports=frozenset({"verify"}))
 
 
-def _grade(made: _Made, size: int) -> GroupSpec:
+def _grade(made: RunSoFar, size: int) -> GroupSpec:
     config = made.config
     arguments = {"verifiers": config.evaluation_verifiers, "feedback": config.feedback}
     files = group_files(config, "grade")
     return GroupSpec("grade", VerifyWorker, arguments, files=files, reports=frozenset({"verify"}))
 
 
-def _judge(made: _Made, size: int) -> GroupSpec:
+def _judge(made: RunSoFar, size: int) -> GroupSpec:
     config = made.config
     policies = judging_policies(config, made.results, made.store)
     arguments = {
@@ -172,7 +172,7 @@ def _judge(made: _Made, size: int) -> GroupSpec:
     return GroupSpec("judge", JudgeWorker, arguments, files=files, reports=frozenset({"judge"}))
 
 
-def _train(made: _Made, size: int) -> GroupSpec:
+def _train(made: RunSoFar, size: int) -> GroupSpec:
     stages = made.config.resolved_stages
     arguments = {
         "setups": [(s.training.engine, s.training.loss, s.training) for s in stages],
@@ -182,7 +182,7 @@ def _train(made: _Made, size: int) -> GroupSpec:
     return GroupSpec("train", TrainWorker, arguments, files=files, reports=frozenset({"update"}))
 
 
-_WORKERS: Mapping[str, Callable[[_Made, int], GroupSpec]] = {
+_WORKERS: Mapping[str, Callable[[RunSoFar, int], GroupSpec]] = {
     "rollout": _rollout,
     "verify": _verify,
     "grade": _grade,
