@@ -64,7 +64,7 @@ def _read(path: Path) -> Iterator[Row]:
 
 
 def too_large(error: TooLargeError, name: str) -> InputError:
-    """What is told of a Parquet file that is not decoded."""
+    """The message about a Parquet file that is not decoded."""
     return InputError(
         explain(
             f"the Parquet file takes far more memory than its size: {error}",
