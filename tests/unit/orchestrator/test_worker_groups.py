@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from workers.cluster.inline import InlineCluster
 from workers.cluster.seam import GroupSpec, Restarts
 
 
-def so_far(root: Path, **changes: object) -> RunSoFar:
+def so_far(root: Path, **changes: Any) -> RunSoFar:
     config = RunConfig.model_validate(fake_tree(root, **changes))
     folder = RunFolder(root / "run")
     folder.path.mkdir()
