@@ -29,7 +29,7 @@ from policies.base.records import Message, PolicyVersion, Prompt, Sampling
 from policies.storage.artifacts import commit, file_sha256, write_records
 from policies.storage.policy_store import digest_of, weight_files
 from workers.cluster.ray.cluster import RayCluster
-from workers.cluster.seam import Group, Resources
+from workers.cluster.seam import Group, GroupSpec, Restarts
 from workers.rollout.chat.tokenizer_chat import TokenizerChat
 from workers.rollout.engine import ENGINES
 from workers.rollout.strategy import STRATEGIES
@@ -67,12 +67,7 @@ class InARun:
             "seed": 0,
         }
         self._group: Group = self._cluster.start_group(
-            "rollout",
-            RolloutWorker,
-            kwargs,
-            size=1,
-            resources=Resources(),
-            timeout_seconds=_PATIENCE_SECONDS,
+            GroupSpec("rollout", RolloutWorker, kwargs, restarts=Restarts(8, _PATIENCE_SECONDS))
         )
         self._cluster.wait_ready([self._group], _PATIENCE_SECONDS)
 

@@ -101,7 +101,7 @@ class PromptCounts(Record):
 def pooled(counts: Sequence[PromptCounts]) -> PromptCounts:
     """Several measurements of one version with the same prompts, as one."""
     columns = {
-        name: tuple(sum(row) for row in zip(*(getattr(c, name) for c in counts), strict=True))
+        name: tuple(sum(row) for row in zip(*(dict(c)[name] for c in counts), strict=True))
         for name in PromptCounts.model_fields
     }
     return PromptCounts.model_validate(columns)

@@ -47,7 +47,7 @@ def open_streams() -> None:
                 os.close(descriptor)
             else:
                 os.set_inheritable(number, True)
-        if getattr(sys, name) is None:
+        if vars(sys)[name] is None:
             mode = "r" if number == 0 else "w"
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):

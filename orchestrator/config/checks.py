@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from orchestrator.config import remote_code
 from orchestrator.config.bucket_location import Location
 from orchestrator.config.tracking_uri import redact
+from policies.base.component_walk import stated_requirements
 from policies.base.errors import ConfigurationError
 from policies.examples.builder import PreferenceBuilder
 from policies.objectives.loss import Loss
@@ -31,8 +32,6 @@ def problems(config: RunConfig) -> Iterator[str]:
     yield from _sampling(config)
     yield from _address(config)
     yield from _storage(config)
-    yield from _judges(config)
-    yield from remote_code.problems(config)
     if config.training.workers > 1 and config.cluster.backend == "inline":
         yield (
             f"training.workers is {config.training.workers}, but cluster.backend inline runs one worker after the "
@@ -49,6 +48,8 @@ def problems(config: RunConfig) -> Iterator[str]:
     except ValueError as error:
         yield str(error)
         return
+    yield from _judges(config)
+    yield from remote_code.problems(config)
     for stage in stages:
         yield from _stage(config, stage)
 
@@ -71,7 +72,7 @@ def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
     refused = engine.refused(objective, training, config.policy.adapter)
     if refused is not None:
         yield f"{at}training: {refused}" if at else refused
-    wants_steps = objective.reads_steps or getattr(stage.preferences, "by", "") == "step"
+    wants_steps = objective.reads_steps or stated_requirements(stage.preferences).judged_steps
     if wants_steps and "step" not in _levels(config):
         yield (
             f"{at}training.loss {training.loss.type!r} or preferences {stage.preferences.type!r} learns from judged "
@@ -90,7 +91,7 @@ def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
             f"{at}training.batch_size {training.batch_size} is not a multiple of training.micro_batch_size {micro}. "
             f"Fix: make it one, e.g. {micro * max(1, training.batch_size // micro)}"
         )
-    recorded = getattr(training.reference, "logprobs", None) == "rollout"
+    recorded = training.reference.logprobs == "rollout"
     if training.loss_mask == "completion" and recorded and objective.reference_names:
         yield (
             f"{at}training.loss_mask is 'completion', but the sampler has no log-probs of tokens that it did not "
@@ -177,14 +178,13 @@ def _grading(config: RunConfig) -> Iterator[str]:
 
 
 def _judges(config: RunConfig) -> Iterator[str]:
-    for index, judge in enumerate(config.judges):
-        version = getattr(judge.backend, "version", None)
-        if isinstance(version, int) and version and version >= config.rounds:
-            yield (
-                f"judges.{index}.backend.version is {version}, but the last round, {config.rounds}, is judged before "
-                f"that version is there. Fix: set judges.{index}.backend.version=current (the policy that serves), or "
-                "initial"
-            )
+    for judge in config.components_of("judge"):
+        for version in (model.version for model in judge.needs.models):
+            if isinstance(version, int) and version and version >= config.rounds:
+                yield (
+                    f"{judge.path}.version is {version}, but the last round, {config.rounds}, is judged before that "
+                    f"version is there. Fix: set {judge.path}.version=current (the policy that serves), or initial"
+                )
 
 
 def _levels(config: RunConfig) -> set[str]:

@@ -116,8 +116,9 @@ def find_config(name: str) -> Path:
         path = Path(name).expanduser()
         there = path.exists() or path.is_symlink()
     except (OSError, RuntimeError) as error:
+        said = error.strerror if isinstance(error, OSError) else None
         raise ConfigurationError(
-            f"config: cannot read {name[:200]} ({getattr(error, 'strerror', None) or error}). Fix: give a path, or the "
+            f"config: cannot read {name[:200]} ({said or error}). Fix: give a path, or the "
             "name of a shipped config"
         ) from None
     shipped = shipped_configs()

@@ -6,9 +6,9 @@ They stay `auto` in the config of a run: it may be resumed where there are other
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.config.groups import GroupOutline, group_outlines
 from policies.base.errors import ConfigurationError, explain
 
 if TYPE_CHECKING:
@@ -17,21 +17,6 @@ if TYPE_CHECKING:
 
 _SMALLEST = 10_000
 """Ray counts GPUs in ten-thousandths."""
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Workers of one kind, and what each would like to have."""
-
-    name: str
-    workers: int
-    resources: ResourceSettings
-    wanted: int
-    """GPUs of one worker where there are enough; 0 for one that computes with no model."""
-
-    @property
-    def automatic(self) -> bool:
-        return self.resources.num_gpus == "auto"
 
 
 def with_gpu_counts(config: RunConfig, gpus: float) -> RunConfig:
@@ -47,7 +32,7 @@ def with_gpu_counts(config: RunConfig, gpus: float) -> RunConfig:
     asking, left = _asking(config, gpus)
     whole = _all_whole(asking, left)
     share = 0.0 if whole else _share(sum(g.workers for g in asking), left)
-    return _replaced(config, {g.name: float(g.wanted) if whole else share for g in asking})
+    return _replaced(config, {g.name: float(g.gpus_wanted) if whole else share for g in asking})
 
 
 def gpu_problem(config: RunConfig, gpus: float) -> str | None:
@@ -56,7 +41,7 @@ def gpu_problem(config: RunConfig, gpus: float) -> str | None:
     trains = any(g.name == "train" for g in asking)
     if not trains or config.training.workers == 1 or left <= 0 or _all_whole(asking, left):
         return None
-    others = sum(g.workers * g.wanted for g in asking if g.name != "train")
+    others = sum(g.workers * g.gpus_wanted for g in asking if g.name != "train")
     return explain(
         f"{config.training.workers} training processes need a GPU each, and the others that compute with a model "
         f"{others} more; there are {left:g}",
@@ -83,40 +68,15 @@ def left_out(config: RunConfig, gpus: float) -> list[str]:
     return [g.name for g in asking] if gpus > 0 and left <= 0 else []
 
 
-def _asking(config: RunConfig, gpus: float) -> tuple[list[_Group], float]:
+def _asking(config: RunConfig, gpus: float) -> tuple[list[GroupOutline], float]:
     """The groups with `auto` that compute with a model, and the GPUs that are left for them."""
-    groups = list(_groups(config))
+    groups = group_outlines(config)
     left = gpus - sum(g.workers * g.resources.gpus for g in groups)
-    return [g for g in groups if g.automatic and g.wanted], left
+    return [g for g in groups if g.automatic and g.gpus_wanted], left
 
 
-def _all_whole(asking: list[_Group], left: float) -> bool:
-    return sum(g.workers * g.wanted for g in asking) <= left + 1e-9
-
-
-def _groups(config: RunConfig) -> list[_Group]:
-    """Every group that has resources of its own to ask for."""
-    sampler = config.rollout.engine
-    judges = [getattr(getattr(j, "backend", None), "engine", None) for j in config.judges]
-    judged_by = [engine for engine in judges if engine is not None and engine.type != "fake"]
-    trains = any(stage.training.engine.type != "fake" for stage in config.resolved_stages)
-    verify = config.verify
-    found = [
-        _Group("rollout", config.rollout.workers, config.rollout.resources, _wanted(sampler)),
-        _Group("verify", verify.workers, verify.resources, 0),
-        _Group("train", config.training.workers, config.training.resources, int(trains)),
-    ]
-    if config.evaluation.verifiers is not None:
-        found.append(_Group("grade", verify.workers, verify.resources, 0))
-    if config.judges:
-        most = max((_wanted(engine) for engine in judged_by), default=0)
-        found.append(_Group("judge", verify.judge_workers, verify.judge_resources, most))
-    return found
-
-
-def _wanted(engine: object) -> int:
-    kind = getattr(engine, "type", "fake")
-    return 0 if kind == "fake" else int(getattr(engine, "tensor_parallel_size", 1))
+def _all_whole(asking: list[GroupOutline], left: float) -> bool:
+    return sum(g.workers * g.gpus_wanted for g in asking) <= left + 1e-9
 
 
 def _share(workers: int, left: float) -> float:

@@ -5,6 +5,7 @@ Each family of components is one definition at the root, so a judge's engine and
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -35,7 +36,8 @@ def _family_of(schema: Any) -> Family[Any] | None:
     """The family whose `parse` a core schema calls, if that is all it does."""
     if schema.get("type") != "function-plain":
         return None
-    owner = getattr(schema["function"]["function"], "__self__", None)
+    called = schema["function"]["function"]
+    owner = called.__self__ if inspect.ismethod(called) else None
     return owner if isinstance(owner, Family) else None
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.config.sections import PolicySettings
 from policies.base.errors import InputError, explain
 from policies.base.records import PolicyVersion
+from policies.base.requirements import ModelRequirement
 from policies.storage.artifacts import file_sha256
 from policies.storage.model_folder import check_folder
 from policies.storage.policy_store import digest_of, weight_files
@@ -118,6 +120,14 @@ def _from_hub(policy: PolicySettings, *, download: bool, with_code: bool) -> Pat
     check_folder(Path(path))
     weight_files(Path(path))
     return Path(path)
+
+
+def folder_of(model: ModelRequirement) -> Path | None:
+    """The folder of a model that a component loads, if it is on this machine; never fetches one."""
+    with suppress(InputError):
+        return resolve_model(PolicySettings(model=model.name), download=False)
+    path = _expanded(model.name)  # whoever loads it by itself may read other files than we do
+    return path.resolve() if model.hosting is None and path.is_dir() else None
 
 
 def model_as_version(model: str) -> PolicyVersion:

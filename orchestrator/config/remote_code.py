@@ -10,38 +10,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from policies.base.requirements import POLICY
 from policies.storage.artifacts import file_sha256
 
 if TYPE_CHECKING:
     from orchestrator.config.run_config import RunConfig
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_FLAG = "trust_remote_code"
+_HANDED_THE_POLICY = (("rollout", "engine"), ("training", "engine"))
+"""Places of engines, also in a stage; any other is handed its model by the component that has it, which says so."""
 
 
 def trusted_by(config: RunConfig) -> dict[str, str]:
-    """Tell where `trust_remote_code` is on, and for which model.
+    """Tell which setting lets code run that comes with a model, and with which model.
 
-    Example: `{"rollout.engine": "org/model"}`.
+    Example: `{"rollout.engine.trust_remote_code": "org/model"}`.
     """
-    engines: dict[str, tuple[Any, str]] = {
-        "rollout.engine": (config.rollout.engine, config.policy.model),
-        "training.engine": (config.training.engine, config.policy.model),
-    }
-    for index, stage in enumerate(config.stages):
-        given = stage.training.get("engine")
-        engines[f"stages.{index}.training.engine"] = (given, config.policy.model)
-    for index, judge in enumerate(config.judges):
-        backend = getattr(judge, "backend", None)
-        own = getattr(backend, "model", "policy")
-        model = config.policy.model if own == "policy" else str(own)
-        engines[f"judges.{index}.backend.engine"] = (getattr(backend, "engine", None), model)
-    return {path: model for path, (engine, model) in engines.items() if _is_on(engine)}
-
-
-def _is_on(engine: object) -> bool:
-    value = engine.get(_FLAG) if isinstance(engine, dict) else getattr(engine, _FLAG, False)
-    return value is True
+    found: dict[str, str] = {}
+    for each in config.components:
+        hosting = each.needs.hosting
+        if hosting is not None and hosting.trusts_code and each.place[-2:] in _HANDED_THE_POLICY:
+            found[f"{each.path}.trust_remote_code"] = config.policy.model
+        for model in each.needs.models:
+            if model.trusts_code:
+                name = config.policy.model if model.name == POLICY else model.name
+                found[f"{each.path}.{model.trusted_by}"] = name
+    return found
 
 
 def problems(config: RunConfig) -> Iterator[str]:
@@ -51,12 +45,12 @@ def problems(config: RunConfig) -> Iterator[str]:
             continue
         if model != config.policy.model:
             yield (
-                f"{path}.{_FLAG} is on for {model!r}, whose code cannot be pinned there. Fix: download the model, "
+                f"{path} is on for {model!r}, whose code cannot be pinned there. Fix: download the model, "
                 "read its code, and give its folder"
             )
         elif not _COMMIT.fullmatch(config.policy.revision or ""):
             yield (
-                f"{path}.{_FLAG} is on and policy.revision is {config.policy.revision!r}: the code of {model!r} "
+                f"{path} is on and policy.revision is {config.policy.revision!r}: the code of {model!r} "
                 "could change. Fix: read the code of one commit, and set policy.revision to its 40 hex digits"
             )
 

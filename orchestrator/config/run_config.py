@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from orchestrator.acceptance.rule import ACCEPTANCE
 from orchestrator.config.checks import problems
+from orchestrator.config.requirements import Placed, placed_components
 from orchestrator.config.sections import (
     ClusterSettings,
     EvaluationSettings,
@@ -32,7 +33,9 @@ from orchestrator.config.sections import (
 from orchestrator.config.stages import Stage, StageField, resolve
 from policies.base.bounds import MAX_WHOLE
 from policies.base.component import WATCH, Component, Settings
+from policies.base.component_walk import stated_requirements
 from policies.base.records import Sampling
+from policies.base.requirements import Hosting
 from policies.examples.builder import PREFERENCES, PreferenceBuilder
 from policies.plug_ins.stand_ins import StandIns
 from workers.judge.judge import JUDGES, Judge
@@ -94,11 +97,9 @@ class RunConfig(Settings):
     @property
     def evaluation_sampling(self) -> Sampling:
         """Return what `evaluation` says of each sampling setting, and `rollout` where it says nothing."""
-        found = {}
-        for name in Sampling.model_fields:
-            own = getattr(self.evaluation, name)
-            found[name] = getattr(self.rollout, name) if own is None else own
-        return Sampling(**found)
+        own, usual = dict(self.evaluation), dict(self.rollout)
+        chosen = {n: usual[n] if own[n] is None else own[n] for n in Sampling.model_fields}
+        return Sampling(**chosen)
 
     @cached_property
     def resolved_stages(self) -> tuple[Stage, ...]:
@@ -111,6 +112,26 @@ class RunConfig(Settings):
                 strategy=self.rollout.strategy,
                 training=self.training,
             )
+
+    @property
+    def components(self) -> tuple[Placed, ...]:
+        """Every component that the run uses, with its place and what it requires."""
+        return placed_components(self, self.resolved_stages)
+
+    def components_of(self, group: str) -> list[Placed]:
+        """Those that the workers of one group make."""
+        return [each for each in self.components if each.group == group]
+
+    @property
+    def required_code(self) -> list[str]:
+        """Functions that components call, and files that decide what they say."""
+        needs = [each.needs for each in self.components]
+        return [name for each in needs for name in (*each.code, *each.files)]
+
+    @property
+    def hosting(self) -> Hosting:
+        """Habits of the sampler's engine with the model that it is handed."""
+        return stated_requirements(self.rollout.engine).hosting or Hosting()
 
     def stage_of(self, round_index: int) -> Stage:
         """The stage that a round belongs to; round 0, which only measures, counts to the first."""

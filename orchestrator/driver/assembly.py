@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from orchestrator.config.gpu_counts import with_gpu_counts
+from orchestrator.config.groups import group_outlines
 from orchestrator.config.plug_ins.asked import acceptance_of
 from orchestrator.config.plug_ins.asked import load_prompts as prompts_from
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.secrets import passed_secrets
 from orchestrator.driver.worker_groups import start_groups
 from orchestrator.flow.stopping import StopRequest
 from orchestrator.flow.watchdog import Watch, WatchedCluster
@@ -57,7 +59,8 @@ def assemble(
     judge_models = models_as_begun(config, store, recorded)
     watch = Watch(folder, config.cluster.silence_timeout_seconds, events.warn)
     shared = run_files(config.cluster, folder, models_of(config, store), fence)
-    cluster = WatchedCluster(_cluster(config, folder, journal, fence.epoch, events, shared), watch)
+    inner = _cluster(config, folder, journal, epoch=fence.epoch, events=events, shared=shared)
+    cluster = WatchedCluster(inner, watch)
     settings, warn = config.storage, events.warn
     with (
         closing(cluster),
@@ -191,6 +194,7 @@ def _cluster(
     config: RunConfig,
     folder: RunFolder,
     journal: Journal,
+    *,
     epoch: int,
     events: EventLog,
     shared: RunFiles | None,
@@ -206,10 +210,9 @@ def _cluster(
         run=read_identity(folder).run_id,
         epoch=epoch,
         allow_insecure=asked.allow_insecure,
-        max_restarts=asked.max_restarts,
         lost_after_seconds=asked.lost_after_seconds,
         was_running=bool(journal.entries),
-        keep=named_secrets(config),
+        keep=passed_secrets(config),
         files=shared,
         on_warning=events.warn,
     )
@@ -218,20 +221,4 @@ def _cluster(
 def _inline_gpus(config: RunConfig) -> int:
     """GPUs that the driver may see when it does all the work: one, or none where no group asks for one."""
     asked = with_gpu_counts(config, min(1, len(usable_gpus())))
-    of_groups = (asked.rollout.resources, asked.training.resources, asked.verify.judge_resources)
-    return int(any(resources.gpus for resources in of_groups))
-
-
-def named_secrets(config: RunConfig) -> set[str]:
-    """Environment variables with secrets that the config names for workers: those of judges, and pass_secrets."""
-    found = set(config.cluster.pass_secrets)
-    waiting: list[object] = [judge.model_dump() for judge in config.judges]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if isinstance(name := value.get("api_key_env"), str):
-                found.add(name)
-            waiting += value.values()
-        elif isinstance(value, (list, tuple)):
-            waiting += value
-    return found
+    return int(any(group.resources.gpus for group in group_outlines(asked)))

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from orchestrator.config.gpu_counts import check_gpus, with_gpu_counts
+from orchestrator.config.groups import group_outlines
 from orchestrator.config.run_config import RunConfig, strategies
-from orchestrator.config.sections import ResourceSettings
 from orchestrator.rounds.context import Groups
 from orchestrator.rounds.judge_versions import judging_policies
-from orchestrator.rounds.transfers import judge_files, policy_files
+from orchestrator.rounds.transfers import group_files
 from orchestrator.runs.folder import RunFolder, template_date
 from orchestrator.runs.judge_models import model_as_recorded
 from policies.base.records import PolicyVersion, RoundResult
 from policies.plug_ins.plugin_code import PlugInCode
 from policies.storage.policy_store import PolicyStore
 from workers.cluster.pinned import PinnedWorker
-from workers.cluster.seam import NO_FILES, Cluster, Files, Group, Resources, WorkerSeed
+from workers.cluster.seam import Cluster, Group, GroupSpec, Resources, Restarts, WorkerSeed
 from workers.judge.judge import BackendContext
 from workers.judge.worker import JudgeWorker
 from workers.rollout.chat.chat_settings import ChatSettings
@@ -29,48 +30,20 @@ from workers.verify.worker import VerifyWorker
 NO_PLUG_INS: Mapping[str, PlugInCode] = {}
 
 
-class _Starter:
-    """Starts groups and remembers them, so that all can be waited for together."""
+@dataclass(frozen=True)
+class RunSoFar:
+    """All that workers are made of: the config with its numbers of GPUs, and where the run stands."""
 
-    def __init__(
-        self, cluster: Cluster, timeout_seconds: float, plug_ins: Mapping[str, PlugInCode], run: str
-    ) -> None:
-        self._plug_ins, self._run = plug_ins, run
-        self.cluster = cluster
-        self.timeout_seconds = timeout_seconds
-        self.started: list[Group] = []
+    config: RunConfig
+    folder: RunFolder
+    store: PolicyStore
+    results: Sequence[RoundResult]
+    epoch: int
+    judge_models: Mapping[str, PolicyVersion]
 
-    def start(
-        self,
-        name: str,
-        factory: type,
-        kwargs: dict[str, Any],
-        *,
-        size: int,
-        asked: ResourceSettings,
-        files: Files = NO_FILES,
-    ) -> Group:
-        if self._plug_ins:
-            pins = {"pinned_code": dict(self._plug_ins), "pinned_run": self._run}
-            kwargs = {**kwargs, "pinned_factory": factory, **pins}
-            factory = PinnedWorker
-        group = self.cluster.start_group(
-            name,
-            factory,
-            kwargs,
-            size=size,
-            resources=Resources(
-                num_cpus=asked.num_cpus,
-                num_gpus=asked.gpus,
-                custom=asked.custom,
-                labels=asked.labels,
-                placement=asked.placement,
-            ),
-            timeout_seconds=self.timeout_seconds,
-            files=files,
-        )
-        self.started.append(group)
-        return group
+    @property
+    def chat(self) -> ChatSettings:
+        return self.config.rollout.chat(template_date(self.folder))
 
 
 def start_groups(
@@ -92,85 +65,131 @@ def start_groups(
     if config.cluster.backend == "ray":
         check_gpus(config, cluster.gpus())
     config = with_gpu_counts(config, cluster.gpus())
-    policy = store.get(results[-1].after if results else 0)
-    starter = _Starter(cluster, config.cluster.start_timeout_seconds, plug_ins, str(folder.path))
-    chat = config.rollout.chat(template_date(folder))
-    rollout = _start_rollout(starter, config, policy, chat, epoch)
-    size, asked = config.verify.workers, config.verify.resources
-    verify = starter.start("verify", VerifyWorker, _verify_kwargs(config), size=size, asked=asked)
-    grade = verify
-    if config.evaluation.verifiers is not None:
-        own = {"verifiers": config.evaluation_verifiers, "feedback": config.feedback}
-        grade = starter.start("grade", VerifyWorker, own, size=size, asked=asked)
-    judge = None
-    if config.judges:
-        policies = judging_policies(config, results, store)
-        context = BackendContext(
-            policy_version=store.get,
-            model_version=partial(model_as_recorded, judge_models or {}),
-            dtype=config.policy.dtype,
-            seed=config.seed,
-            chat=chat,
+    made = RunSoFar(config, folder, store, results, epoch, judge_models or {})
+    specs = [_pinned(spec, plug_ins, str(folder.path)) for spec in group_specs(made)]
+    started = {spec.name: cluster.start_group(spec) for spec in specs}
+    timeout_seconds = config.cluster.start_timeout_seconds
+    cluster.wait_ready(list(started.values()), timeout_seconds)
+    groups = Groups(started)
+    if groups.judge is not None:
+        _check_judges(cluster, groups.judge, timeout_seconds)
+    return groups
+
+
+def group_specs(made: RunSoFar) -> list[GroupSpec]:
+    """The specification of every group: its outline, with the class of its workers and what they are given."""
+    cluster = made.config.cluster
+    restarts = Restarts(cluster.max_restarts, cluster.start_timeout_seconds)
+    specs = []
+    for outline in group_outlines(made.config):
+        asked = outline.resources
+        resources = Resources(
+            num_cpus=asked.num_cpus,
+            num_gpus=asked.gpus,
+            custom=asked.custom,
+            labels=asked.labels,
+            placement=asked.placement,
         )
-        judge = _start_judge(starter, config, folder, policies, context, epoch=epoch)
-    train = _start_train(starter, config)
-    cluster.wait_ready(starter.started, config.cluster.start_timeout_seconds)
-    if judge is not None:
-        _check_judges(cluster, judge, config.cluster.start_timeout_seconds)
-    return Groups(rollout=rollout, verify=verify, grade=grade, judge=judge, train=train)
+        specs.append(
+            dataclasses.replace(
+                _WORKERS[outline.name](made, outline.workers),
+                size=outline.workers,
+                resources=resources,
+                restarts=restarts,
+            )
+        )
+    return specs
 
 
-def _start_rollout(
-    starter: _Starter, config: RunConfig, policy: PolicyVersion, chat: ChatSettings, epoch: int
-) -> Group:
-    size, asked = config.rollout.workers, config.rollout.resources
-    kwargs = {
+def _pinned(spec: GroupSpec, plug_ins: Mapping[str, PlugInCode], run: str) -> GroupSpec:
+    """The group with workers that look at their plug-ins before an answer counts; the same without plug-ins."""
+    if not plug_ins:
+        return spec
+    pins = {"pinned_factory": spec.worker, "pinned_code": dict(plug_ins), "pinned_run": run}
+    return dataclasses.replace(spec, worker=PinnedWorker, arguments={**spec.arguments, **pins})
+
+
+def _rollout(made: RunSoFar, size: int) -> GroupSpec:
+    config, results = made.config, made.results
+    policy = made.store.get(results[-1].after if results else 0)
+    arguments = {
         "engine": config.rollout.engine,
         "strategies": strategies(config),
         "steps": config.rollout.steps,
         "policy": policy,
         "dtype": config.policy.dtype,
-        "seed": WorkerSeed((config.seed, "rollout", epoch)),
+        "seed": WorkerSeed((config.seed, "rollout", made.epoch)),
         "threads": config.rollout.threads,
         "shared_by": size,
-        "chat": chat,
+        "chat": made.chat,
     }
-    files = policy_files(policy)
-    return starter.start("rollout", RolloutWorker, kwargs, size=size, asked=asked, files=files)
+    files = group_files(config, "rollout", [policy])
+    return GroupSpec(
+        "rollout", RolloutWorker, arguments, files=files, reports=frozenset({"sample"})
+    )
 
 
-def _verify_kwargs(config: RunConfig) -> dict[str, Any]:
+def _verify(made: RunSoFar, size: int) -> GroupSpec:
+    config = made.config
     weights = {v.source: v.weight for v in config.verifiers}
     weights |= {j.source: j.weight for j in config.judges}
-    return {
+    arguments = {
         "verifiers": config.verifiers,
         "feedback": config.feedback,
         "preferences": [stage.preferences for stage in config.resolved_stages],
         "weights": weights,
     }
+    files = group_files(config, "verify")
+    return GroupSpec("verify", VerifyWorker, arguments, files=files, reports=frozenset({"verify"}))
 
 
-def _start_judge(
-    starter: _Starter,
-    config: RunConfig,
-    folder: RunFolder,
-    policies: Mapping[str, PolicyVersion],
-    context: BackendContext,
-    *,
-    epoch: int,
-) -> Group:
-    size, asked = config.verify.judge_workers, config.verify.judge_resources
-    kwargs = {
+def _grade(made: RunSoFar, size: int) -> GroupSpec:
+    config = made.config
+    arguments = {"verifiers": config.evaluation_verifiers, "feedback": config.feedback}
+    files = group_files(config, "grade")
+    return GroupSpec("grade", VerifyWorker, arguments, files=files, reports=frozenset({"verify"}))
+
+
+def _judge(made: RunSoFar, size: int) -> GroupSpec:
+    config = made.config
+    policies = judging_policies(config, made.results, made.store)
+    arguments = {
         "judges": config.judges,
-        "context": context,
-        "cache_dir": str(folder.judge_cache),
+        "context": BackendContext(
+            policy_version=made.store.get,
+            model_version=partial(model_as_recorded, made.judge_models),
+            dtype=config.policy.dtype,
+            seed=config.seed,
+            chat=made.chat,
+        ),
+        "cache_dir": str(made.folder.judge_cache),
         "policies": policies,
-        "seed": WorkerSeed((config.seed, "judge", epoch)),
+        "seed": WorkerSeed((config.seed, "judge", made.epoch)),
         "threads": config.verify.judge_threads,
         "shared_by": size,
     }
-    files = judge_files(config, policies.values())
-    return starter.start("judge", JudgeWorker, kwargs, size=size, asked=asked, files=files)
+    files = group_files(config, "judge", policies.values())
+    return GroupSpec("judge", JudgeWorker, arguments, files=files, reports=frozenset({"judge"}))
+
+
+def _train(made: RunSoFar, size: int) -> GroupSpec:
+    stages = made.config.resolved_stages
+    arguments = {
+        "setups": [(s.training.engine, s.training.loss, s.training) for s in stages],
+        "adapter": made.config.policy.adapter,
+    }
+    files = group_files(made.config, "train")
+    return GroupSpec("train", TrainWorker, arguments, files=files, reports=frozenset({"update"}))
+
+
+_WORKERS: Mapping[str, Callable[[RunSoFar, int], GroupSpec]] = {
+    "rollout": _rollout,
+    "verify": _verify,
+    "grade": _grade,
+    "judge": _judge,
+    "train": _train,
+}
+"""The makers of the groups that `orchestrator.config.groups` outlines."""
 
 
 def _check_judges(cluster: Cluster, judge: Group, timeout_seconds: float) -> None:
@@ -178,14 +197,3 @@ def _check_judges(cluster: Cluster, judge: Group, timeout_seconds: float) -> Non
     calls = [judge.submit("check", worker=i, label="trial question") for i in judge.ready()]
     for call in calls:
         cluster.result(call, timeout_seconds)
-
-
-def _start_train(starter: _Starter, config: RunConfig) -> Group:
-    kwargs = {
-        "setups": [
-            (s.training.engine, s.training.loss, s.training) for s in config.resolved_stages
-        ],
-        "adapter": config.policy.adapter,
-    }
-    size, asked = config.training.workers, config.training.resources
-    return starter.start("train", TrainWorker, kwargs, size=size, asked=asked)

@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,12 +20,10 @@ from typing import Any
 
 from orchestrator.runs.folder import RunFolder
 from workers.cluster.heartbeat import SignOfLife, read_sign, write_unsynced
-from workers.cluster.seam import NO_FILES, Call, Cluster, Files, Group, Resources
+from workers.cluster.seam import NO_FILES, Call, Cluster, Files, Group, GroupSpec
 
 WRITE_SECONDS = 1.0
 """Shortest time between two writes of `activity.json`."""
-REPORTING = frozenset({"sample", "update", "verify", "judge"})
-"""Methods whose workers beat while they work; silence means something in these only."""
 
 
 @dataclass(eq=False)
@@ -33,8 +31,8 @@ class OpenCall:
     """A call that has not been answered."""
 
     call: Call
-    group: str
-    method: str
+    reports: bool
+    """Whether its worker gives signs of life while it works; only then silence means something."""
     report: Path
     since: float
     """When it was handed in, then when it began to run; on the monotonic clock."""
@@ -85,8 +83,8 @@ class Watch:
         """A path for the signs of life of the next call."""
         return self._folder.activity_reports / f"{os.getpid()}-{next(self._numbers)}.json"
 
-    def opened(self, group: str, method: str, call: Call, report: Path) -> None:
-        self._open[call] = OpenCall(call, group, method, report, time.monotonic())
+    def opened(self, call: Call, report: Path, *, reports: bool) -> None:
+        self._open[call] = OpenCall(call, reports, report, time.monotonic())
         self.write_sometimes()
 
     def closed(self, call: Call) -> None:
@@ -102,7 +100,7 @@ class Watch:
         for each in self._open.values():
             each.look(now)
             quiet = now - each.last_sign
-            if each.running and each.method in REPORTING and quiet > self._silence_seconds:
+            if each.running and each.reports and quiet > self._silence_seconds:
                 so_far = ", ".join(f"{n:g} {what}" for what, n in each.row(now)["counts"].items())
                 found.append(
                     (
@@ -148,9 +146,10 @@ class Watch:
 class WatchedGroup:
     """A group whose calls are remembered until they are answered."""
 
-    def __init__(self, inner: Group, watch: Watch) -> None:
+    def __init__(self, inner: Group, watch: Watch, reports: Collection[str]) -> None:
         self.inner = inner
         self._watch = watch
+        self._reports = reports
 
     @property
     def name(self) -> str:
@@ -173,7 +172,7 @@ class WatchedGroup:
         call = self.inner.submit(
             method, *args, worker=worker, label=label, report=str(path), files=files
         )
-        self._watch.opened(self.name, method, call, path)
+        self._watch.opened(call, path, reports=method in self._reports)
         return call
 
     def ready(self) -> list[int]:
@@ -196,27 +195,8 @@ class WatchedCluster:
     def gpus(self) -> float:
         return self.inner.gpus()
 
-    def start_group(
-        self,
-        name: str,
-        factory: Callable[..., Any],
-        kwargs: dict[str, Any],
-        *,
-        size: int,
-        resources: Resources,
-        timeout_seconds: float,
-        files: Files = NO_FILES,
-    ) -> WatchedGroup:
-        group = self.inner.start_group(
-            name,
-            factory,
-            kwargs,
-            size=size,
-            resources=resources,
-            timeout_seconds=timeout_seconds,
-            files=files,
-        )
-        return WatchedGroup(group, self._watch)
+    def start_group(self, spec: GroupSpec) -> WatchedGroup:
+        return WatchedGroup(self.inner.start_group(spec), self._watch, spec.reports)
 
     def wait_ready(self, groups: Sequence[Group], timeout_seconds: float) -> None:
         self.inner.wait_ready(_unwrapped(groups), timeout_seconds)

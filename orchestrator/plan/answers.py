@@ -12,6 +12,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from policies.base.errors import PawlError, explain
 from policies.base.records import Prompt
+from policies.base.requirements import POLICY
 from workers.verify.verifier import Verifier
 
 NUM_SHOWN = 3
@@ -52,16 +53,17 @@ def plan_answers(
 
 def _own_judges(config: RunConfig, plan: Plan) -> None:
     """Warn of judges that are versions of the policy: models tend to prefer text like their own."""
-    for index, judge in enumerate(config.judges):
-        backend = getattr(judge, "backend", None)
-        model = getattr(backend, "model", None) if hasattr(backend, "engine") else None
-        if model in ("policy", config.policy.model):
+    for each in config.components_of("judge"):
+        judge = config.judges[int(each.place[1])]
+        for model in each.needs.models:
+            if model.name not in (POLICY, config.policy.model):
+                continue
             plan.add(
                 "judges",
                 explain(
                     f"judge {judge.source!r} is the policy's own model: models tend to prefer text like their own",
-                    value=model,
-                    where=f"judges[{index}].backend.model",
+                    value=model.name,
+                    where=f"{each.setting}.{model.set_by}",
                     fix="give another model, or keep it and watch eval/pass@1, which verifiers alone decide",
                 ),
                 "warning",

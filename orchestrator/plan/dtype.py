@@ -8,6 +8,7 @@ from orchestrator.config.number_formats import BF16_CAPABILITY, cpu_multiplies_b
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import ResourceSettings
 from orchestrator.plan.lines import Plan
+from policies.base.component_walk import stated_requirements
 from policies.base.errors import explain
 from workers.cluster.machine import Machine
 
@@ -70,19 +71,17 @@ def _warn_of_slow_bf16(where: str, dtype: str, plan: Plan) -> None:
 
 def _wanted(config: RunConfig) -> Iterator[tuple[str, str, ResourceSettings, str]]:
     """Each format with where it is set, the resources of a worker that computes in it, and what else it could be."""
-    if config.rollout.engine.type != "fake":
+    if config.hosting.gpus:
         sampler = config.rollout.resources
         yield "policy.dtype", config.policy.dtype, sampler, "float16 or float32"
     for index, stage in enumerate(config.resolved_stages):
-        if stage.training.engine.type != "fake":
+        trainer = stated_requirements(stage.training.engine).hosting
+        if trainer is not None and trainer.gpus:
             at = f"stages[{index}].training.precision" if config.stages else "training.precision"
             yield at, stage.training.precision, config.training.resources, "fp32"
-    for index, judge in enumerate(config.judges):
-        backend = getattr(judge, "backend", None)
-        engine = getattr(backend, "engine", None)
-        if engine is not None and engine.type != "fake":
-            own = getattr(backend, "dtype", None)
-            at = f"judges[{index}].backend.dtype" if own else "policy.dtype (the judge's too)"
+    for judge in config.components_of("judge"):
+        for own in (m.dtype for m in judge.needs.models if m.hosting is not None and m.gpus):
+            at = f"{judge.setting}.dtype" if own else "policy.dtype (the judge's too)"
             gpus = config.verify.judge_resources
             yield at, own or config.policy.dtype, gpus, "float16 or float32"
 

@@ -11,6 +11,7 @@ from orchestrator.config.plug_ins.asked import judging_of
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.sizes import completion_tokens
+from policies.base.component_walk import stated_requirements
 from policies.base.errors import PawlError, explain
 from policies.base.records import Prompt
 from workers.verify.isolated_verifier import IsolatedVerifier
@@ -59,7 +60,7 @@ def try_functions(
         name = f"{LINE}{verifier.source}"
         if _described(config, verifier, prompts):
             _answers(config, verifier, prompts, plan)
-        elif verifier.type == "callable":
+        elif stated_requirements(verifier).code:
             continue  # it cannot be called: `plan_answers` said so
         found, tried = _tried(verifier, prompts, longest)
         if found.problem:
@@ -99,7 +100,8 @@ def _users_own(
     for verifiers, prompts in ((config.verifiers, train), (config.evaluation_verifiers, held_out)):
         for verifier in verifiers:
             home = type(verifier).component.__module__
-            shipped = home.startswith(f"{VERIFIERS.package}.") and verifier.type != "callable"
+            calls = stated_requirements(verifier).code
+            shipped = home.startswith(f"{VERIFIERS.package}.") and not calls
             if prompts and not shipped and verifier not in [known for known, _ in found]:
                 found.append((verifier, prompts))
     return found

@@ -30,7 +30,7 @@ _NEUTRAL = {"do_sample": (True,), "temperature": (1.0,), "top_p": (1.0,), "min_l
 
 def plan_generation(config: RunConfig, plan: Plan, model: ModelFacts) -> None:
     """Add a line with what the folder sets and the run does not use; nothing where it sets nothing."""
-    if config.rollout.engine.type == "fake":
+    if config.hosting.scripted:
         return
     path = model.path / "generation_config.json"
     try:

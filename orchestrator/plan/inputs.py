@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from orchestrator.config.model_files import resolve_model
 from orchestrator.config.plug_ins.asked import load_prompts
@@ -16,7 +17,9 @@ from orchestrator.plan.lines import Plan
 from orchestrator.plan.model import ModelFacts, adapter_base, read_model
 from orchestrator.plan.sizes import TokenCounts, completion_tokens, memory_text
 from orchestrator.prompts.overlap import overlapping
+from orchestrator.prompts.source import PromptSource
 from policies.base.component import Component
+from policies.base.component_walk import stated_requirements
 from policies.base.errors import InputError, PawlError
 from policies.base.records import Prompt
 from policies.storage.fake_model import read_skill
@@ -24,7 +27,7 @@ from policies.storage.fake_model import read_skill
 
 def is_fake(config: RunConfig) -> bool:
     """Tell whether the scripted engine samples: its model has neither layers nor a tokenizer."""
-    return config.rollout.engine.type == "fake"
+    return config.hosting.scripted
 
 
 def plan_model(config: RunConfig, plan: Plan, *, elsewhere: bool) -> ModelFacts | None:
@@ -73,13 +76,15 @@ def plan_model(config: RunConfig, plan: Plan, *, elsewhere: bool) -> ModelFacts 
 
 
 def _code_that_would_run(config: RunConfig, plan: Plan, path: Path) -> None:
-    """Name the model's own code, with its digests: it runs with the rights of the workers."""
+    """Name the code that comes with models, with its digests: it runs with the rights of the workers."""
     trusted = trusted_by(config)
-    if trusted:
-        files = ", ".join(f"{n} sha256:{d[:16]}" for n, d in code_files(path).items()) or "none"
+    for model in dict.fromkeys(trusted.values()):
+        settings = ", ".join(where for where, name in trusted.items() if name == model)
+        own = path if model == config.policy.model else Path(model)
+        files = ", ".join(f"{n} sha256:{d[:16]}" for n, d in code_files(own).items()) or "none"
         plan.add(
             "remote code",
-            f"{', '.join(f'{where}.trust_remote_code' for where in trusted)} is on: Python code of {path} may run "
+            f"{settings} is on: Python code of {own} may run "
             f"with all rights of the workers: {files}",
             "warning",
         )
@@ -92,7 +97,6 @@ def is_hub_id(name: str) -> bool:
 
 def _model_problems(config: RunConfig, model: ModelFacts) -> list[str]:
     found: list[str] = []
-    engine = config.rollout.engine
     base = adapter_base(model.path)
     if not model.config and base:
         found.append(
@@ -130,10 +134,11 @@ def _model_problems(config: RunConfig, model: ModelFacts) -> list[str]:
             f"the model names code of another repository, which nothing pins (got {', '.join(foreign)}). Set by: "
             "auto_map in its config.json. Fix: copy that code beside the weights and read it"
         )
-    parallel = getattr(engine, "tensor_parallel_size", 1)
+    hosting = config.hosting
+    parallel = hosting.gpus if hosting.splits_heads else 1
     if model.attention_heads and model.attention_heads % parallel:
         found.append(
-            f"tensor_parallel_size {parallel} does not divide the model's {model.attention_heads} "
+            f"{hosting.gpus_set_by} {parallel} does not divide the model's {model.attention_heads} "
             "attention heads. Set by: rollout.engine. Fix: use a divisor"
         )
     return found
@@ -215,9 +220,8 @@ def check_prompts(config: RunConfig) -> Plan:
     """
     plan = Plan()
     loaded: list[list[Prompt]] = []
-    for name in ("train", "held_out"):
-        source = getattr(config.prompts, name)
-        if getattr(type(source).component, "is_heavy", False):
+    for name, source in (("train", config.prompts.train), ("held_out", config.prompts.held_out)):
+        if _is_heavy(source):
             plan.add(f"prompts.{name}", f"{source.type} is not read here: `pawl plan` reads it")
             loaded.append([])
         else:
@@ -226,19 +230,22 @@ def check_prompts(config: RunConfig) -> Plan:
     plan_answers(config, plan, train, held_out)
     show_functions(config, plan, train, held_out)
     test = config.prompts.test
-    if test is not None and not getattr(type(test).component, "is_heavy", False):
+    if test is not None and not _is_heavy(test):
         plan_test_prompts(config, plan, train, held_out, elsewhere=True)
     return plan
+
+
+def _is_heavy(source: Component.Config) -> bool:
+    return cast("type[PromptSource]", type(source).component).is_heavy
 
 
 def _load(
     config: RunConfig, name: str, source: Component.Config, plan: Plan, *, elsewhere: bool
 ) -> list[Prompt]:
-    path = str(getattr(source, "path", ""))
-    if elsewhere and source.type == "huggingface" and not Path(path).exists():
-        plan.add(
-            name, f"{path} is not on this machine: it would be downloaded; not checked", "warning"
-        )
+    absent = [n for n in stated_requirements(source).data_sets if not Path(n).exists()]
+    if elsewhere and absent:
+        said = f"{absent[0]} is not on this machine: it would be downloaded; not checked"
+        plan.add(name, said, "warning")
         return []
     try:
         prompts, notes = load_prompts(config, source)
@@ -259,11 +266,11 @@ def _load(
 
 def plan_context(config: RunConfig, plan: Plan, model: ModelFacts, counts: TokenCounts) -> None:
     """Compare the longest sequence with what the model, the engine and the trainer take."""
-    limit = getattr(config.rollout.engine, "max_model_len", None) or model.context_tokens
+    limit = config.hosting.max_context or model.context_tokens
     completion = completion_tokens(config, config.rollout.max_tokens)
     spent = counts.longest_prompt + completion
     how = "" if counts.exact else "about "
-    turns = getattr(config.rollout.strategy, "max_turns", None)
+    turns = stated_requirements(config.rollout.strategy).max_turns
     what = "rollout.max_tokens" if turns is None else f"up to {turns} turns of"
     text = (
         f"longest prompt {how}{counts.longest_prompt} + {what} {completion} = {how}{spent} tokens"

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
-from orchestrator.config.model_files import resolve_model
 from orchestrator.config.plug_ins.asked import backend_probe
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.sections import PolicySettings
 from orchestrator.config.tracking_uri import redact
-from orchestrator.plan.inputs import is_hub_id
 from orchestrator.plan.lines import Plan
+from orchestrator.plan.other_models import add_model
 from policies.base.component import Component, create
+from policies.base.component_walk import requirements_of, stated_requirements
 from policies.base.errors import (
     ConfigurationError,
-    InputError,
     JudgeError,
     PawlError,
     boundary,
@@ -23,7 +20,7 @@ from policies.base.errors import (
 )
 from policies.base.policy_choice import PolicyChoice, RoundsAgo
 from policies.base.records import PolicyVersion
-from workers.judge.backends.engine import EngineBackend
+from policies.base.requirements import POLICY
 from workers.judge.judge import BackendContext, Unavailable
 
 
@@ -36,17 +33,21 @@ def plan_judges(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:
     _soft_labels(config, plan)
     for index, sources, backend in _backends(config):
         names = ", ".join(sources)
-        if isinstance(backend, EngineBackend.Config):
-            _model(backend, plan, names, f"judges.{index}.backend.model")
-            continue
-        address = getattr(backend, "base_url", None)
+        needs = requirements_of(backend)
+        for model in needs.models:
+            if model.name == POLICY:
+                plan.add("judge", f"{names}: {_when(model.version)}")
+            else:
+                add_model(plan, model, ("judge", names), f"judges.{index}.backend.{model.set_by}")
+        address = ", ".join(redact(host) for host in needs.hosts)
         if address and elsewhere:
-            plan.add("judge", f"{names} asks {redact(str(address))}; not tried: another machine")
+            plan.add("judge", f"{names} asks {address}; not tried: another machine")
             continue
         found = _probe(config, backend)
         if found is None:
-            asked = f"{redact(str(address))}, which answers" if address else backend.type
-            plan.add("judge", f"{names} asks {asked}")
+            asked = f"{address}, which answers" if address else backend.type
+            if address or not needs.models:
+                plan.add("judge", f"{names} asks {asked}")
         else:
             soft = found.may_pass or config.cluster.address is not None
             plan.add("judge", f"{names}: {found.message}", "warning" if soft else "problem")
@@ -55,7 +56,7 @@ def plan_judges(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:
 def _soft_labels(config: RunConfig, plan: Plan) -> None:
     """Warn where soft labels have no judge to come from: scores of 0 and 1 make every label certain."""
     for stage in config.resolved_stages:
-        if getattr(stage.training.loss, "soft_labels", False) and not config.judges:
+        if stated_requirements(stage.training.loss).probabilities and not config.judges:
             at = f"stages[{stage.index}].training" if config.stages else "training"
             plan.add(
                 "soft labels",
@@ -68,23 +69,6 @@ def _soft_labels(config: RunConfig, plan: Plan) -> None:
                 ),
                 "warning",
             )
-
-
-def _model(backend: EngineBackend.Config, plan: Plan, names: str, where: str) -> None:
-    """Say which version of the policy judges when, or whether another model is there."""
-    if backend.model == "policy":
-        plan.add("judge", f"{names}: {_when(backend.version)}")
-        return
-    try:
-        path = resolve_model(PolicySettings(model=backend.model), download=False)
-        plan.add("judge", f"{names} is the model {path}")
-    except InputError as error:
-        may_come = is_hub_id(backend.model) and os.environ.get("HF_HUB_OFFLINE", "") in ("", "0")
-        if may_come:
-            plan.add("judge", f"{names}: {backend.model} would be downloaded", "warning")
-        else:
-            text = str(error).replace("policy.model", where)
-            plan.add("judge", f"{names}: {text}", "problem")
 
 
 def _when(choice: PolicyChoice | None) -> str:

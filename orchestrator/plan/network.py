@@ -17,6 +17,10 @@ def plan_network(config: RunConfig, plan: Plan) -> None:
     for line in listening(config):
         plan.add("ports", line)
     plan.add("run folder", seen_by(config))
+    for each in config.components:
+        if each.group != "judge":  # those are asked whether they answer
+            for host in each.needs.hosts:
+                plan.add("network", f"{each.setting} asks {redact(host)}")
     if config.tracking.enabled:
         plan.add("tracking", redact(config.tracking.uri))
 
@@ -54,11 +58,6 @@ def listening(config: RunConfig) -> list[str]:
             f"training group of {config.training.workers}: one meeting port and the links between workers, on {here}; "
             "no authentication of their own"
         )
-    parallel = getattr(config.rollout.engine, "tensor_parallel_size", 1)
-    if parallel > 1:
-        found.append(
-            f"vLLM with tensor_parallel_size {parallel}: links between its {parallel} processes, on VLLM_HOST_IP; no "
-            "authentication of their own"
-        )
+    found += dict.fromkeys(port for each in config.components for port in each.needs.ports)
     found.append("MLflow: none, a run only sends; `pawl ui` listens on 127.0.0.1 while it runs")
     return found

@@ -9,12 +9,13 @@ Every line is `ok`, `warning` or `problem`; a run with a problem is refused befo
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config.gpu_counts import gpu_problem, left_out, with_gpu_counts
+from orchestrator.config.groups import group_outlines
 from orchestrator.config.number_formats import with_number_formats
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.secrets import withheld_secrets
 from orchestrator.config.tracking_uri import sqlite_file
 from orchestrator.plan.answers import plan_answers
 from orchestrator.plan.dtype import plan_dtype
@@ -25,38 +26,17 @@ from orchestrator.plan.inputs import plan_context, plan_model, plan_prompts, pla
 from orchestrator.plan.judges import plan_judges
 from orchestrator.plan.lines import Plan
 from orchestrator.plan.losses import plan_losses, plan_routers
+from orchestrator.plan.memory import memory_of_run
 from orchestrator.plan.model import ModelFacts
 from orchestrator.plan.network import plan_network
-from orchestrator.plan.sizes import (
-    TokenCounts,
-    checkpoints_of_run,
-    disk_of_run,
-    memory_of_run,
-    memory_text,
-)
+from orchestrator.plan.other_models import plan_other_models
+from orchestrator.plan.sizes import TokenCounts, checkpoints_of_run, disk_of_run, memory_text
 from orchestrator.plan.solutions import plan_solutions
 from orchestrator.plan.storage import plan_storage
 from orchestrator.plan.template import plan_template
 from orchestrator.plan.tracking import plan_tracking
 from policies.base.errors import explain
 from workers.cluster.machine import Machine, existing_parent, free_disk, this_machine
-
-
-@dataclass(frozen=True)
-class Group:
-    """Workers of one kind."""
-
-    name: str
-    workers: int
-    num_cpus: float
-    num_gpus: float
-    automatic: bool = False
-    """Whether it takes what the cluster has, which is not known here."""
-
-    @property
-    def gpus(self) -> str:
-        """For people."""
-        return "GPUs as there are" if self.automatic else f"{self.num_gpus:g} GPU"
 
 
 def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -> Plan:
@@ -101,24 +81,27 @@ def make_plan(config: RunConfig, *, run_folder: Path, elsewhere: bool = False) -
     _writes(config, plan, run_folder)
     _disk(config, plan, run_folder, model, counts, elsewhere=elsewhere)
     plan_network(config, plan)
+    _secrets(config, plan)
     plan_storage(config, plan, run_folder, elsewhere=elsewhere)
     plan_tracking(config, plan, elsewhere=elsewhere)
+    plan_other_models(config, plan)
     plan_judges(config, plan, elsewhere=elsewhere)
     return plan
 
 
-def groups(config: RunConfig) -> list[Group]:
-    """The worker groups of a run, and what each worker asks for."""
-    wanted = [
-        ("rollout", config.rollout.workers, config.rollout.resources),
-        ("verify", config.verify.workers, config.verify.resources),
-        ("train", config.training.workers, config.training.resources),
-    ]
-    if config.evaluation.verifiers is not None:
-        wanted.insert(2, ("grade", config.verify.workers, config.verify.resources))
-    if config.judges:
-        wanted.append(("judge", config.verify.judge_workers, config.verify.judge_resources))
-    return [Group(name, n, r.num_cpus, r.gpus, r.num_gpus == "auto") for name, n, r in wanted]
+def _secrets(config: RunConfig, plan: Plan) -> None:
+    """Refuse a component that would not see the secret that it requires."""
+    for each, name in withheld_secrets(config):
+        plan.add(
+            "secrets",
+            explain(
+                "a component requires a secret that no setting of it names: workers would not see it",
+                value=name,
+                where=each.setting,
+                fix="add it to cluster.pass_secrets, or give the component a setting with the variable's name",
+            ),
+            "problem",
+        )
 
 
 def _with_gpus_of(config: RunConfig, plan: Plan, gpus: int) -> RunConfig:
@@ -142,22 +125,23 @@ def _with_gpus_of(config: RunConfig, plan: Plan, gpus: int) -> RunConfig:
 
 
 def _workers(config: RunConfig, plan: Plan, machine: Machine, *, elsewhere: bool) -> None:
-    asked = groups(config)
+    asked = group_outlines(config)
     for group in asked:
         plan.add(
             f"{group.name} workers",
-            f"{group.workers} x ({group.num_cpus:g} CPU, {group.gpus})",
+            f"{group.workers} x ({group.resources.num_cpus:g} CPU, {group.gpus})",
         )
-    cpus, gpus = (
-        sum(g.workers * n for g, n in ((g, getattr(g, k)) for g in asked))
-        for k in ("num_cpus", "num_gpus")
-    )
-    parallel = getattr(config.rollout.engine, "tensor_parallel_size", 1)
-    own = config.rollout.resources
+    cpus = sum(g.workers * g.resources.num_cpus for g in asked)
+    gpus = sum(g.workers * g.resources.gpus for g in asked)
+    parallel, own = config.hosting.gpus, config.rollout.resources
     if own.num_gpus != "auto" and parallel > max(1.0, own.num_gpus):
+        set_by = config.hosting.gpus_set_by
+        said = (
+            f"rollout.engine.{set_by} is {parallel}" if set_by else f"a copy takes {parallel} GPUs"
+        )
         plan.add(
             "GPUs",
-            f"rollout.engine.tensor_parallel_size is {parallel}, but a rollout worker asks for "
+            f"{said}, but a rollout worker asks for "
             f"{own.num_gpus:g} GPU. Set by: rollout.resources.num_gpus. Fix: set it to {parallel}",
             "problem",
         )
@@ -189,7 +173,7 @@ def _memory(
     config: RunConfig, plan: Plan, model: ModelFacts, counts: TokenCounts, machine: Machine | None
 ) -> None:
     parts = memory_of_run(config, model, counts)
-    on_gpu = any(g.num_gpus for g in groups(config))
+    on_gpu = any(g.resources.gpus for g in group_outlines(config))
     total = sum(parts.values())
     text = " + ".join(f"{name} {memory_text(size)}" for name, size in parts.items() if size)
     text = f"about {memory_text(total)} ({text})"

@@ -10,8 +10,8 @@ from typing import Any
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import PER_ROUND
-from orchestrator.config.stages import Stage
 from orchestrator.plan.model import ModelFacts
+from policies.base.component_walk import stated_requirements
 from policies.base.records import Prompt
 
 _CHARACTERS_PER_TOKEN = 3.0
@@ -20,8 +20,6 @@ _TEMPLATE_TOKENS = 8
 _NUM_LONGEST = 8
 _BYTES_PER_TOKEN_ON_DISK = 24
 """Ids, masks and log-probs of a token in trajectories and examples, compressed."""
-_ADAM_BYTES = 16
-"""Per trained parameter: fp32 weight, gradient and two moments."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class TokenCounts:
         samples = prompts * max(config.total_samples_of(s.first_round) for s in stages)
         measured = len(held_out) * config.evaluation.samples_per_prompt
         every = [*train, *held_out]
-        longest, exact = longest_prompt(every, model, by_bytes=config.rollout.engine.type == "fake")
+        longest, exact = longest_prompt(every, model, by_bytes=config.hosting.scripted)
         characters = [len(prompt_text(p)) for p in every]
         scale = longest / max(1, *characters) if characters else 0.0
         return cls(
@@ -79,10 +77,10 @@ class TokenCounts:
 
 def completion_tokens(config: RunConfig, per_turn: int) -> int:
     """Most tokens of a trajectory after its prompt, as the strategy limits it."""
-    strategy = config.rollout.strategy
-    tokens = per_turn * int(getattr(strategy, "max_turns", 1))
-    limit = getattr(strategy, "max_trajectory_tokens", None)
-    return tokens if limit is None else min(tokens, int(limit))
+    needs = stated_requirements(config.rollout.strategy)
+    tokens = per_turn * (1 if needs.max_turns is None else needs.max_turns)
+    limit = needs.max_trajectory_tokens
+    return tokens if limit is None else min(tokens, limit)
 
 
 def prompt_text(prompt: Prompt) -> str:
@@ -117,46 +115,6 @@ def fast_tokenizer(path: Path) -> Any:
         return None
 
 
-def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> dict[str, int]:
-    """Bytes by part, all groups together, as if everything were on one machine."""
-    engine = config.rollout.engine
-    length = counts.longest_prompt + completion_tokens(config, config.rollout.max_tokens)
-    in_hand = min(
-        getattr(engine, "max_num_seqs", 128),
-        config.rollout.prompts_per_shard * config.rollout.samples_per_prompt,
-    )
-    cache = model.cache_bytes_per_token(config.policy.dtype) * length * in_hand
-    reserved = getattr(engine, "cpu_cache_gib", 0) << 30
-    if not config.rollout.resources.gpus:
-        cache = max(cache, reserved)
-    sampler = model.bytes_as(config.policy.dtype) + cache
-    trainer = int(model.parameters * _trained_share(config)) * _ADAM_BYTES
-    if config.policy.adapter is not None:
-        trainer += model.parameters * 4  # frozen fp32 weights
-    stages = config.resolved_stages
-    logits = max(_rows(config, stage) * min(length, stage.training.max_length) for stage in stages)
-    logits *= (model.vocabulary or 0) * 4
-    recompute = any(
-        getattr(s.training.reference, "logprobs", "rollout") == "recompute"
-        or s.training.reference.type != "refresh"
-        for s in stages
-    )
-    judges = sum(1 for j in config.judges if hasattr(getattr(j, "backend", None), "engine"))
-    return {
-        "samplers": sampler * config.rollout.workers,
-        "trainer": trainer,
-        "logits": logits,
-        "reference": model.parameters * 4 if recompute else 0,
-        "judges": sampler * judges * config.verify.judge_workers,
-    }
-
-
-def _rows(config: RunConfig, stage: Stage) -> int:
-    """Sequences of one forward pass in training."""
-    sides = config.builder_of(stage.first_round).fewest_sequences
-    return sides * (stage.training.micro_batch_size or stage.training.batch_size)
-
-
 def disk_of_run(
     config: RunConfig, model: ModelFacts | None, counts: TokenCounts
 ) -> tuple[int, int]:
@@ -184,7 +142,7 @@ def checkpoint_bytes(config: RunConfig, weights: int) -> int:
         config: with its adapter, if any.
         weights: bytes of all weights in fp32.
     """
-    return round(3 * weights * _trained_share(config))
+    return round(3 * weights * trained_share(config))
 
 
 def checkpoints_of_run(
@@ -210,7 +168,7 @@ def checkpoints_of_run(
     return most, sure
 
 
-def _trained_share(config: RunConfig) -> float:
+def trained_share(config: RunConfig) -> float:
     """Trained parameters as a share of the model's: about `rank` rows and columns per adapted matrix."""
     adapter = config.policy.adapter
     return 1.0 if adapter is None else min(1.0, adapter.rank / 256)

@@ -87,7 +87,7 @@ def job_of(config: RunConfig, folder: str | None, prompts: Sequence[Prompt]) -> 
     """Return what the other process is to try; `folder` is that of the model, None for the scripted fake."""
     return Job(
         model=folder,
-        trust_remote_code=getattr(config.rollout.engine, "trust_remote_code", False),
+        trust_remote_code=config.hosting.trusts_code,
         chat=config.rollout.chat(datetime.now(UTC).date().isoformat()),
         strategies=tuple(_strategies(config)),
         prompts=_kinds(prompts),

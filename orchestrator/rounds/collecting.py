@@ -21,7 +21,7 @@ from orchestrator.rounds.context import RoundScope, Run
 from orchestrator.rounds.drawing import mend_prompts
 from orchestrator.rounds.judge_versions import judging_policies
 from orchestrator.rounds.limits import check_collection
-from orchestrator.rounds.transfers import judge_files, policy_files
+from orchestrator.rounds.transfers import group_files, policy_files
 from orchestrator.runs.events import EventKind
 from orchestrator.runs.folder import RoundFolder, ShardKind, ShardPaths
 from orchestrator.runs.phases import Collected, Drawn
@@ -163,7 +163,8 @@ def rollout_task(
     earlier: tuple[EarlierSamples, ...] = (),
 ) -> Task:
     """Sample a shard with `policy`, and with the earlier ones of a mixture."""
-    run.groups.rollout.restart_with(policy_files(policy), policy=policy)
+    files = group_files(run.config, "rollout", [policy])
+    run.groups.rollout.restart_with(files, policy=policy)
     rollout = run.config.rollout.model_dump(
         mode="json", exclude={"workers", "resources", "threads"}
     )
@@ -231,7 +232,7 @@ def verify_task(group: Group, settings: Sequence[BaseModel], plug_ins: PlugIns) 
 def _judge_task(run: Run, group: Group, seed: int) -> Task:
     """Judge a shard; judges that run on the policy load the version that is due in this round."""
     policies = judging_policies(run.config, run.journal.results(), run.store)
-    group.restart_with(judge_files(run.config, policies.values()), policies=policies)
+    group.restart_with(group_files(run.config, "judge", policies.values()), policies=policies)
     return Task(
         name="judge",
         group=group,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -25,17 +25,45 @@ from workers.cluster.seam import Cluster, Group
 R = TypeVar("R", bound=Record)
 
 
-@dataclass(frozen=True)
-class Groups:
-    """The worker groups. `judge` is None without judges; `grade` is `verify` unless
-    evaluation has its own verifiers.
-    """
+class Groups(Mapping[str, Group]):
+    """The worker groups by name, with accessors for those that a round asks."""
 
-    rollout: Group
-    verify: Group
-    grade: Group
-    judge: Group | None
-    train: Group
+    def __init__(self, by_name: Mapping[str, Group]) -> None:
+        self._by_name = dict(by_name)
+
+    def __getitem__(self, name: str) -> Group:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    @property
+    def rollout(self) -> Group:
+        """Samplers."""
+        return self["rollout"]
+
+    @property
+    def verify(self) -> Group:
+        """Verifiers of training attempts, and makers of examples."""
+        return self["verify"]
+
+    @property
+    def grade(self) -> Group:
+        """Verifiers of measured attempts: `verify` unless evaluation has verifiers of its own."""
+        return self.get("grade", self["verify"])
+
+    @property
+    def judge(self) -> Group | None:
+        """Judges; None in a run without any."""
+        return self.get("judge")
+
+    @property
+    def train(self) -> Group:
+        """Training processes."""
+        return self["train"]
 
 
 @dataclass(frozen=True)

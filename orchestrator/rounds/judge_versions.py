@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from orchestrator.config.run_config import RunConfig
+from policies.base.component_walk import requirements_of
 from policies.base.policy_choice import PolicyChoice, chosen_version
 from policies.base.records import PolicyVersion, RoundResult, RoundStatus
+from policies.base.requirements import POLICY
 from policies.storage.policy_store import PolicyStore
-from workers.judge.backends.engine import EngineBackend
 
 _PUBLISHED = (RoundStatus.IMPROVED, RoundStatus.KEPT, RoundStatus.REJECTED)
 
@@ -16,9 +17,9 @@ _PUBLISHED = (RoundStatus.IMPROVED, RoundStatus.KEPT, RoundStatus.REJECTED)
 def own_judges(config: RunConfig) -> Iterator[tuple[str, PolicyChoice | None]]:
     """Name and chosen version of each judge that runs on the policy itself."""
     for judge in config.judges:
-        backend = judge.backend
-        if isinstance(backend, EngineBackend.Config) and backend.model == "policy":
-            yield judge.source, backend.version
+        for model in requirements_of(judge).models:
+            if model.name == POLICY:
+                yield judge.source, model.version
 
 
 def judging_versions(config: RunConfig, results: Sequence[RoundResult]) -> dict[str, int]:

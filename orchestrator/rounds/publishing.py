@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from orchestrator.flow.waiting import wait_for_result
 from orchestrator.rounds.context import RoundScope
-from orchestrator.rounds.transfers import policy_files
+from orchestrator.rounds.transfers import group_files, policy_files
 from orchestrator.runs.phases import Published, Synced
 from policies.base.errors import RolloutError, WorkerLostError
 from policies.base.records import PolicyVersion
@@ -40,7 +40,7 @@ def sync(scope: RoundScope, version: PolicyVersion) -> Synced:
     run, group = scope.run, scope.run.groups.rollout
     files, label = policy_files(version), f"version {version.number}"
     # A worker that dies is built with these weights from now on.
-    group.restart_with(files, policy=version)
+    group.restart_with(group_files(run.config, "rollout", [version]), policy=version)
     calls = {
         i: group.submit("load_policy", version, worker=i, label=label, files=files)
         for i in group.ready()

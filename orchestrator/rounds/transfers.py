@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.config.model_files import resolve_model
+from orchestrator.config.model_files import folder_of
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.sections import ClusterSettings, PolicySettings
+from orchestrator.config.sections import ClusterSettings
 from orchestrator.runs.folder import RoundFolder, RunFolder
-from policies.base.errors import InputError
 from policies.base.records import PolicyVersion
 from policies.storage.policy_store import PolicyStore
 from workers.cluster.heartbeat import write_unsynced
 from workers.cluster.seam import Files
 from workers.cluster.transfer.shared_folder import RunFiles
-from workers.judge.backends.engine import EngineBackend
 from workers.training.engine import UpdateJob
 
 WRITABLE = (
@@ -56,14 +53,16 @@ def run_files(
 
 
 def models_of(config: RunConfig, store: PolicyStore) -> tuple[str, ...]:
-    """Folders outside the run that its workers read: the starting model and judges' models."""
-    folders = [Path(store.get(0).path), *_judge_models(config)]
+    """Folders outside the run that its workers read: the starting model, and models that components load."""
+    groups = dict.fromkeys(each.group for each in config.components)
+    others = [folder for group in groups for folder in _other_models(config, group)]
+    folders = [Path(store.get(0).path), *others]
     return tuple(dict.fromkeys(str(_with_blobs(folder)) for folder in folders))
 
 
-def judge_files(config: RunConfig, policies: Iterable[PolicyVersion]) -> Files:
-    """Return what judges read when they start: their models, and the versions of the policy that judge."""
-    reads = [str(path) for path in _judge_models(config)]
+def group_files(config: RunConfig, group: str, policies: Iterable[PolicyVersion] = ()) -> Files:
+    """Return what workers of a group read when they start: models of their components, and versions of the policy."""
+    reads = [str(path) for path in _other_models(config, group)]
     return Files(reads=tuple(dict.fromkeys([*reads, *(policy.path for policy in policies)])))
 
 
@@ -84,12 +83,12 @@ def update_files(job: UpdateJob, examples: list[str], folder: RoundFolder) -> Fi
     )
 
 
-def _judge_models(config: RunConfig) -> Iterator[Path]:
-    for judge in config.judges:
-        backend = judge.backend
-        if isinstance(backend, EngineBackend.Config) and backend.model != "policy":
-            with suppress(InputError):  # the node fetches it from the hub, or says why it cannot
-                yield resolve_model(PolicySettings(model=backend.model), download=False)
+def _other_models(config: RunConfig, group: str) -> Iterator[Path]:
+    for each in config.components_of(group):
+        for model in each.other_models():
+            folder = folder_of(model)
+            if folder is not None:  # else the node fetches it from the hub, or says why it cannot
+                yield folder
 
 
 def _with_blobs(model: Path) -> Path:

@@ -16,14 +16,12 @@ from policies.base.errors import CorruptStateError, InputError, explain
 from policies.base.records import PolicyVersion
 from policies.storage.policy_store import PolicyStore
 from policies.storage.version_files import files_digest
-from workers.judge.backends.engine import EngineBackend
 
 
 def judge_model_names(config: RunConfig) -> list[str]:
     """Models other than the policy that judges load themselves, as the config names them."""
-    backends = [judge.backend for judge in config.judges]
-    named = [b.model for b in backends if isinstance(b, EngineBackend.Config)]
-    return sorted({name for name in named if name != "policy"})
+    models = [model for each in config.components for model in each.other_models()]
+    return sorted({model.name for model in models if not model.tokenizer_only})
 
 
 def local_judge_models(config: RunConfig) -> dict[str, PolicyVersion]:

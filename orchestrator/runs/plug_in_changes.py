@@ -87,7 +87,7 @@ def plug_ins_of(config: RunConfig) -> dict[str, PlugInCode]:
     """Return what the plug-ins of a config are made of: as their process told, else by a walk through their sources."""
     if config.plug_ins is not None:
         return dict(config.plug_ins.code)
-    return codes_of(config.model_dump(mode="json"))
+    return codes_of(config.model_dump(mode="json"), required=config.required_code)
 
 
 def began_with(folder: RunFolder) -> dict[str, PlugInCode]:

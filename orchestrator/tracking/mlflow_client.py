@@ -345,7 +345,7 @@ class MlflowSink:
         except TrackingError as error:
             if isinstance(error, TrackingAnswered) or error.__cause__ is None:
                 raise
-            code = getattr(error.__cause__, "error_code", "")
+            code = vars(error.__cause__).get("error_code", "")
             experiment = self._run.experiment if self._run is not None else ""
             found = told(error.__cause__, self._uri, experiment=experiment)
             if found is not None:

@@ -43,7 +43,7 @@ def told(error: BaseException, uri: str, *, experiment: str = "") -> TrackingErr
         uri: the tracking URI.
         experiment: of the run.
     """
-    text, code = str(error), str(getattr(error, "error_code", ""))
+    text, code = str(error), str(vars(error).get("error_code", ""))
     where = redact(uri, uri)
     status = int(match[1]) if (match := _STATUS.search(text)) else _STATUS_OF.get(code)
     if match := _SCHEMA.search(text):

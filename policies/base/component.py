@@ -20,20 +20,15 @@ from importlib.metadata import EntryPoints, entry_points
 from types import ModuleType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    ValidationError,
-)
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from policies.base.errors import ConfigurationError
 from policies.base.module_loading import USER_MODULE, load_module
 from policies.base.module_loading import import_from_folder_of as import_from_folder_of
-from policies.base.redaction import names_a_secret, remember
+from policies.base.requirements import Requirements
+from policies.base.settings import Settings as Settings
 
 C = TypeVar("C", bound="Component")
 
@@ -57,19 +52,7 @@ OURS = ("pawl", "policies", "workers", "orchestrator")
 """Top-level packages whose classes are not plug-ins."""
 
 
-class Settings(BaseModel):
-    """Base of every config model: frozen, unknown keys refused, field docstrings kept for the schema."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Whatever process builds these settings knows from then on which of their values to keep out of texts."""
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if isinstance(value, str) and names_a_secret(name):
-                remember(value)
+_USUAL_NAMES = {"api_key_env": "secrets", "function": "code", "prompt_file": "files"}
 
 
 class Component:
@@ -85,10 +68,28 @@ class Component:
         type: str
         """Name of the component: a file of the family's folder, `package.module:Class` or `./file.py:name`."""
 
+        def requires(self) -> Requirements:
+            """Say what the component needs where it runs, besides what components in its settings need.
+
+            Asked before anything of it is made, so it imports nothing heavy and opens nothing. Add to what is usual:
+            `return super().requires() + Requirements(...)`.
+            """
+            return type(self).component.usual_requirements(self)
+
         def __reduce__(self) -> tuple[Any, ...]:
             # A class from a user's file has no module that another process could import by name:
             # settings travel as the reference of their component and plain JSON.
             return _rebuild, (reference_to(type(self).component), self.model_dump(mode="json"))
+
+    @classmethod
+    def usual_requirements(cls, config: Component.Config) -> Requirements:
+        """Say what settings of this kind need where their own class does not say, by the names that we use ourselves.
+
+        `api_key_env` names a secret, `function` a function of a user's, `prompt_file` a file that is judged by.
+        """
+        told = {to: dict(config).get(name) for name, to in _USUAL_NAMES.items()}
+        given = {to: (v,) for to, v in told.items() if isinstance(v, str) and v}
+        return Requirements.model_validate(given)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -271,6 +272,12 @@ class Family(Generic[C]):
 
     def _checked(self, found: Any, name: str) -> type[C]:
         if inspect.isclass(found) and issubclass(found, self.base):
+            shared = self.base.Config.model_fields.keys() - Component.Config.model_fields.keys()
+            if shared - found.Config.model_fields.keys():
+                raise ConfigurationError(
+                    f"the settings of {name!r} must inherit {self.base.__name__}.Config, which every {self.name} has. "
+                    f"Fix: class Config({self.base.__name__}.Config)"
+                )
             return found
         raise ConfigurationError(
             f"{name!r} is not a {self.name}: it must inherit {self.base.__name__}"

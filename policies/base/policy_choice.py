@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from policies.base.bounds import MAX_ROUNDS
-from policies.base.component import Settings
+from policies.base.settings import Settings
 
 
 class RoundsAgo(Settings):

@@ -7,6 +7,7 @@ from typing import Literal
 
 from policies.base.component import Component, Family
 from policies.base.records import Record
+from policies.base.requirements import POLICY, ModelRequirement, Requirements
 
 
 class ReferencePart(Record):
@@ -46,6 +47,12 @@ class ReferenceSchedule(Component):
         recorded (no pass needed); any other reference is recomputed, and so is everything for a loss with a reference
         point (KTO), which also needs the log-probs of completions of other prompts, from the same source. `recompute`:
         always a pass of the trainer."""
+
+    @classmethod
+    def usual_requirements(cls, config: Component.Config) -> Requirements:
+        """Say that an earlier version of the policy lies in memory beside the one that is trained."""
+        earlier = ModelRequirement(name=POLICY, set_by="type")
+        return super().usual_requirements(config) + Requirements(models=(earlier,))
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -29,9 +29,6 @@ from policies.plug_ins.module_walk import MAX_FILES, is_code, local_files
 
 _BY_PATH = re.compile(r"(?s)(?P<path>.+\.py)(:\w+)?")
 _BY_NAME = re.compile(r"(?P<module>[A-Za-z_][\w.]*):[A-Za-z_]\w*")
-_CODE_KEYS = frozenset({"type", "function"})
-_TEXT_KEYS = frozenset({"prompt_file"})
-"""Settings whose file says how something is judged."""
 
 
 class PlugInCode(Record):
@@ -58,6 +55,7 @@ class PlugInCode(Record):
 def codes_of(
     config: Mapping[str, Any],
     *,
+    required: Iterable[str] = (),
     imported: Iterable[str] = (),
     opened: Mapping[str, Iterable[Path]] | None = None,
 ) -> dict[str, PlugInCode]:
@@ -65,10 +63,11 @@ def codes_of(
 
     Args:
         config: as plain values.
+        required: functions and files that components say they need.
         imported: further references that it led to.
         opened: files that the import of a reference opened.
     """
-    named = dict.fromkeys([*_references(config), *imported])
+    named = dict.fromkeys([*_references(config), *required, *imported])
     given = opened or {}
     found = {name: code_of(name, given.get(name, ())) for name in named}
     return {name: code for name, code in sorted(found.items()) if code is not None}
@@ -83,10 +82,8 @@ def _references(value: Any, key: object = "") -> Iterator[str]:
             yield from _references(inner, key)
     elif isinstance(value, str) and value:
         by_path = _BY_PATH.fullmatch(value)
-        if (
-            (by_path is not None and _is_file(Path(by_path["path"])))
-            or key in _TEXT_KEYS
-            or (key in _CODE_KEYS and _names_a_module(value))
+        if (by_path is not None and _is_file(Path(by_path["path"]))) or (
+            key == "type" and _names_a_module(value)
         ):
             yield value
 

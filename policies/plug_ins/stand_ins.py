@@ -15,8 +15,10 @@ from typing import Any, NoReturn, cast
 from pydantic import BaseModel, Field, JsonValue, create_model
 
 from policies.base.component import OURS, Component, create, load_object, reference_to, watched_by
+from policies.base.component_walk import components_in, stated_requirements
 from policies.base.errors import ConfigurationError, explain
 from policies.base.records import Record
+from policies.base.requirements import NOTHING, Requirements
 from policies.plug_ins.plugin_code import PlugInCode
 
 _PLAIN = (str, int, float, bool, type(None))
@@ -45,6 +47,8 @@ class PlugInFacts(Record):
     """What it says of itself in attributes that `base` has, too."""
     config_attributes: dict[str, JsonValue] = Field(default_factory=dict)
     """The same for properties of its settings."""
+    requirements: Requirements = NOTHING
+    """What it requires with these settings, and what components do that only it knows of."""
 
 
 def is_plug_in(config: Component.Config) -> bool:
@@ -70,6 +74,7 @@ def describe(family: str, given: Mapping[str, Any], config: Component.Config) ->
     }
     values = config.model_dump(mode="json")
     instance = create(config) if family == "loss" else None  # its properties are asked for by name
+    inherited = tuple(n for n in values if n in base.Config.model_fields and n not in own)
     return PlugInFacts(
         family=family,
         given=dict(given),
@@ -78,10 +83,20 @@ def describe(family: str, given: Mapping[str, Any], config: Component.Config) ->
         name=owner.__name__,
         base=f"{base.__module__}:{base.__qualname__}",
         values=values,
-        inherited=tuple(n for n in values if n in base.Config.model_fields and n not in own),
+        inherited=inherited,
         attributes=dict(_attributes(owner, base, instance)),
         config_attributes=dict(_attributes(type(config), base.Config, config)),
+        requirements=_requirements(config, inherited),
     )
+
+
+def _requirements(config: Component.Config, inherited: Sequence[str]) -> Requirements:
+    """Its own, and those of components in settings that `base` does not know: for who describes it they are values."""
+    found = stated_requirements(config)
+    for place, inner in components_in(config):
+        if place and place[0] not in inherited:
+            found += stated_requirements(inner).below(".".join(map(str, place)))
+    return found
 
 
 def _attributes(owner: type, base: type, instance: object | None) -> Iterator[tuple[str, Any]]:
@@ -155,7 +170,7 @@ class StandIns:
         values = {n: getattr(given, n) for n in kept}
         values |= {n: v for n, v in facts.values.items() if n not in kept}
         key = facts.model_dump_json(
-            include={"reference", "base", "attributes", "config_attributes"}
+            include={"reference", "base", "attributes", "config_attributes", "requirements"}
         )
         key += json.dumps(sorted(facts.values))
         if key not in self._classes:
@@ -181,6 +196,8 @@ def _config_class(facts: PlugInFacts, base: type[Component]) -> type[Component.C
     )
     for name, value in facts.config_attributes.items():
         setattr(made, name, tuple(value) if isinstance(value, list) else value)
+    told_requirements = facts.requirements
+    setattr(made, "requires", lambda self: told_requirements)  # noqa: B010 - likewise
     setattr(made, "__reduce__", Component.Config.__reduce__)  # noqa: B010 - a method may not be assigned
     told = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.attributes.items()}
     body = {

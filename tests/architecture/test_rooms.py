@@ -38,7 +38,6 @@ LONG_SIGNATURES = {
     "orchestrator/cli/app.py: plan": "options of a command",
     "orchestrator/cli/run.py: resume": "options of a command",
     "orchestrator/cli/run.py: run": "options of a command",
-    "orchestrator/driver/assembly.py: _cluster": "until groups have a specification",
     "orchestrator/driver/launch.py: _drive": "until phases are handed what they read",
     "orchestrator/inspect/audit/rounds.py: __init__": "until phases are handed what they read",
     "orchestrator/inspect/views/trace.py: _traced": "until verdicts say what they are about",

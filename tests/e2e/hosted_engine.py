@@ -8,7 +8,7 @@ from typing import Any
 from policies.base.component import create
 from policies.base.records import Message, PolicyVersion
 from workers.cluster.ray.cluster import RayCluster
-from workers.cluster.seam import Resources
+from workers.cluster.seam import GroupSpec
 from workers.rollout.engine import ENGINES, Generation, GenerationRequest
 
 
@@ -55,9 +55,7 @@ class HostedEngine:
     def __init__(self, settings: dict[str, Any], policy: PolicyVersion) -> None:
         self.cluster = RayCluster(num_cpus=2)
         kwargs = {"settings": settings, "policy": policy}
-        self.group = self.cluster.start_group(
-            "engine", EngineHost, kwargs, size=1, resources=Resources(), timeout_seconds=240
-        )
+        self.group = self.cluster.start_group(GroupSpec("engine", EngineHost, kwargs))
         self.cluster.wait_ready([self.group], 240)
 
     def _call(self, method: str, *args: Any) -> Any:

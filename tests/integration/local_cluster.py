@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from workers.cluster.ray.cluster import RayCluster
-from workers.cluster.seam import Resources
+from workers.cluster.seam import GroupSpec, Resources
 
 NAMES = ("HF_TOKEN", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN_PATH")
 
@@ -32,9 +32,7 @@ class Looker:
 
 def main() -> None:
     cluster = RayCluster(num_cpus=1, keep=("JUDGE_API_KEY",))
-    group = cluster.start_group(
-        "looker", Looker, {}, size=1, resources=Resources(num_cpus=0.1), timeout_seconds=60
-    )
+    group = cluster.start_group(GroupSpec("looker", Looker, resources=Resources(num_cpus=0.1)))
     cluster.wait_ready([group], 60)
     found = {
         "secrets": cluster.result(group.submit("variables", (*NAMES, "JUDGE_API_KEY")), 30),

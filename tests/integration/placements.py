@@ -10,7 +10,7 @@ import sys
 
 from policies.base.errors import PlacementError
 from workers.cluster.ray.cluster import RayCluster
-from workers.cluster.seam import Resources
+from workers.cluster.seam import GroupSpec, Resources, Restarts
 
 ASKED = {
     "spread": Resources(num_cpus=0.2, placement="spread"),
@@ -30,7 +30,7 @@ def main() -> None:
     cluster = RayCluster(address=sys.argv[1])
     groups = {
         name: cluster.start_group(
-            name, Worker, {}, size=SIZES.get(name, 2), resources=resources, timeout_seconds=60
+            GroupSpec(name, Worker, size=SIZES.get(name, 2), resources=resources)
         )
         for name, resources in ASKED.items()
     }
@@ -40,7 +40,8 @@ def main() -> None:
         for name, group in groups.items()
     }
     nowhere = Resources(num_cpus=0.2, custom={"nowhere": 1})
-    lost = cluster.start_group("lost", Worker, {}, size=1, resources=nowhere, timeout_seconds=1)
+    spec = GroupSpec("lost", Worker, resources=nowhere, restarts=Restarts(timeout_seconds=1))
+    lost = cluster.start_group(spec)
     try:
         cluster.wait_ready([lost], 1.0)
     except PlacementError as error:

@@ -26,7 +26,7 @@ from workers.cluster.inline import InlineCluster
 from workers.cluster.ray.cluster import RayCluster
 from workers.cluster.ray.group import REST_SECONDS
 from workers.cluster.ray.session import answers_without_token
-from workers.cluster.seam import NO_FILES, Cluster, Resources
+from workers.cluster.seam import NO_FILES, Cluster, GroupSpec, Resources, Restarts
 
 
 class Probe:
@@ -71,9 +71,9 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
 
 
 def group(cluster: Cluster, size: int = 1, **kwargs: Any) -> Any:
-    made = cluster.start_group(
-        "probe", Probe, kwargs, size=size, resources=Resources(num_cpus=0.1), timeout_seconds=60
-    )
+    asked, restarts = Resources(num_cpus=0.1), Restarts(timeout_seconds=60)
+    spec = GroupSpec("probe", Probe, kwargs, size=size, resources=asked, restarts=restarts)
+    made = cluster.start_group(spec)
     cluster.wait_ready([made], 60)
     return made
 
@@ -169,13 +169,9 @@ def test_waiting_ends_with_who_and_which_setting(ray_cluster: RayCluster) -> Non
 
 def test_more_workers_than_the_machine_has_are_refused_at_once(ray_cluster: RayCluster) -> None:
     with pytest.raises(ConfigurationError, match=r"9 probe worker\(s\) do not fit.*CPU"):
-        ray_cluster.start_group(
-            "probe", Probe, {}, size=9, resources=Resources(num_cpus=1), timeout_seconds=5
-        )
+        ray_cluster.start_group(GroupSpec("probe", Probe, size=9, resources=Resources(num_cpus=1)))
     with pytest.raises(ConfigurationError, match="GPU"):
-        ray_cluster.start_group(
-            "probe", Probe, {}, size=1, resources=Resources(num_gpus=1), timeout_seconds=5
-        )
+        ray_cluster.start_group(GroupSpec("probe", Probe, resources=Resources(num_gpus=1)))
 
 
 def test_our_cluster_asks_for_a_token_that_only_we_can_read(ray_cluster: RayCluster) -> None:

@@ -101,7 +101,7 @@ def test_without_the_token_the_cluster_cannot_be_joined(
 
 GPUS = """
 import json, os, sys
-from workers.cluster.seam import Resources
+from workers.cluster.seam import GroupSpec, Resources
 from workers.cluster.ray.cluster import RayCluster
 
 class Worker:
@@ -114,7 +114,7 @@ found = {"all": cluster.gpus()}
 asked = {"train": (2, 1), "rollout": (2, 1), "verify": (1, 0)}
 groups = {
     name: cluster.start_group(
-        name, Worker, {}, size=size, resources=Resources(0.1, gpus), timeout_seconds=60
+        GroupSpec(name, Worker, size=size, resources=Resources(0.1, gpus))
     )
     for name, (size, gpus) in asked.items()
 }
@@ -147,7 +147,7 @@ def test_each_worker_sees_the_one_gpu_it_was_given_and_none_where_it_asked_for_n
 
 EPOCH = """
 import os, sys, time
-from workers.cluster.seam import Resources
+from workers.cluster.seam import GroupSpec, Resources
 from workers.cluster.ray.cluster import RayCluster
 
 class Worker:
@@ -156,9 +156,7 @@ class Worker:
 address, epoch = sys.argv[1], int(sys.argv[2])
 warnings = []
 cluster = RayCluster(address=address, run="abc", epoch=epoch, on_warning=warnings.append)
-group = cluster.start_group(
-    "rollout", Worker, {}, size=1, resources=Resources(num_cpus=0.1), timeout_seconds=60
-)
+group = cluster.start_group(GroupSpec("rollout", Worker, resources=Resources(num_cpus=0.1)))
 cluster.wait_ready([group], 60)
 print(group.pids()[0], warnings, flush=True)
 if epoch == 1:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from policies.base.errors import PawlError
 from workers.cluster.gpus import showing_at_most
 from workers.cluster.heartbeat import reporting
-from workers.cluster.seam import NO_FILES, Call, Files, Group, Resources, arguments_of
+from workers.cluster.seam import NO_FILES, Call, Files, Group, GroupSpec
 
 
 @dataclass(eq=False)
@@ -92,18 +92,9 @@ class InlineCluster:
     def gpus(self) -> float:
         return self._gpus
 
-    def start_group(
-        self,
-        name: str,
-        factory: Callable[..., Any],
-        kwargs: dict[str, Any],
-        *,
-        size: int,
-        resources: Resources,
-        timeout_seconds: float,
-        files: Files = NO_FILES,
-    ) -> InlineGroup:
-        group = InlineGroup(name, [factory(**arguments_of(kwargs, index)) for index in range(size)])
+    def start_group(self, spec: GroupSpec) -> InlineGroup:
+        workers = [spec.worker(**spec.arguments_of(index)) for index in range(spec.size)]
+        group = InlineGroup(spec.name, workers)
         self._groups.append(group)
         return group
 

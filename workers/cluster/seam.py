@@ -6,68 +6,16 @@ process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from policies.base.seeds import derive_seed
-
-Placement = Literal["default", "spread", "pack"]
-"""Which nodes a group's workers prefer: Ray's choice, as many different ones as there are, as few as possible."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Resources that one worker asks for, and where the workers of a group should lie."""
-
-    num_cpus: float = 0.5
-    num_gpus: float = 0.0
-    custom: Mapping[str, float] = field(default_factory=dict)
-    """Ray resources by name, as nodes offer them (`ray start --resources`)."""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """Node labels that must hold (`ray start --labels`)."""
-    placement: Placement = "default"
-
-    def __str__(self) -> str:
-        parts = [f"{self.num_cpus:g} CPU", f"{self.num_gpus:g} GPU"]
-        parts += [f"{amount:g} {name}" for name, amount in self.custom.items()]
-        parts += [f"a node labelled {name}={value}" for name, value in self.labels.items()]
-        return ", ".join(parts)
-
-
-@dataclass(frozen=True)
-class Files:
-    """Files that a call needs and makes; only nodes that do not see the run folder look at it (`cluster/transfer`)."""
-
-    reads: tuple[str, ...] = ()
-    """Files (with the markers beside them) and folders that must be there before the call."""
-    writes: tuple[str, ...] = ()
-    """Files and folders that it makes: on the driver's node before its answer, also when it fails."""
-    live: tuple[str, ...] = ()
-    """Files that grow, and folders of parts that are renamed when they are whole: followed while it works."""
-
-
-NO_FILES = Files()
-
-
-@dataclass(frozen=True)
-class WorkerSeed:
-    """Among a group's arguments: a seed that no two workers share, nor a worker and the one that took its place."""
-
-    parts: tuple[object, ...]
-    """What it is derived from besides: the run's seed, the group, the driver's epoch."""
-
-    def of(self, index: int, replaced: int) -> int:
-        """The seed of worker `index`, of which `replaced` earlier ones were lost."""
-        return derive_seed(*self.parts, index, replaced)
-
-
-def arguments_of(kwargs: Mapping[str, Any], index: int, replaced: int = 0) -> dict[str, Any]:
-    """A group's arguments for one of its workers."""
-    return {
-        name: value.of(index, replaced) if isinstance(value, WorkerSeed) else value
-        for name, value in kwargs.items()
-    }
+from workers.cluster.group_spec import NO_FILES as NO_FILES
+from workers.cluster.group_spec import Files as Files
+from workers.cluster.group_spec import GroupSpec as GroupSpec
+from workers.cluster.group_spec import Placement as Placement
+from workers.cluster.group_spec import Resources as Resources
+from workers.cluster.group_spec import Restarts as Restarts
+from workers.cluster.group_spec import WorkerSeed as WorkerSeed
 
 
 class Call(Protocol):
@@ -133,23 +81,8 @@ class Cluster(Protocol):
         """GPUs that its workers can be given, all groups together."""
         ...
 
-    def start_group(
-        self,
-        name: str,
-        factory: Callable[..., Any],
-        kwargs: dict[str, Any],
-        *,
-        size: int,
-        resources: Resources,
-        timeout_seconds: float,
-        files: Files = NO_FILES,
-    ) -> Group:
-        """Begin to start `size` workers, each `factory(**kwargs)`, which reads `files`. `wait_ready` waits for them.
-
-        A `WorkerSeed` among `kwargs` is another number for each of them.
-
-        `timeout_seconds` is also how long a worker that replaces a lost one may take.
-        """
+    def start_group(self, spec: GroupSpec) -> Group:
+        """Begin to start the workers of a group. `wait_ready` waits for them."""
         ...
 
     def wait_ready(self, groups: Sequence[Group], timeout_seconds: float) -> None:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -59,11 +59,18 @@ class ChildProcess:
     started it, which is what makes the child die when this process is killed.
     """
 
-    def __init__(self, module: str, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        *,
+        environment: Mapping[str, str] | None = None,
+        secrets_kept: Collection[str] = (),
+    ) -> None:
         """Start the process.
 
         Args:
             module: what it runs; begins with `begin_as_child`.
+            secrets_kept: variables that it may see besides those of the allow-list, by name.
             environment: its variables, in the place of the allow-list. What it prints is kept like its errors then,
                 and processes that it leaves behind in sessions of their own are found and killed with it.
         """
@@ -72,7 +79,9 @@ class ChildProcess:
         self._killed = False
         self._killing = threading.Lock()
         self._mark = "" if environment is None else secrets.token_hex(16)
+        kept = {name: os.environ[name] for name in secrets_kept if name in os.environ}
         given = child_environment(os.environ) if environment is None else dict(environment)
+        given |= kept
         reading, writing = os.pipe()
         with theirs, open(writing, "wb", buffering=0) as output:
             self._process = subprocess.Popen(

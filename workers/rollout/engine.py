@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from policies.base.component import Component, Family
 from policies.base.records import Message, PolicyVersion, Sampling, StopReason
+from policies.base.requirements import Hosting, Requirements
 from workers.rollout.chat.chat import ChatFormat
 from workers.rollout.chat.chat_settings import ChatSettings
 from workers.rollout.chat.shown_calls import check_shown
@@ -61,6 +62,22 @@ class RolloutEngine(Component):
     """Template and tokenizer of the model."""
     max_context: int | None = None
     """Most tokens of prompt and completion together; None where the engine knows no limit."""
+
+    @classmethod
+    def usual_requirements(cls, config: Component.Config) -> Requirements:
+        """Say how an engine holds its model, by the names that vLLM's arguments have; a copy on a GPU otherwise."""
+        set_by = "tensor_parallel_size"
+        told: dict[str, Any] = dict(config)
+        hosting = Hosting(
+            gpus=told.get(set_by, 1),
+            gpus_set_by=set_by if set_by in told else "",
+            splits_heads=set_by in told,
+            trusts_code=told.get("trust_remote_code", False) is True,
+            max_context=told.get("max_model_len"),
+            max_sequences=told.get("max_num_seqs", 128),
+            cpu_cache_bytes=told.get("cpu_cache_gib", 0) << 30,
+        )
+        return super().usual_requirements(config) + Requirements(hosting=hosting)
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from policies.base.component import Component, Family
 from policies.base.records import Prompt, Sampling, Trajectory
+from policies.base.requirements import Requirements
 from policies.base.seeds import derive_seed
 from workers.rollout.chat.chat import ChatFormat
 from workers.rollout.engine import RolloutEngine
@@ -45,6 +46,12 @@ class RolloutStrategy(Component):
     """False: the policy did not write the trajectories, and log-probs are not known."""
     repeats_itself: ClassVar[bool] = False
     """True: every attempt at a prompt is the same text, whatever the policy and the seed; a round then makes one."""
+
+    @classmethod
+    def usual_requirements(cls, config: Component.Config) -> Requirements:
+        """Say how long a trajectory can become, by the names that strategies with several turns use."""
+        limits = {name: dict(config).get(name) for name in ("max_turns", "max_trajectory_tokens")}
+        return super().usual_requirements(config) + Requirements.model_validate(limits)
 
     def __init__(self, config: Component.Config) -> None:
         self.config = config

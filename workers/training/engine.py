@@ -18,6 +18,7 @@ from policies.base.bounds import (
 )
 from policies.base.component import Component, Family, Settings
 from policies.base.records import PolicyVersion, Record
+from policies.base.requirements import Hosting, Requirements
 from policies.examples.kinds import Example
 from policies.objectives.loss import Loss
 from policies.objectives.reference import ReferencePlan
@@ -179,6 +180,13 @@ class TrainingEngine(Component):
         self.loss = loss
         self.options = options
         self.adapter = adapter
+
+    @classmethod
+    def usual_requirements(cls, config: Component.Config) -> Requirements:
+        """Say that a training process works with a GPU, where there is one."""
+        trusts = dict(config).get("trust_remote_code", False) is True
+        hosting = Hosting(trusts_code=trusts)
+        return super().usual_requirements(config) + Requirements(hosting=hosting)
 
     @classmethod
     def refused(

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
+from policies.base.component_walk import named_secrets
 from policies.base.errors import VerificationError, explain
 from policies.base.records import Prompt, Trajectory, Verdict, VerdictStatus
 from workers.cluster.heartbeat import report_progress
@@ -224,7 +225,8 @@ class IsolatedVerifier:
             raise VerificationError(f"verifier {self.config.source!r} was closed")
         if self._num_start_failures >= MAX_START_FAILURES:
             raise VerificationError(self._start_failure)
-        self._child = ChildProcess("workers.verify.child")
+        kept = named_secrets(self.config)
+        self._child = ChildProcess("workers.verify.child", secrets_kept=kept)
         try:
             hello = Hello(config=self.config.model_dump(mode="json"))
             line = hello.model_dump_json().encode() + b"\n"

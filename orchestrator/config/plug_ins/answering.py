@@ -46,7 +46,12 @@ def _config(body: Body, importing: Importing, memory: Memory) -> Body:
         return {"problems": [p.to_json() for p in problems]}
     dumped = config.model_dump(mode="json")
     facts = [told.model_dump(mode="json") for told in importing.facts()]
-    codes = codes_of(dumped, imported=importing.references, opened=importing.opened)
+    codes = codes_of(
+        dumped,
+        required=config.required_code,
+        imported=importing.references,
+        opened=importing.opened,
+    )
     check_number(codes)
     return {
         "config": dumped,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter
 
@@ -15,6 +15,7 @@ from orchestrator.config.plug_ins.host import ask, hosting, remembered
 from orchestrator.config.plug_ins.messages import Question
 from orchestrator.config.run_config import RunConfig
 from policies.base.component import Component, create
+from policies.base.component_walk import stated_requirements
 from policies.base.errors import PawlError, VerificationError, boundary
 from policies.base.records import Prompt
 from policies.objectives.loss import Loss
@@ -39,7 +40,9 @@ class Judging:
 
 def keeps_out(config: RunConfig, verifier: Verifier.Config) -> bool:
     """Tell whether the verifier is code of a user's that this process does not import."""
-    return is_stand_in(verifier) or (config.plug_ins is not None and verifier.type == "callable")
+    if is_stand_in(verifier):
+        return True
+    return config.plug_ins is not None and bool(stated_requirements(verifier).code)
 
 
 def judging_of(
@@ -160,7 +163,7 @@ class _RuleElsewhere(AcceptanceRule):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config.acceptance)
         self._run = config
-        self.selects = bool(getattr(type(config.acceptance).component, "selects", True))  # type: ignore[misc]
+        self.selects = cast("type[AcceptanceRule]", type(config.acceptance).component).selects  # type: ignore[misc]
 
     def measure_again(self, evidence: Evidence) -> tuple[int, ...]:
         return tuple(self._ask(Question.MEASURE_AGAIN, evidence)["versions"])

@@ -221,7 +221,7 @@ def _lost(
 
 
 def _raised(answer: Answered) -> PawlError:
-    kind = getattr(errors, answer.kind, None)
+    kind = vars(errors).get(answer.kind)
     if isinstance(kind, type) and issubclass(kind, PawlError):
         return kind(answer.failed)
     return ConfigurationError(

@@ -28,7 +28,6 @@ _OPEN_FILES = 4096
 _SHARED_MEMORY = 10**9
 _SLOW_FSYNC_SECONDS = 0.25
 _ANSWER_SECONDS = 5.0
-_RUNTIME = ("ray", "torch", "transformers", "safetensors", "numpy")
 
 
 def examine_machine(target: str, overrides: Sequence[str]) -> Diagnosis:
@@ -70,10 +69,7 @@ def _split(found: str) -> tuple[str, str]:
 
 def _packages(config: RunConfig) -> Iterator[Finding]:
     wanted = set() if config.cluster.backend == "inline" else {"ray"}
-    if config.rollout.engine.type == "vllm":
-        wanted.add("vllm")
-    if config.training.engine.type == "trl":
-        wanted |= {"trl", *_RUNTIME}
+    wanted |= {package for each in config.components for package in each.needs.packages}
     if config.tracking.enabled:
         wanted.add("mlflow")
     missing = sorted(name for name in wanted if find_spec(name) is None)
@@ -139,13 +135,10 @@ def _sandbox(config: RunConfig) -> Iterator[Finding]:
     from workers.sandbox.probe import choose_plan
     from workers.sandbox.settings import SandboxSettings
 
-    tools = [t for s in config.resolved_stages for t in getattr(s.strategy, "tools", ())]
-    users = [*config.verifiers, *config.evaluation_verifiers, *tools]
-    users += getattr(config.rollout.strategy, "tools", ())
     tried: list[SandboxSettings] = []
-    for user in users:
-        settings = getattr(user, "sandbox", None)
-        if not isinstance(settings, SandboxSettings) or settings in tried:
+    for each in config.components:
+        user, asked = each.component, each.needs.sandbox
+        if asked is None or (settings := SandboxSettings.model_validate(asked)) in tried:
             continue
         tried.append(settings)
         try:

@@ -13,6 +13,7 @@ from orchestrator.prompts.rows import RowConfig, RowSource
 from orchestrator.prompts.sources.parquet import check_file, too_large
 from policies.base.bounds import MAX_COUNT
 from policies.base.errors import InputError, boundary, explain
+from policies.base.requirements import Requirements
 
 _BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 
@@ -39,6 +40,10 @@ class HuggingFaceSource(RowSource):
         """Branch, tag or commit on the hub; pin a commit to repeat a run."""
         cache_dir: str | None = None
         """Where downloads and conversions are kept; the library's own cache by default."""
+
+        def requires(self) -> Requirements:
+            """The data set, which is downloaded where no folder or file has its name."""
+            return super().requires() + Requirements(data_sets=(self.path,))
 
     config: Config
 

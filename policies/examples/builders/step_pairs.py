@@ -11,6 +11,7 @@ from pydantic import Field
 
 from policies.base.bounds import MAX_COUNT, MAX_TOKENS
 from policies.base.records import ScoredGroup, StepScore, Trajectory
+from policies.base.requirements import Requirements
 from policies.examples.builder import Built, Candidate, PreferenceBuilder
 from policies.examples.kinds import Example, PreferencePair, TokenSequence
 from policies.examples.pairs import pair_of
@@ -59,6 +60,10 @@ class StepPairs(PreferenceBuilder):
         """Most pairs from one fork, chosen at random."""
         max_pairs_per_prompt: int | None = Field(default=8, ge=1, le=MAX_COUNT)
         """Most pairs from one prompt, chosen at random after `pairs_per_fork`; null keeps all."""
+
+        def requires(self) -> Requirements:
+            """Judged steps, where they say which side is right."""
+            return super().requires() + Requirements(judged_steps=self.by == "step")
 
     config: Config
 

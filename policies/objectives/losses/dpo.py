@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 
 from policies.base.bounds import MAX_COEFFICIENT
+from policies.base.requirements import Requirements
 from policies.objectives.loss import DifferenceLoss, PairTensors, TrlLoss
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class DPO(DifferenceLoss):
         soft_labels: bool = False
         """Read each pair's probability that chosen is really better (`PreferencePair.soft_label`) instead of taking
         every label for certain; bounds the margin at its log-odds over beta. Not together with label_smoothing."""
+
+        def requires(self) -> Requirements:
+            """Probabilities, where labels are soft."""
+            return super().requires() + Requirements(probabilities=self.soft_labels)
 
         @model_validator(mode="after")
         def _one_source_of_doubt(self) -> Self:

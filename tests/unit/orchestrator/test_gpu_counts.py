@@ -21,7 +21,7 @@ from tests.support.training_cases import make_engine, make_job, make_loss, pairs
 from workers.cluster import gpus
 from workers.cluster.inline import InlineCluster
 from workers.cluster.machine import Machine
-from workers.cluster.seam import Resources
+from workers.cluster.seam import GroupSpec
 from workers.training.engines import trl
 
 
@@ -129,9 +129,7 @@ def test_the_inline_cluster_shows_its_process_one_gpu_or_none_and_puts_it_back(
     if before is not None:
         monkeypatch.setenv(gpus.VISIBLE, before)
     cluster = InlineCluster(gpus=8 * allowed)
-    seen = cluster.start_group(
-        "probe", _Seer, {}, size=1, resources=Resources(), timeout_seconds=1
-    ).submit("sees")
+    seen = cluster.start_group(GroupSpec("probe", _Seer)).submit("sees")
     assert (cluster.gpus(), seen.value) == (allowed, shown)
     cluster.close()
     assert os.environ.get(gpus.VISIBLE) == before
@@ -152,7 +150,7 @@ def test_a_run_without_ray_shows_its_trainer_one_of_four_gpus(
         tmp_path, training={"engine": {"type": "trl"}, "resources": {"num_gpus": number}}
     )
     unused: Any = None
-    cluster = _cluster(of, unused, unused, 0, unused, None)
+    cluster = _cluster(of, unused, unused, epoch=0, events=unused, shared=None)
     assert os.environ[gpus.VISIBLE] == shown
     cluster.close()
     assert gpus.VISIBLE not in os.environ

@@ -34,7 +34,7 @@ from policies.storage.artifacts import (
 )
 from workers.cluster.inline import InlineCluster
 from workers.cluster.item_filter import ItemFilter
-from workers.cluster.seam import Resources
+from workers.cluster.seam import GroupSpec
 
 
 class Recorder:
@@ -67,9 +67,7 @@ def build(
 ) -> tuple[Pipeline, list[ShardPaths]]:
     cluster = InlineCluster()
     told = {"calls": calls, "fail": fail, "lies": lies}
-    group = cluster.start_group(
-        "w", Recorder, told, size=1, resources=Resources(), timeout_seconds=1
-    )
+    group = cluster.start_group(GroupSpec("w", Recorder, told))
 
     def stage(name: str, kind: Any, after: tuple[str, ...] = (), reads: Any = ()) -> Task:
         return Task(

@@ -87,7 +87,7 @@ def test_remote_code_is_off_pinned_and_named(here: Path) -> None:
     (model / "mine.py").write_text("M = 1\n")
     engine = "rollout.engine={type: transformers, trust_remote_code: true}"
     config = load_config("c.yaml", ["policy.model=./m", engine]).config
-    assert trusted_by(config) == {"rollout.engine": str(model)}
+    assert trusted_by(config) == {"rollout.engine.trust_remote_code": str(model)}
     lines = [
         x.found for x in make_plan(config, run_folder=here / "r").lines if x.what == "remote code"
     ]

@@ -46,7 +46,7 @@ def test_a_stage_changes_what_it_names_and_keeps_the_rest(tmp_path: Path) -> Non
     assert single.training.batch_size == 4, "what the stage does not name is the run's"
     assert (preference.first_round, preference.last_round) == (3, 3)
     assert preference.training == settings.training
-    assert [settings.example_kind(r) for r in (0, 1, 2, 3)] == ["unpaired"] * 3 + ["pair"]
+    assert [settings.builder_of(r).kind_name for r in (0, 1, 2, 3)] == ["unpaired"] * 3 + ["pair"]
 
 
 def test_the_bare_names_stand_for_a_round_of_sft_and_the_run_as_set(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.config.files import load_config
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.network import seen_by
-from orchestrator.rounds.transfers import judge_files, models_of, run_files, update_files
+from orchestrator.rounds.transfers import group_files, models_of, run_files, update_files
 from orchestrator.runs.folder import RunFolder
 from policies.base.records import PolicyVersion
 from policies.objectives.reference import ReferencePart, ReferencePlan
@@ -59,7 +59,7 @@ def test_judges_name_the_policy_or_the_model_that_judges(tmp_path: Path) -> None
     model = write_fake_model(tmp_path / "judge", 0.5)
     one, other = FAKE_JUDGE % "policy", FAKE_JUDGE % model
     judges = config(f"judges=[{one}, {other.replace('rubric', 'rubric, name: b')}]")
-    assert set(judge_files(judges, [start]).reads) == {str(model), start.path}
+    assert set(group_files(judges, "judge", [start]).reads) == {str(model), start.path}
     assert set(models_of(judges, store)) == {start.path, str(model)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from orchestrator.runs.worker_activity import activity_lines, read_activity
 from policies.base.errors import WaitTimeoutError, WorkerLostError
 from workers.cluster import heartbeat
 from workers.cluster.inline import InlineCluster
-from workers.cluster.seam import NO_FILES, Call, Cluster, Files, Group, Resources
+from workers.cluster.seam import NO_FILES, Call, Cluster, Files, Group, GroupSpec
 
 
 @dataclass(eq=False)
@@ -75,17 +75,7 @@ class HangingCluster:
     def __init__(self) -> None:
         self.group = HangingGroup()
 
-    def start_group(
-        self,
-        name: str,
-        factory: Callable[..., Any],
-        kwargs: dict[str, Any],
-        *,
-        size: int,
-        resources: Resources,
-        timeout_seconds: float,
-        files: Files = NO_FILES,
-    ) -> HangingGroup:
+    def start_group(self, spec: GroupSpec) -> HangingGroup:
         return self.group
 
     def gpus(self) -> int:
@@ -123,9 +113,7 @@ def watched(
 ) -> tuple[WatchedCluster, Group, list[str]]:
     said: list[str] = []
     cluster = WatchedCluster(inner, Watch(folder, silence_seconds, said.append))
-    group = cluster.start_group(
-        "rollout", object, {}, size=1, resources=Resources(), timeout_seconds=1.0
-    )
+    group = cluster.start_group(GroupSpec("rollout", object, reports=frozenset({"sample"})))
     cluster.wait_ready([group], 1.0)
     return cluster, group, said
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.driver.assembly import named_secrets
+from orchestrator.config.secrets import passed_secrets
 from workers.cluster.environment import is_secret, scrub, without_secrets
 
 SECRETS = [
@@ -108,4 +108,4 @@ def test_the_key_of_a_judge_is_passed_because_the_config_names_its_variable() ->
             "cluster": {"pass_secrets": ["MY_TOKEN"]},
         }
     )
-    assert named_secrets(config) == {"JUDGE_API_KEY", "MY_TOKEN"}
+    assert passed_secrets(config) == {"JUDGE_API_KEY", "MY_TOKEN"}

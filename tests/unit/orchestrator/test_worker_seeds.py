@@ -16,7 +16,7 @@ from policies.storage.policy_store import PolicyStore
 from tests.support.training_cases import version
 from workers.cluster.inline import InlineCluster
 from workers.cluster.ray.group import RayGroup
-from workers.cluster.seam import Resources, WorkerSeed
+from workers.cluster.seam import GroupSpec, WorkerSeed
 from workers.rollout.engines.fake import FakeEngine
 
 
@@ -47,16 +47,9 @@ def test_workers_and_those_in_their_place_are_given_seeds_that_differ() -> None:
         assert kwargs["other"] == 5
         return _Actor()
 
-    group = RayGroup(
-        "rollout",
-        start,
-        {"seed": WorkerSeed((0, "rollout", 1)), "other": 5},
-        size=3,
-        resources=Resources(),
-        timeout_seconds=1.0,
-        max_restarts=8,
-        on_warning=lambda _: None,
-    )
+    arguments = {"seed": WorkerSeed((0, "rollout", 1)), "other": 5}
+    spec = GroupSpec("rollout", _Actor, arguments, size=3)
+    group = RayGroup(spec, start, on_warning=lambda _: None)
     for _ in range(2):
         group.replace(group.slots[0], WorkerLostError("gone"))
     assert len(given) == 5

@@ -168,17 +168,18 @@ def test_a_module_on_the_path_counts_by_its_files(
     ]
 
 
-def test_judge_prompts_and_functions_inside_of_sections_are_found(write: Write) -> None:
+def test_functions_inside_of_sections_and_files_that_components_require_are_found(
+    write: Write,
+) -> None:
     folder = write(mine="")
     (folder / "prompt.txt").write_text("{prompt}")
     config = {
-        "judges": [{"type": "rubric", "prompt_file": str(folder / "prompt.txt")}],
         "rollout": {
             "strategy": {"tools": [{"type": "function", "function": f"{folder}/mine.py:f"}]}
         },
         "cluster": {"address": "head:6379"},
         "verifiers": [{"type": "workers.verify.verifier:Verifier"}],
     }
-    found = codes_of(config)
+    found = codes_of(config, required=[str(folder / "prompt.txt")])
     assert sorted(Path(name.partition(":")[0]).name for name in found) == ["mine.py", "prompt.txt"]
     assert all(isinstance(code, PlugInCode) for code in found.values())

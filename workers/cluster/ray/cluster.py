@@ -25,7 +25,7 @@ from workers.cluster.ray.failures import translate
 from workers.cluster.ray.group import RayCall, RayGroup, Slot
 from workers.cluster.ray.host import TransferEndpoint, WorkerActor, start_server
 from workers.cluster.ray.session import RaySession, epoch_name
-from workers.cluster.seam import NO_FILES, Call, Files, Group, Resources
+from workers.cluster.seam import Call, Files, Group, GroupSpec, Resources
 from workers.cluster.transfer.shared_folder import RunFiles
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,6 @@ class RayCluster:
         run: str | None = None,
         epoch: int = 0,
         allow_insecure: bool = False,
-        max_restarts: int = 8,
         lost_after_seconds: float = 40.0,
         was_running: bool = False,
         keep: Collection[str] = (),
@@ -69,7 +68,6 @@ class RayCluster:
             keep=keep,
         )
         self._prefix = f"{run}/{epoch_name(epoch)}" if run is not None else None
-        self._max_restarts = max_restarts
         self._keep = tuple(keep)
         self._on_warning = on_warning
         self._groups: list[RayGroup] = []
@@ -97,38 +95,17 @@ class RayCluster:
             return 0.0
         return float(ray.cluster_resources().get("GPU", 0.0))
 
-    def start_group(
-        self,
-        name: str,
-        factory: Callable[..., Any],
-        kwargs: dict[str, Any],
-        *,
-        size: int,
-        resources: Resources,
-        timeout_seconds: float,
-        files: Files = NO_FILES,
-    ) -> RayGroup:
-        self._check_fits(name, size, resources)
-        group = RayGroup(
-            name,
-            self._starter(name, factory, size, resources),
-            kwargs,
-            files,
-            size=size,
-            resources=resources,
-            timeout_seconds=timeout_seconds,
-            max_restarts=self._max_restarts,
-            on_warning=self._on_warning,
-        )
+    def start_group(self, spec: GroupSpec) -> RayGroup:
+        self._check_fits(spec.name, spec.size, spec.resources)
+        group = RayGroup(spec, self._starter(spec), on_warning=self._on_warning)
         self._groups.append(group)
         return group
 
-    def _starter(
-        self, name: str, factory: Callable[..., Any], size: int, resources: Resources
-    ) -> Callable[[Slot, Mapping[str, Any], Files], Any]:
+    def _starter(self, spec: GroupSpec) -> Callable[[Slot, Mapping[str, Any], Files], Any]:
         """Return what starts an actor for a slot of the group, now and whenever it must be replaced."""
         import ray
 
+        resources = spec.resources
         options: dict[str, Any] = {
             "num_cpus": resources.num_cpus,
             "num_gpus": resources.num_gpus,
@@ -141,13 +118,13 @@ class RayCluster:
         if resources.placement == "spread":
             options["scheduling_strategy"] = "SPREAD"
         elif resources.placement == "pack":
-            bundles = self._pack(size, resources)
+            bundles = self._pack(spec.size, resources)
 
         def start(slot: Slot, kwargs: Mapping[str, Any], files: Files) -> Any:
             own = dict(options)
             if self._prefix is not None:
                 again = f".{slot.replaced}" if slot.replaced else ""
-                own["name"] = f"{self._prefix}/{name}/{slot.index}{again}"
+                own["name"] = f"{self._prefix}/{spec.name}/{slot.index}{again}"
             if bundles is not None:
                 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -155,7 +132,7 @@ class RayCluster:
                     bundles, placement_group_bundle_index=slot.index
                 )
             actor = ray.remote(WorkerActor).options(**own)
-            return actor.remote(factory, dict(kwargs), self._keep, self._endpoint, files)
+            return actor.remote(spec.worker, dict(kwargs), self._keep, self._endpoint, files)
 
         return start
 

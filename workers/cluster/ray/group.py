@@ -21,8 +21,9 @@ from policies.base.errors import (
     WorkerMemoryError,
     explain,
 )
+from workers.cluster.group_spec import arguments_of
 from workers.cluster.ray.failures import Place, translate
-from workers.cluster.seam import NO_FILES, Files, Resources, arguments_of
+from workers.cluster.seam import NO_FILES, Files, GroupSpec
 
 REST_SECONDS = 5.0
 """How long no fresh worker is started on a node that ran out of memory; twice as long after each further death."""
@@ -96,24 +97,25 @@ class RayGroup:
 
     def __init__(
         self,
-        name: str,
+        spec: GroupSpec,
         start: Callable[[Slot, dict[str, Any], Files], Any],
-        kwargs: dict[str, Any],
-        files: Files = NO_FILES,
         *,
-        size: int,
-        resources: Resources,
-        timeout_seconds: float,
-        max_restarts: int,
         on_warning: Callable[[str], None],
     ) -> None:
-        self.name = name
-        self.resources = resources
-        self.timeout_seconds = timeout_seconds
-        self.slots = [Slot(index) for index in range(size)]
+        """Begin to start the workers.
+
+        Args:
+            spec: of the group.
+            start: starts an actor for a slot, with its arguments and the files that it reads.
+            on_warning: is told of workers that are replaced.
+        """
+        self.name = spec.name
+        self.resources = spec.resources
+        self.timeout_seconds = spec.restarts.timeout_seconds
+        self.slots = [Slot(index) for index in range(spec.size)]
         self._start = start
-        self._kwargs, self._files = dict(kwargs), files
-        self.max_restarts = max_restarts
+        self._kwargs, self._files = dict(spec.arguments), spec.files
+        self.max_restarts = spec.restarts.max_in_a_row
         self._on_warning = on_warning
         self._held: list[RayCall] = []
         for slot in self.slots:

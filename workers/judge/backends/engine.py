@@ -14,6 +14,7 @@ from policies.base.component import Component, create
 from policies.base.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
 from policies.base.policy_choice import PolicyChoice
 from policies.base.records import PolicyVersion, Sampling, StopReason
+from policies.base.requirements import Hosting, ModelRequirement, Requirements
 from policies.base.seeds import derive_seed
 from workers.judge.judge import CUT, BackendContext, JudgeBackend, Question, Reply, Usage
 from workers.rollout.chat.chat_settings import ChatSettings, refused_arguments
@@ -51,6 +52,20 @@ class EngineBackend(JudgeBackend):
         template_arguments: dict[str, JsonValue] | None = None
         """Variables for the judge's chat template, e.g. {enable_thinking: false}; null takes
         `rollout.template_arguments` with `model: policy`, and gives another model none."""
+
+        def requires(self) -> Requirements:
+            """The model that its engine is handed: the policy in one of its versions, or another one."""
+            hosting = self.engine.requires().hosting or Hosting()
+            model = ModelRequirement(
+                name=self.model,
+                version=self.version,
+                dtype=self.dtype,
+                gpus=hosting.gpus,
+                hosting=hosting,
+                trusts_code=hosting.trusts_code,
+                trusted_by="engine.trust_remote_code",
+            )
+            return super().requires() + Requirements(models=(model,))
 
         @model_validator(mode="after")
         def _can_be_told(self) -> Self:

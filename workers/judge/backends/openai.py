@@ -26,6 +26,7 @@ from policies.base.bounds import MAX_COUNT, MAX_SCORE, MAX_SECONDS, MAX_WORKERS
 from policies.base.component import Component
 from policies.base.errors import ConfigurationError, JudgeError, PawlError, boundary, explain
 from policies.base.records import Json, Message
+from policies.base.requirements import Requirements
 from workers.cluster.heartbeat import report_progress
 from workers.judge.chat_completion import (
     Attempt,
@@ -93,6 +94,10 @@ class OpenAIBackend(JudgeBackend):
         """Send the key without TLS to a host that is not this machine. Off: such a config is refused."""
         extra_body: dict[str, Json] = Field(default_factory=dict)
         """More fields of the request, e.g. `{reasoning_effort: low}`; null removes one of ours. No secrets."""
+
+        def requires(self) -> Requirements:
+            """The address that it asks, and the variable that holds the key."""
+            return super().requires() + Requirements(hosts=(self.base_url,))
 
         @model_validator(mode="before")
         @classmethod

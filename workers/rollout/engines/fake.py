@@ -22,6 +22,7 @@ from policies.base.bounds import MAX_SECONDS, MAX_TOKENS
 from policies.base.component import Component
 from policies.base.errors import RolloutError
 from policies.base.records import Message, PolicyVersion, StopReason
+from policies.base.requirements import Hosting, Requirements
 from policies.base.seeds import derive_rng
 from policies.storage.fake_model import FAKE_POLICY, read_skill
 from policies.storage.policy_store import check_files
@@ -80,6 +81,12 @@ class FakeEngine(BatchEngine):
         """Most bytes of prompt and completion together; null is no limit."""
         fail_prompts_matching: str | None = None
         """Regular expression: generating for a prompt that it matches raises, as a broken engine would."""
+
+        def requires(self) -> Requirements:
+            """No GPU and no tokenizer: it follows its script."""
+            usual = super().requires()
+            script = (usual.hosting or Hosting()).model_copy(update={"gpus": 0, "scripted": True})
+            return usual + Requirements(hosting=script)
 
     def __init__(
         self,

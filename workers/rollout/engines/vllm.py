@@ -16,6 +16,7 @@ from policies.base.bounds import MAX_COUNT, MAX_CPUS, MAX_MEGABYTES, MAX_TOKENS
 from policies.base.component import Component
 from policies.base.errors import RolloutError
 from policies.base.records import PolicyVersion, StopReason
+from policies.base.requirements import Requirements
 from policies.base.seeds import derive_seed
 from policies.storage.policy_store import check_files
 from workers.cluster.compute_threads import bind_cores, cores_in, follow_threads
@@ -55,6 +56,16 @@ class VllmEngine(RolloutEngine):
         """Reuse the computed prompt among the samples of a prompt and the turns of a trajectory."""
         trust_remote_code: bool = False
         """Run Python code that comes with the model. Off unless you have read that code."""
+
+        def requires(self) -> Requirements:
+            """The package, and the links between its processes where there are several."""
+            parallel = self.tensor_parallel_size
+            links = (
+                f"vLLM with tensor_parallel_size {parallel}: links between its {parallel} processes, on VLLM_HOST_IP; "
+                "no authentication of their own"
+            )
+            ports = (links,) if parallel > 1 else ()
+            return super().requires() + Requirements(packages=("vllm",), ports=ports)
 
         @field_validator("cpu_cores")
         @classmethod

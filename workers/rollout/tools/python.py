@@ -11,6 +11,7 @@ from pydantic import Field
 from policies.base.bounds import MAX_CHARACTERS
 from policies.base.errors import SandboxUnavailableError
 from policies.base.records import Json, ToolCallStatus
+from policies.base.requirements import Requirements
 from workers.rollout.tool import (
     BadArgumentsError,
     Tool,
@@ -64,6 +65,11 @@ class Python(Tool):
         """How many of the last lines of a traceback the policy reads."""
         sandbox: SandboxSettings = SandboxSettings()
         """Limits and containment. Of its `wall_seconds` and the tool's `timeout_seconds` the smaller one counts."""
+
+        def requires(self) -> Requirements:
+            """The sandbox that it runs code in."""
+            box = self.sandbox.model_dump(mode="json")
+            return super().requires() + Requirements(sandbox=box)
 
     config: Config
 

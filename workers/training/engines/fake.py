@@ -16,6 +16,7 @@ from pydantic import Field
 from policies.base.bounds import MAX_ROUNDS, MAX_SCORE, MAX_SECONDS
 from policies.base.component import Component
 from policies.base.errors import TrainingError, explain
+from policies.base.requirements import Hosting, Requirements
 from policies.examples.kind import Example
 from policies.storage.artifacts import content_digest
 from policies.storage.fake_model import read_skill, write_fake_model
@@ -43,6 +44,12 @@ class FakeTrainingEngine(TrainingEngine):
         """Round whose update ends with a loss that is not a number."""
         logprob_gap: float = Field(default=0.0, ge=0, le=MAX_SCORE)
         """Distance of sampler and trainer that it reports, in nats a token."""
+
+        def requires(self) -> Requirements:
+            """No GPU and no tokenizer: it follows its script."""
+            usual = super().requires()
+            script = (usual.hosting or Hosting()).model_copy(update={"gpus": 0, "scripted": True})
+            return usual + Requirements(hosting=script)
 
     config: Config
 

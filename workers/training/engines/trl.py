@@ -20,6 +20,7 @@ from pydantic import Field
 from policies.base.bounds import MAX_COUNT, MAX_CPUS
 from policies.base.component import Component
 from policies.base.errors import ConfigurationError, TrainingError, boundary
+from policies.base.requirements import Requirements
 from policies.examples.kinds import Example, TokenSequence
 from policies.objectives.loss import Loss, PairLoss, ReferencedLoss, UnpairedLoss
 from workers.cluster.gpus import require_one_gpu, visible_gpus
@@ -69,6 +70,11 @@ class TRLEngine(TrainingEngine):
         """Sequences that the trainer scores to compare its log-probs with the sampler's."""
         trust_remote_code: bool = False
         """Run Python code that comes with the model. Off unless you have read that code."""
+
+        def requires(self) -> Requirements:
+            """The packages that it trains with."""
+            packages = ("trl", "torch", "transformers", "safetensors", "numpy")
+            return super().requires() + Requirements(packages=packages)
 
     config: Config
 

@@ -12,6 +12,7 @@ from policies.base.attempt_answer import answer_of
 from policies.base.bounds import MAX_SCORE, MAX_SECONDS
 from policies.base.errors import SandboxUnavailableError, VerificationError, explain
 from policies.base.records import Json, Prompt, Record, Trajectory, Verdict
+from policies.base.requirements import Requirements
 from workers.sandbox.sandbox import Sandbox, hide_memory
 from workers.sandbox.settings import CallResult, SandboxSettings, SandboxStatus
 from workers.verify.answer_verifier import AnswerVerifier
@@ -76,6 +77,11 @@ class CodeTests(AnswerVerifier):
         """Longest time for all tests of one completion; a test that does not get its turn is not passed."""
         sandbox: SandboxSettings = SandboxSettings()
         """Limits of one execution. All calls of one function share one; each program test has its own."""
+
+        def requires(self) -> Requirements:
+            """The sandbox that it runs code in."""
+            box = self.sandbox.model_dump(mode="json")
+            return super().requires() + Requirements(sandbox=box)
 
         @model_validator(mode="after")
         def _time_enough(self) -> Self:
