@@ -10,6 +10,7 @@ from orchestrator.acceptance.rule import AcceptanceRule, Decision
 from orchestrator.prompts.rows import RowSource
 from orchestrator.prompts.source import PromptSource, chat, digest_of
 from policies.base.errors import InputError, PawlError
+from policies.base.measured import Reduction
 from policies.base.messages import Message
 from policies.base.records import (
     Feedback,
@@ -61,6 +62,7 @@ from workers.rollout.environment import Environment, Observation
 from workers.rollout.multi_turn.strategy import ConversationStrategy
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
 from workers.rollout.tool import Tool, ToolOutput, ToolSession
+from workers.scoring.metric import Metric
 from workers.training.engine import TrainingEngine, TrainingOptions, UpdateJob, UpdateOutcome
 from workers.verify.answer_verifier import AnswerVerifier
 from workers.verify.verifier import Verifier
@@ -89,6 +91,7 @@ __all__ = [
     "Loss",
     "Measurement",
     "Message",
+    "Metric",
     "Observation",
     "PairLoss",
     "PairTensors",
@@ -100,6 +103,7 @@ __all__ = [
     "Prompt",
     "PromptSource",
     "Question",
+    "Reduction",
     "ReferencePart",
     "ReferencePlan",
     "ReferenceSchedule",

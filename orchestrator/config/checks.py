@@ -175,6 +175,9 @@ def _grading(config: RunConfig) -> Iterator[str]:
         yield (
             f"two verifiers or judges are called {', '.join(twice)}. Fix: give one of them another `name`"
         )
+    names = [metric.source for metric in config.metrics]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        yield f"two metrics are called {', '.join(twice)}. Fix: give one of them another `name`"
 
 
 def _judges(config: RunConfig) -> Iterator[str]:

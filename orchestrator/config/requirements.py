@@ -16,9 +16,12 @@ _GROUPS = {
     "preferences": "verify",
     "evaluation": "grade",
     "judges": "judge",
+    "metrics": "verify",
     "training": "train",
 }
 """Worker groups by the section of a component; what the driver itself uses is in none."""
+_ALSO = {"metrics": ("grade",)}
+"""Further groups that make the components of a section."""
 _BY_STAGE = ("preferences", "training")
 
 
@@ -45,6 +48,11 @@ class Placed:
         """The worker group that makes it; empty for the driver."""
         inner = self.place[2:] if self.place[0] == "stages" else self.place
         return "rollout" if inner[0] == "strategy" else _GROUPS.get(str(inner[0]), "")
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Every group that makes it."""
+        return (self.group, *_ALSO.get(str(self.place[0]), ()))
 
     @property
     def gpus(self) -> int:

@@ -40,6 +40,7 @@ from policies.examples.builder import PREFERENCES, PreferenceBuilder
 from policies.plug_ins.stand_ins import StandIns
 from workers.judge.judge import JUDGES, Judge
 from workers.scoring.aggregate import FeedbackSettings
+from workers.scoring.metric import METRICS, Metric
 from workers.verify.verifier import VERIFIERS, Verifier
 
 
@@ -68,6 +69,8 @@ class RunConfig(Settings):
     """How judged attempts become training examples."""
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     """The update."""
+    metrics: tuple[Annotated[Metric.Config, METRICS.field()], ...] = ()
+    """What is measured of the scored attempts besides what Pawl reports anyway, also on held-out prompts."""
     stages: tuple[StageField, ...] = ()
     """Consecutive stages of the run, e.g. `[sft, preference]`; empty: all rounds are alike."""
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
@@ -120,7 +123,7 @@ class RunConfig(Settings):
 
     def components_of(self, group: str) -> list[Placed]:
         """Those that the workers of one group make."""
-        return [each for each in self.components if each.group == group]
+        return [each for each in self.components if group in each.groups]
 
     @property
     def required_code(self) -> list[str]:

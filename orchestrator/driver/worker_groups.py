@@ -138,6 +138,7 @@ def _verify(made: RunSoFar, size: int) -> GroupSpec:
         "feedback": config.feedback,
         "preferences": [stage.preferences for stage in config.resolved_stages],
         "weights": weights,
+        "metrics": config.metrics,
     }
     files = group_files(config, "verify")
     return GroupSpec("verify", VerifyWorker, arguments, files=files, reports=frozenset({"verify"}))
@@ -145,7 +146,11 @@ def _verify(made: RunSoFar, size: int) -> GroupSpec:
 
 def _grade(made: RunSoFar, size: int) -> GroupSpec:
     config = made.config
-    arguments = {"verifiers": config.evaluation_verifiers, "feedback": config.feedback}
+    arguments = {
+        "verifiers": config.evaluation_verifiers,
+        "feedback": config.feedback,
+        "metrics": config.metrics,
+    }
     files = group_files(config, "grade")
     return GroupSpec("grade", VerifyWorker, arguments, files=files, reports=frozenset({"verify"}))
 

@@ -21,6 +21,7 @@ from orchestrator.rounds.context import RoundScope, Run
 from orchestrator.rounds.drawing import mend_prompts
 from orchestrator.rounds.judge_versions import judging_policies
 from orchestrator.rounds.limits import check_collection
+from orchestrator.rounds.measured_numbers import measured_numbers
 from orchestrator.rounds.transfers import group_files, policy_files
 from orchestrator.runs.events import EventKind
 from orchestrator.runs.folder import RoundFolder, ShardKind, ShardPaths
@@ -43,6 +44,7 @@ def collect(scope: RoundScope, drawn: Drawn) -> Collected:
     summaries = run_tasks(scope, _tasks(scope), shards, phase="collect")
     counts = totals(summaries)
     check_collection(run, scope.index, counts, summaries)
+    measured = measured_numbers(scope, summaries)
     kinds: list[ShardKind] = ["trajectories", "examples", "feedback"]
     if run.config.verifiers:
         kinds.append("verdicts")
@@ -58,6 +60,7 @@ def collect(scope: RoundScope, drawn: Drawn) -> Collected:
             for k, v in counts.items()
             if k.startswith("prefer/dropped/")
         },
+        measured=measured,
     )
 
 
@@ -294,7 +297,14 @@ def _prefer_task(scope: RoundScope, after: tuple[str, ...]) -> Task:
         writes=("examples", "feedback"),
         reads=tuple(reads),
         input_digests=input_digests(
-            [scope.stage.preferences, config.feedback, weights, config.seed, f"r{scope.index}"],
+            [
+                scope.stage.preferences,
+                config.feedback,
+                weights,
+                config.seed,
+                f"r{scope.index}",
+                *config.metrics,
+            ],
             plug_ins=run.plug_ins,
         ),
         after=after,

@@ -19,6 +19,7 @@ from orchestrator.rounds.collecting import digests, rollout_task, run_tasks, tot
 from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.drawing import mend_prompts, write_measured_prompts
 from orchestrator.rounds.limits import check_collection
+from orchestrator.rounds.measured_numbers import measured_numbers
 from orchestrator.rounds.metrics import conversation_metrics
 from orchestrator.runs.folder import RoundFolder, ShardPaths
 from orchestrator.runs.phases import Evaluated, Phase, Remeasured
@@ -88,7 +89,8 @@ def _measure(
     return Evaluated(
         version=version.number,
         digests=digests(folder, ["trajectories", "verdicts", "feedback"]),
-        metrics=metrics_of(summaries["rollout"], summaries["grade"]),
+        metrics=metrics_of(summaries["rollout"], summaries["grade"])
+        | {f"eval/{name}": value for name, value in measured_numbers(scope, summaries).items()},
         counts=counts_of(summaries["grade"]),
     )
 
@@ -103,6 +105,7 @@ def _grade_task(scope: RoundScope) -> Task:
             str(attempt.of("feedback")),
         )
 
+    metrics = scope.run.config.metrics
     return Task(
         name="grade",
         group=scope.run.groups.grade,
@@ -110,7 +113,9 @@ def _grade_task(scope: RoundScope) -> Task:
         arguments=arguments,
         writes=("feedback",),
         reads=("trajectories", "verdicts"),
-        input_digests=input_digests([scope.run.config.feedback]),
+        input_digests=input_digests(
+            [scope.run.config.feedback, *metrics], plug_ins=scope.run.plug_ins if metrics else None
+        ),
         after=("verify",),
     )
 

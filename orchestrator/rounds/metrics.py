@@ -51,6 +51,7 @@ def collection_metrics(collected: Collected) -> dict[str, float]:
         for name in ("all_right", "all_wrong", "with_example"):
             found[f"prefer/{name}_share"] = counts.get(f"prefer/prompts_{name}", 0.0) / prompts
     found |= example_metrics(counts)
+    found |= collected.measured
     for reason, number in collected.dropped.items():
         found[f"prefer/dropped/{reason}"] = float(number)
     return found

@@ -54,6 +54,8 @@ class Collected(Record):
     counts: dict[str, float]
     """Sums over shards, by metric-like name (`rollout/tokens`, `verify/numeric_match/scored`, ...)."""
     dropped: dict[str, int] = Field(default_factory=dict)
+    measured: dict[str, float] = Field(default_factory=dict, exclude_if=lambda found: not found)
+    """What workers measured, joined over the shards. Written only where there is something."""
 
 
 class Trained(Record):

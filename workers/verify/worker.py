@@ -38,6 +38,7 @@ from workers.cluster.item_filter import WHOLE, ItemFilter
 from workers.scoring.aggregate import FeedbackSettings, aggregate
 from workers.scoring.by_prompt import count_by_prompt
 from workers.scoring.graded_parts import parts_to_grade, verdict_on
+from workers.scoring.metric import Metric, measured
 from workers.verify.consistency import contradicting
 from workers.verify.isolated_verifier import IsolatedVerifier
 from workers.verify.source_summary import Summary, summarise_source, within_budget
@@ -53,6 +54,7 @@ class VerifyWorker:
         feedback: FeedbackSettings,
         preferences: Sequence[PreferenceBuilder.Config] = (),
         weights: Mapping[str, float] | None = None,
+        metrics: Sequence[Metric.Config] = (),
     ) -> None:
         """Take settings; processes start with the first trajectory.
 
@@ -61,11 +63,13 @@ class VerifyWorker:
             feedback: threshold and treatment of errors.
             preferences: builders by stage of the run; needed by `prefer` only.
             weights: share by source, judges included; verifiers' own weights where a source is left out.
+            metrics: what is measured of scored attempts besides.
         """
         self._feedback = feedback
         self._weights = {v.source: v.weight for v in verifiers} | dict(weights or {})
         self._verifiers = [IsolatedVerifier(config) for config in verifiers]
         self._builders: list[PreferenceBuilder] = [create(config) for config in preferences]
+        self._metrics: list[Metric] = [create(config) for config in metrics]
         self._prompts: tuple[str, dict[str, Prompt]] = ("", {})
 
     def close(self) -> None:
@@ -185,7 +189,7 @@ class VerifyWorker:
                 **count_examples(examples),
                 "dropped": merge_counts([of_one.dropped for of_one in built]),
             }
-        )
+        ) | measured(self._metrics, scored)
         kept = Path(feedback_path or output.with_name(f"{output.stem}.feedback.parquet"))
         drafts = (
             write_draft(output, builder.kind, examples),
@@ -227,6 +231,7 @@ class VerifyWorker:
             "truncated": sum(t.status is TrajectoryStatus.TRUNCATED for t in sampled),
             "neg_logprob_sum": -math.fsum(p for turn in turns for p in turn.logprobs),
             "logprob_tokens": sum(len(turn.logprobs) for turn in turns),
+            **measured(self._metrics, scored),
         }
         draft = write_draft(Path(output_path), Feedback, feedback)
         return Written(files=(draft,), summary=summary)
