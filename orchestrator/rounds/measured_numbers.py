@@ -1,4 +1,4 @@
-"""What workers measured besides their counts: joined over the shards of a phase, with a warning of what failed."""
+"""Joins the numbers that workers measured over the shards of a phase, and warns of what could not be measured."""
 
 from __future__ import annotations
 
