@@ -75,8 +75,9 @@ def placed_components(config: Settings, stages: Sequence[Stage]) -> tuple[Placed
     own = dict(components_in({n: sections.pop(n) for n in _BY_STAGE} | sections))
     found = {p: c for p, c in own.items() if p[0] not in (*_BY_STAGE, "stages")}
     for stage in stages:
-        parts = {"preferences": stage.preferences, "strategy": stage.strategy}
-        for place, component in components_in({**parts, "training": stage.training}):
+        sections = {"training": stage.training, "prompts": stage.sections.prompts}
+        parts = {"preferences": stage.preferences, "acceptance": stage.sections.acceptance}
+        for place, component in components_in({**parts, "strategy": stage.strategy, **sections}):
             usual = ("rollout", *place) if place[0] == "strategy" else place
             same = own.get(usual) == component
             found[usual if same else ("stages", stage.index, *place)] = component

@@ -19,7 +19,6 @@ from orchestrator.config.sections import (
     ClusterSettings,
     EvaluationSettings,
     LimitSettings,
-    MixtureSettings,
     PolicySettings,
     PromptSettings,
     RejectionSettings,
@@ -30,7 +29,7 @@ from orchestrator.config.sections import (
     TrainingSettings,
     VerifySettings,
 )
-from orchestrator.config.stages import Stage, StageField, resolve
+from orchestrator.config.stages import Stage, StageField, StageSections, resolve
 from policies.base.bounds import MAX_WHOLE
 from policies.base.component import WATCH, Component, Settings
 from policies.base.component_walk import stated_requirements
@@ -108,13 +107,14 @@ class RunConfig(Settings):
     def resolved_stages(self) -> tuple[Stage, ...]:
         """The stages with everything resolved, in order; one without `stages`."""
         with nullcontext() if self._plug_ins is None else self._plug_ins.watching():
-            return resolve(
-                self.stages,
-                rounds=self.rounds,
-                preferences=self.preferences,
-                strategy=self.rollout.strategy,
+            own = StageSections(
+                prompts=self.prompts,
+                rollout=self.rollout,
                 training=self.training,
+                acceptance=self.acceptance,
+                on_rejection=self.on_rejection,
             )
+            return resolve(self.stages, own, rounds=self.rounds, preferences=self.preferences)
 
     @property
     def components(self) -> tuple[Placed, ...]:
@@ -141,18 +141,16 @@ class RunConfig(Settings):
         reached = [s for s in self.resolved_stages if s.first_round <= round_index]
         return (reached or list(self.resolved_stages[:1]))[-1]
 
-    def samples_of(self, round_index: int) -> int:
-        """Attempts of the serving policy at each prompt of a round; 1 where all would be the same text."""
-        repeats = self.stage_of(round_index).repeats_itself
-        return 1 if repeats else self.rollout.samples_per_prompt
-
-    def mixture_of(self, round_index: int) -> tuple[MixtureSettings, ...]:
-        """Samples of earlier policies in a round; none where they would be the same text again."""
-        return () if self.stage_of(round_index).repeats_itself else self.rollout.mixture
-
     def total_samples_of(self, round_index: int) -> int:
         """Attempts at each prompt of a round, earlier policies' included."""
-        return self.samples_of(round_index) + sum(m.samples for m in self.mixture_of(round_index))
+        stage = self.stage_of(round_index)
+        return stage.samples + sum(m.samples for m in stage.mixture)
+
+    @property
+    def longest_turn(self) -> int:
+        """Token budget of the longest turn of any stage, that of measurements included."""
+        of_stages = (stage.sections.rollout.max_tokens for stage in self.resolved_stages)
+        return max(self.rollout.max_tokens, *of_stages)
 
     def builder_of(self, round_index: int) -> type[PreferenceBuilder]:
         """Class of a round's preference builder: it says what kind of example it makes."""

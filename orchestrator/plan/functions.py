@@ -55,7 +55,7 @@ def try_functions(
     if elsewhere:
         show_functions(config, plan, train, held_out)
         return
-    longest = completion_tokens(config, config.rollout.max_tokens)
+    longest = completion_tokens(config, config.longest_turn)
     for verifier, prompts in _users_own(config, train, held_out):
         name = f"{LINE}{verifier.source}"
         if _described(config, verifier, prompts):

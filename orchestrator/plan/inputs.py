@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +11,7 @@ from orchestrator.config.model_files import resolve_model
 from orchestrator.config.plug_ins.asked import load_prompts
 from orchestrator.config.remote_code import code_files, foreign_code, trusted_by
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.sections import PromptSettings
 from orchestrator.plan.answers import plan_answers
 from orchestrator.plan.functions import show_functions
 from orchestrator.plan.lines import Plan
@@ -147,23 +148,49 @@ def _model_problems(config: RunConfig, model: ModelFacts) -> list[str]:
 def plan_prompts(
     config: RunConfig, plan: Plan, *, elsewhere: bool
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """Load both sets, and look for prompts that stand in both."""
-    train = _load(config, "prompts.train", config.prompts.train, plan, elsewhere=elsewhere)
+    """Load every training set and the held-out set, and look for prompts that stand in both kinds."""
+    train = {
+        name: _load(config, name, settings.train, plan, elsewhere=elsewhere)
+        for name, settings in _training_sets(config).items()
+    }
     held_out = _load(config, "prompts.held_out", config.prompts.held_out, plan, elsewhere=elsewhere)
     return _compared(config, plan, train, held_out)
 
 
+def _training_sets(config: RunConfig) -> dict[str, PromptSettings]:
+    """The run's own set, and those that stages have of their own, by the setting that names them."""
+    own = {
+        f"stages[{stage.index}].prompts.train": stage.sections.prompts
+        for stage in config.resolved_stages
+        if stage.sections.prompts.train != config.prompts.train
+    }
+    return {"prompts.train": config.prompts, **own}
+
+
+def _portions(
+    config: RunConfig, sets: Mapping[str, list[Prompt]]
+) -> Iterator[tuple[str, str, int | None]]:
+    """The setting of every round's size, the set that it draws from, and the size."""
+    yield "prompts.per_round", "prompts.train", config.prompts.per_round
+    for stage in config.resolved_stages:
+        at = f"stages[{stage.index}].prompts"
+        if stage.own_prompts:
+            named = f"{at}.train" if f"{at}.train" in sets else "prompts.train"
+            yield f"{at}.per_round", named, stage.sections.prompts.per_round
+
+
 def _compared(
-    config: RunConfig, plan: Plan, train: list[Prompt], held_out: list[Prompt]
+    config: RunConfig, plan: Plan, sets: Mapping[str, list[Prompt]], held_out: list[Prompt]
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """Look for prompts that stand in both sets, and for a round that is larger than its set."""
+    """Look for prompts that stand in both kinds of sets, and for rounds that are larger than their set."""
+    train = [prompt for of_one in sets.values() for prompt in of_one]
     shared = overlapping(train, held_out)
     if shared:
         allowed = config.prompts.allow_overlap
         remedy = (
             ""
             if allowed
-            else ". Set by: prompts.train and prompts.held_out. Fix: use disjoint sets, or set "
+            else f". Set by: {', '.join(sets)} and prompts.held_out. Fix: use disjoint sets, or set "
             "prompts.allow_overlap: true"
         )
         examples = ", ".join(p.id for p in shared[:3])
@@ -174,14 +201,15 @@ def _compared(
         )
     elif train and held_out:
         plan.add("overlap", "no held-out prompt is a training prompt")
-    if train and config.prompts.drawn(len(train)) > len(train):
-        plan.add(
-            "prompts.per_round",
-            f"a round draws {config.prompts.per_round} prompts, but prompts.train has "
-            f"{len(train)}. Set by: prompts.per_round. Fix: lower prompts.per_round to at most {len(train)}, or give "
-            "more prompts",
-            "problem",
-        )
+    for setting, name, per_round in _portions(config, sets):
+        number = len(sets[name])
+        if number and per_round is not None and per_round > number:
+            plan.add(
+                setting,
+                f"a round draws {per_round} prompts, but {name} has {number}. Set by: {setting}. Fix: lower {setting} "
+                f"to at most {number}, or give more prompts",
+                "problem",
+            )
     return train, held_out
 
 
@@ -219,14 +247,16 @@ def check_prompts(config: RunConfig) -> Plan:
     A data set of the hub, or one that a heavy package makes, is left to `pawl plan` and `pawl run`.
     """
     plan = Plan()
-    loaded: list[list[Prompt]] = []
-    for name, source in (("train", config.prompts.train), ("held_out", config.prompts.held_out)):
+    sources = {name: settings.train for name, settings in _training_sets(config).items()}
+    loaded: dict[str, list[Prompt]] = {}
+    for name, source in {**sources, "prompts.held_out": config.prompts.held_out}.items():
         if _is_heavy(source):
-            plan.add(f"prompts.{name}", f"{source.type} is not read here: `pawl plan` reads it")
-            loaded.append([])
+            plan.add(name, f"{source.type} is not read here: `pawl plan` reads it")
+            loaded[name] = []
         else:
-            loaded.append(_load(config, f"prompts.{name}", source, plan, elsewhere=True))
-    train, held_out = _compared(config, plan, *loaded)
+            loaded[name] = _load(config, name, source, plan, elsewhere=True)
+    measured = loaded.pop("prompts.held_out")
+    train, held_out = _compared(config, plan, loaded, measured)
     plan_answers(config, plan, train, held_out)
     show_functions(config, plan, train, held_out)
     test = config.prompts.test
@@ -267,7 +297,7 @@ def _load(
 def plan_context(config: RunConfig, plan: Plan, model: ModelFacts, counts: TokenCounts) -> None:
     """Compare the longest sequence with what the model, the engine and the trainer take."""
     limit = config.hosting.max_context or model.context_tokens
-    completion = completion_tokens(config, config.rollout.max_tokens)
+    completion = completion_tokens(config, config.longest_turn)
     spent = counts.longest_prompt + completion
     how = "" if counts.exact else "about "
     turns = stated_requirements(config.rollout.strategy).max_turns

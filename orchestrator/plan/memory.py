@@ -25,7 +25,7 @@ def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> 
     trainer = int(model.parameters * trained_share(config)) * _ADAM_BYTES
     if config.policy.adapter is not None:
         trainer += model.parameters * 4  # frozen fp32 weights
-    length = counts.longest_prompt + completion_tokens(config, config.rollout.max_tokens)
+    length = counts.longest_prompt + completion_tokens(config, config.longest_turn)
     stages = config.resolved_stages
     logits = max(_rows(config, stage) * min(length, stage.training.max_length) for stage in stages)
     logits *= (model.vocabulary or 0) * 4
@@ -46,7 +46,7 @@ class _Estimate:
 
     def __init__(self, config: RunConfig, policy: ModelFacts, counts: TokenCounts) -> None:
         self._config, self._policy = config, policy
-        self._length = counts.longest_prompt + completion_tokens(config, config.rollout.max_tokens)
+        self._length = counts.longest_prompt + completion_tokens(config, config.longest_turn)
         verify = config.verify
         self._workers: dict[str, tuple[int, ResourceSettings]] = {
             "judge": (verify.judge_workers, verify.judge_resources),

@@ -196,9 +196,10 @@ def _memory(
 
 
 def _cost(config: RunConfig, plan: Plan, counts: TokenCounts) -> None:
-    usual = config.rollout.samples_per_prompt + sum(m.samples for m in config.rollout.mixture)
     for stage in config.resolved_stages:
-        if config.total_samples_of(stage.first_round) < usual:
+        rollout = stage.sections.rollout
+        usual = rollout.samples_per_prompt + sum(m.samples for m in rollout.mixture)
+        if stage.repeats_itself and usual > 1:
             plan.add(
                 "a round",
                 f"stage {stage.name}: 1 attempt at each prompt and not {usual}, because all attempts of "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.sections import PER_ROUND
+from orchestrator.config.sections import PER_ROUND, PromptSettings
 from orchestrator.plan.model import ModelFacts
 from policies.base.component_walk import stated_requirements
 from policies.base.records import Prompt
@@ -47,10 +47,10 @@ class TokenCounts:
         held_out: Sequence[Prompt],
     ) -> TokenCounts:
         """Count for a config and its prompts."""
-        prompts = config.prompts.drawn(len(train) or PER_ROUND)
-        prompts = min(prompts, len(train)) if train else prompts
-        stages = config.resolved_stages
-        samples = prompts * max(config.total_samples_of(s.first_round) for s in stages)
+        samples = max(
+            _drawn(stage.sections.prompts, train) * config.total_samples_of(stage.first_round)
+            for stage in config.resolved_stages
+        )
         measured = len(held_out) * config.evaluation.samples_per_prompt
         every = [*train, *held_out]
         longest, exact = longest_prompt(every, model, by_bytes=config.hosting.scripted)
@@ -62,7 +62,7 @@ class TokenCounts:
             prompt_lengths=tuple(round(n * scale) for n in characters),
             exact=exact,
             samples=samples,
-            sampled_tokens=samples * completion_tokens(config, config.rollout.max_tokens),
+            sampled_tokens=samples * completion_tokens(config, config.longest_turn),
             held_out_samples=measured,
             measured_tokens=measured
             * completion_tokens(config, config.evaluation.max_tokens or config.rollout.max_tokens),
@@ -73,6 +73,12 @@ class TokenCounts:
         """Prompts that alone leave no room for one sampled token."""
         lengths = self.prompt_lengths[: self.num_train] if only_train else self.prompt_lengths
         return sum(1 for length in lengths if length >= limit)
+
+
+def _drawn(settings: PromptSettings, train: Sequence[Prompt]) -> int:
+    """Prompts of a round of a stage, of at most all that are known."""
+    prompts = settings.drawn(len(train) or PER_ROUND)
+    return min(prompts, len(train)) if train else prompts
 
 
 def completion_tokens(config: RunConfig, per_turn: int) -> int:

@@ -33,10 +33,11 @@ def check_overlap(
     if not shared:
         return
     called = {"prompts.held_out": "held-out", "prompts.train": "training", "prompts.test": "test"}
+    known = called.get(other, "training")
     examples = "; ".join(f"{p.id}: {_question(p)[:60]!r}" for p in shared[:NUM_EXAMPLES])
     raise InputError(
         explain(
-            f"{len(shared)} of {len(held_out)} {called[name]} prompts are {called[other]} prompts too, e.g. {examples}",
+            f"{len(shared)} of {len(held_out)} {called[name]} prompts are {known} prompts too, e.g. {examples}",
             value=len(shared),
             where=f"{other} and {name}",
             fix="use disjoint files or slices (skip, take), or allow it (prompts.allow_overlap: true)",

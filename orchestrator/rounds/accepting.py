@@ -72,7 +72,7 @@ def decide(scope: RoundScope, measured: Evaluated, again: Remeasured | None) -> 
     if not usable(scope, measured):
         return Decision(accepted=True, reason=why_unusable(scope, measured))
     evidence = _evidence(scope, measured, again)
-    decision = scope.run.acceptance.decide(evidence)
+    decision = scope.acceptance.decide(evidence)
     back_to = decision.back_to
     if decision.accepted or back_to is None or back_to == scope.policy.number:
         return replace(decision, back_to=None)
@@ -87,7 +87,7 @@ def wanted_again(scope: RoundScope, measured: Evaluated) -> tuple[int, ...]:
         return ()
     evidence = _evidence(scope, measured, None)
     known = {*evidence.known(), measured.version}
-    wanted = scope.run.acceptance.measure_again(evidence)
+    wanted = scope.acceptance.measure_again(evidence)
     return tuple(number for number in dict.fromkeys(wanted) if number in known)
 
 

@@ -122,8 +122,8 @@ def _tasks(scope: RoundScope) -> list[Task]:
         rollout_task(
             run,
             scope.policy,
-            samples=config.samples_of(scope.index),
-            sampling=config.rollout.sampling,
+            samples=scope.stage.samples,
+            sampling=scope.stage.sections.rollout.sampling,
             prefix=f"r{scope.index}",
             strategy=strategy_index(config, scope.index),
             earlier=_earlier(scope),
@@ -151,7 +151,7 @@ def _earlier(scope: RoundScope) -> tuple[EarlierSamples, ...]:
             policy=run.store.get(served[max(0, len(served) - 1 - share.rounds_ago)]),
             samples=share.samples,
         )
-        for share in run.config.mixture_of(scope.index)
+        for share in scope.stage.mixture
     )
 
 

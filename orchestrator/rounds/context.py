@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -82,11 +82,14 @@ class Run:
     groups: Groups
     tracker: Tracker
     stop: StopRequest
-    acceptance: AcceptanceRule
+    acceptance: Sequence[AcceptanceRule]
+    """The rule of each stage."""
     train_prompts: list[Prompt]
     held_out_prompts: list[Prompt]
     test_prompts: list[Prompt] = field(default_factory=list)
     """Empty without `prompts.test`."""
+    stage_prompts: Mapping[int, list[Prompt]] = field(default_factory=dict)
+    """Training prompts of the stages that have a source of their own, by index."""
     judge_models: Mapping[str, PolicyVersion] = field(default_factory=dict)
     """Models of judges that lie on this machine, by their names in the config."""
     mirror: Mirror | None = None
@@ -121,3 +124,13 @@ class RoundScope:
     def stage(self) -> Stage:
         """The stage that the round belongs to."""
         return self.run.config.stage_of(self.index)
+
+    @property
+    def acceptance(self) -> AcceptanceRule:
+        """The rule that decides on the round's candidate."""
+        return self.run.acceptance[self.stage.index]
+
+    @property
+    def train_prompts(self) -> list[Prompt]:
+        """The set that the round draws from."""
+        return self.run.stage_prompts.get(self.stage.index, self.run.train_prompts)

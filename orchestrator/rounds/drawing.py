@@ -7,7 +7,8 @@ damaged since is put into quarantine and written again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from orchestrator.prompts.draw import draw as draw_prompts
 from orchestrator.rounds.context import RoundScope, Run
@@ -15,8 +16,11 @@ from orchestrator.runs.folder import RoundFolder
 from orchestrator.runs.phases import Drawn
 from policies.base.errors import ResumeError
 from policies.base.records import Prompt
+from policies.base.seeds import derive_seed
 from policies.storage.artifacts import content_digest, find_damage, read_marker, write_records
 from policies.storage.version_files import files_digest
+
+NO_SETS: Mapping[int, Sequence[Prompt]] = MappingProxyType({})
 
 
 def draw(scope: RoundScope) -> Drawn:
@@ -34,11 +38,26 @@ def draw(scope: RoundScope) -> Drawn:
             digest=":".join(sets),
             model=files_digest(run.store.get(0)),
             judge_models={name: files_digest(v) for name, v in run.judge_models.items()},
+            stage_prompts=stage_digests(run.stage_prompts),
         )
-    per_round = run.config.prompts.drawn(len(run.train_prompts))
-    prompts = draw_prompts(run.train_prompts, scope.index, per_round, run.config.seed)
+    prompts = _drawn(scope)
     number = write_shards(run, scope.folder, prompts, per_shard)
     return Drawn(num_prompts=len(prompts), num_shards=number, digest=content_digest(prompts))
+
+
+def _drawn(scope: RoundScope) -> list[Prompt]:
+    """The prompts of a round; a stage that draws otherwise than the run begins passes of its own over its set."""
+    stage, seed, every = scope.stage, scope.run.config.seed, scope.train_prompts
+    per_round = stage.sections.prompts.drawn(len(every))
+    if not stage.own_prompts:
+        return draw_prompts(every, scope.index, per_round, seed)
+    own = derive_seed(seed, "draw", "stage", stage.index)
+    return draw_prompts(every, scope.index - stage.first_round + 1, per_round, own)
+
+
+def stage_digests(stage_prompts: Mapping[int, Sequence[Prompt]]) -> dict[str, str]:
+    """Content digests of the sets that stages have of their own, by the stage's index."""
+    return {str(index): content_digest(prompts) for index, prompts in stage_prompts.items()}
 
 
 def mend_prompts(scope: RoundScope) -> None:
@@ -73,18 +92,25 @@ def check_same_prompts(
     train: Sequence[Prompt],
     held_out: Sequence[Prompt],
     test: Sequence[Prompt] = (),
+    stage_prompts: Mapping[int, Sequence[Prompt]] = NO_SETS,
 ) -> None:
     """Refuse to go on with prompt files that changed since the run began.
 
     Raises:
         ResumeError: a set differs from what round 0 recorded.
     """
-    for name, before, now in zip(
+    sets = zip(
         ("prompts.train", "prompts.held_out", "prompts.test"),
         recorded.digest.split(":"),
         (content_digest(train), content_digest(held_out), content_digest(test)),
         strict=False,
-    ):
+    )
+    now_of = stage_digests(stage_prompts)
+    own = [
+        (f"stages[{index}].prompts.train", before, now_of.get(index, ""))
+        for index, before in recorded.stage_prompts.items()
+    ]
+    for name, before, now in [*sets, *own]:
         if before != now:
             raise ResumeError(
                 f"{name} changed since the run began (digest {before[:12]} -> {now[:12]}). "

@@ -110,7 +110,7 @@ def _measure_start(scope: RoundScope) -> Remeasured | None:
 
 def _measure_end(scope: RoundScope, status: RoundStatus, serving: int) -> Remeasured | None:
     """The version that serves at the end of the run, measured where no decision looks."""
-    if not is_last(scope, status) or not (scope.run.test_prompts or scope.run.acceptance.selects):
+    if not is_last(scope, status) or not (scope.run.test_prompts or scope.acceptance.selects):
         return None
     version = scope.run.store.get(serving)
     return phase(scope, Phase.FINAL, Remeasured, lambda s: measure_finally(s, version))

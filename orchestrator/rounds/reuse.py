@@ -70,4 +70,4 @@ def rounds_to_reuse(
 
 def learning_rate_factor(scope: RoundScope) -> float:
     """Factor of the learning rate: `on_rejection.learning_rate_factor` once for each rejection in a row."""
-    return scope.run.config.on_rejection.learning_rate_factor ** rejected_in_a_row(scope)
+    return scope.stage.sections.on_rejection.learning_rate_factor ** rejected_in_a_row(scope)

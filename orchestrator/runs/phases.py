@@ -42,6 +42,8 @@ class Drawn(Record):
     """Digest over all files of the starting model. Given by round 0; empty by an older Pawl."""
     judge_models: dict[str, str] = Field(default_factory=dict)
     """The same of the models of judges that lie on this machine, by their names in the config. Given by round 0."""
+    stage_prompts: dict[str, str] = Field(default_factory=dict, exclude_if=lambda found: not found)
+    """Content digests of training sets that stages have of their own, by the stage's index. Given by round 0."""
 
 
 class Collected(Record):

@@ -149,21 +149,21 @@ def reference_plan(
     return ReferencePlan.model_validate(ask(Question.REFERENCE, body, settings_of(config)))
 
 
-def acceptance_of(config: RunConfig) -> AcceptanceRule:
-    """The run's rule; one that is a plug-in decides in its process."""
-    if not is_stand_in(config.acceptance):
-        rule: AcceptanceRule = create(config.acceptance)
-        return rule
-    return _RuleElsewhere(config)
+def acceptance_of(config: RunConfig, rule: Component.Config) -> AcceptanceRule:
+    """The rule of a stage; one that is a plug-in decides in its process."""
+    if not is_stand_in(rule):
+        made: AcceptanceRule = create(rule)
+        return made
+    return _RuleElsewhere(config, rule)
 
 
 class _RuleElsewhere(AcceptanceRule):
     """Asks the process of the plug-ins for each decision."""
 
-    def __init__(self, config: RunConfig) -> None:
-        super().__init__(config.acceptance)
+    def __init__(self, config: RunConfig, rule: Component.Config) -> None:
+        super().__init__(rule)
         self._run = config
-        self.selects = cast("type[AcceptanceRule]", type(config.acceptance).component).selects  # type: ignore[misc]
+        self.selects = cast("type[AcceptanceRule]", type(rule).component).selects  # type: ignore[misc]
 
     def measure_again(self, evidence: Evidence) -> tuple[int, ...]:
         return tuple(self._ask(Question.MEASURE_AGAIN, evidence)["versions"])
