@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 
 from orchestrator.config.gpu_counts import with_gpu_counts
 from orchestrator.config.groups import group_outlines
-from orchestrator.config.plug_ins.asked import acceptance_of
+from orchestrator.config.plug_ins.asked import acceptance_by_stage
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.secrets import passed_secrets
 from orchestrator.driver.prompt_sets import prompt_sets_as_begun
@@ -87,9 +87,7 @@ def assemble(
             groups=groups,
             tracker=tracker,
             stop=stop,
-            acceptance=[
-                acceptance_of(config, s.sections.acceptance) for s in config.resolved_stages
-            ],
+            acceptance=acceptance_by_stage(config),
             train_prompts=sets.train,
             held_out_prompts=sets.held_out,
             test_prompts=sets.test,

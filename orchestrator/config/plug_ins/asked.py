@@ -157,6 +157,11 @@ def acceptance_of(config: RunConfig, rule: Component.Config) -> AcceptanceRule:
     return _RuleElsewhere(config, rule)
 
 
+def acceptance_by_stage(config: RunConfig) -> list[AcceptanceRule]:
+    """The rule of every stage, in order."""
+    return [acceptance_of(config, stage.sections.acceptance) for stage in config.resolved_stages]
+
+
 class _RuleElsewhere(AcceptanceRule):
     """Asks the process of the plug-ins for each decision."""
 

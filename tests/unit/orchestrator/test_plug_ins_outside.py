@@ -291,7 +291,7 @@ def test_what_the_driver_asks_of_plug_ins_is_answered_from_outside(
     assert [p.id for p in prompts] == [f"p{i}" for i in range(6)]
     assert notes == ("made here",)
     assert reference_plan(config, config.training.reference, [4, 5]).single == 4
-    assert acceptance_of(config).selects is False
+    assert acceptance_of(config, config.acceptance).selects is False
     assert not [name for name in sys.modules if name.startswith("pawl_user_many")]
 
 
