@@ -22,11 +22,11 @@ _ENDPOINT = re.compile(
 _HOST_PORT = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 if TYPE_CHECKING:
-    from orchestrator.config.run_config import RunConfig
+    from orchestrator.config.run_sections import RunSections
     from orchestrator.config.stages import Stage
 
 
-def problems(config: RunConfig) -> Iterator[str]:
+def problems(config: RunSections) -> Iterator[str]:
     """Every contradiction between sections."""
     yield from _grading(config)
     yield from _sampling(config)
@@ -54,7 +54,7 @@ def problems(config: RunConfig) -> Iterator[str]:
         yield from _stage(config, stage)
 
 
-def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
+def _stage(config: RunSections, stage: Stage) -> Iterator[str]:
     at = f"stages[{stage.index}]." if config.stages else ""
     training = stage.training
     loss = type(training.loss).component
@@ -105,7 +105,7 @@ def _stage(config: RunConfig, stage: Stage) -> Iterator[str]:
         )
 
 
-def _sampling(config: RunConfig) -> Iterator[str]:
+def _sampling(config: RunSections) -> Iterator[str]:
     strategy = cast("type[RolloutStrategy]", type(config.rollout.strategy).component)
     if not strategy.samples_policy:
         yield (
@@ -120,7 +120,7 @@ def _sampling(config: RunConfig) -> Iterator[str]:
         )
 
 
-def _address(config: RunConfig) -> Iterator[str]:
+def _address(config: RunSections) -> Iterator[str]:
     address = config.cluster.address
     if address in (None, "auto"):
         return
@@ -137,7 +137,7 @@ def _address(config: RunConfig) -> Iterator[str]:
         )
 
 
-def _storage(config: RunConfig) -> Iterator[str]:
+def _storage(config: RunSections) -> Iterator[str]:
     """The address of the copy and of its server, as the mirror will read them."""
     url, endpoint = config.storage.url, config.storage.endpoint_url
     if url is not None:
@@ -157,7 +157,7 @@ def _is_endpoint(text: str) -> bool:
     return found is not None and (found["port"] is None or 0 < int(found["port"]) < 65536)
 
 
-def _grading(config: RunConfig) -> Iterator[str]:
+def _grading(config: RunSections) -> Iterator[str]:
     if not config.verifiers and not config.judges:
         yield "verifiers and judges are both empty: nothing would score a completion. Fix: give at least one"
     elif _levels(config) == {"step"}:
@@ -180,7 +180,7 @@ def _grading(config: RunConfig) -> Iterator[str]:
         yield f"two metrics are called {', '.join(twice)}. Fix: give one of them another `name`"
 
 
-def _judges(config: RunConfig) -> Iterator[str]:
+def _judges(config: RunSections) -> Iterator[str]:
     for judge in config.components_of("judge"):
         for version in (model.version for model in judge.needs.models):
             if isinstance(version, int) and version and version >= config.rounds:
@@ -190,6 +190,6 @@ def _judges(config: RunConfig) -> Iterator[str]:
                 )
 
 
-def _levels(config: RunConfig) -> set[str]:
+def _levels(config: RunSections) -> set[str]:
     """Return what the run's verifiers and judges grade: whole trajectories, steps, or both."""
     return {v.level for v in config.verifiers} | {j.level for j in config.judges}

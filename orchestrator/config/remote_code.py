@@ -14,14 +14,14 @@ from policies.base.requirements import POLICY
 from policies.storage.artifacts import file_sha256
 
 if TYPE_CHECKING:
-    from orchestrator.config.run_config import RunConfig
+    from orchestrator.config.run_sections import RunSections
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HANDED_THE_POLICY = (("rollout", "engine"), ("training", "engine"))
 """Places of engines, also in a stage; any other is handed its model by the component that has it, which says so."""
 
 
-def trusted_by(config: RunConfig) -> dict[str, str]:
+def trusted_by(config: RunSections) -> dict[str, str]:
     """Tell which setting lets code run that comes with a model, and with which model.
 
     Example: `{"rollout.engine.trust_remote_code": "org/model"}`.
@@ -38,7 +38,7 @@ def trusted_by(config: RunConfig) -> dict[str, str]:
     return found
 
 
-def problems(config: RunConfig) -> Iterator[str]:
+def problems(config: RunSections) -> Iterator[str]:
     """Code of a hub model that is not pinned to a commit: tomorrow it may be other code."""
     for path, model in trusted_by(config).items():
         if Path(model).expanduser().is_dir() or model.count("/") != 1:
@@ -61,7 +61,7 @@ def code_files(path: Path) -> dict[str, str]:
     return {str(p.relative_to(path)): file_sha256(p) for p in files}
 
 
-def trusted_code(config: RunConfig) -> dict[str, str]:
+def trusted_code(config: RunSections) -> dict[str, str]:
     """Return what of the policy's own code may run: nothing unless `trust_remote_code` is on."""
     from orchestrator.config.model_files import resolve_model
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.prompts.chats import is_chat, read_chat, read_tools, shown_to_model
 from orchestrator.prompts.column_paths import has, look_up
 from orchestrator.prompts.format_choice import Reading
 from orchestrator.prompts.repeats import difference
+from orchestrator.prompts.row_config import RowConfig
 from orchestrator.prompts.row_values import Row, RowError, as_json, as_text, shown
 from orchestrator.prompts.source import chat, digest_of, is_safe_id
 from orchestrator.prompts.templates import fill
 from orchestrator.prompts.whole_numbers import restore_whole
 from policies.base.errors import InputError, explain
 from policies.base.records import Json, Message, Prompt
-
-if TYPE_CHECKING:
-    from orchestrator.prompts.rows import RowConfig
 
 logger = logging.getLogger(__name__)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.prompts.chats import looks_like_tools
 from orchestrator.prompts.column_paths import has, root_of
 from orchestrator.prompts.formats import CHOICES, FORMATS, RowFormat, get
+from orchestrator.prompts.row_config import RowConfig
 from orchestrator.prompts.templates import placeholders
-
-if TYPE_CHECKING:
-    from orchestrator.prompts.rows import RowConfig
 
 NUM_FIRST = 32
 """Rows that are looked at before the layout is decided."""

@@ -18,7 +18,7 @@ from orchestrator.config.run_config import strategies, strategy_index
 from orchestrator.flow.fingerprint import input_digests
 from orchestrator.flow.scheduler import Pipeline, Summary, Task
 from orchestrator.rounds.context import RoundScope, Run
-from orchestrator.rounds.drawing import mend_prompts
+from orchestrator.rounds.drawing import repair_prompts
 from orchestrator.rounds.judge_versions import judging_policies
 from orchestrator.rounds.limits import check_collection
 from orchestrator.rounds.measured_numbers import measured_numbers
@@ -39,7 +39,7 @@ from workers.rollout.worker import EarlierSamples, ShardJob
 def collect(scope: RoundScope, drawn: Drawn) -> Collected:
     """Bring every shard of the round from prompts to examples."""
     run = scope.run
-    mend_prompts(scope)
+    repair_prompts(scope)
     shards = [scope.folder.shard(i) for i in range(drawn.num_shards)]
     summaries = run_tasks(scope, _tasks(scope), shards, phase="collect")
     counts = totals(summaries)

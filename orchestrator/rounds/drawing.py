@@ -60,7 +60,7 @@ def stage_digests(stage_prompts: Mapping[int, Sequence[Prompt]]) -> dict[str, st
     return {str(index): content_digest(prompts) for index, prompts in stage_prompts.items()}
 
 
-def mend_prompts(scope: RoundScope) -> None:
+def repair_prompts(scope: RoundScope) -> None:
     """Write again what was damaged of the round's prompt files since they were drawn."""
     run, held_out = scope.run, scope.folder.evaluation
     files = [f.prompts for f in (held_out, scope.folder) if scope.index or f is held_out]

@@ -17,7 +17,7 @@ from orchestrator.flow.fingerprint import input_digests
 from orchestrator.flow.scheduler import Summary, Task
 from orchestrator.rounds.collecting import digests, rollout_task, run_tasks, totals, verify_task
 from orchestrator.rounds.context import RoundScope
-from orchestrator.rounds.drawing import mend_prompts, write_measured_prompts
+from orchestrator.rounds.drawing import repair_prompts, write_measured_prompts
 from orchestrator.rounds.limits import check_collection
 from orchestrator.rounds.measured_numbers import measured_numbers
 from orchestrator.rounds.metrics import conversation_metrics
@@ -31,7 +31,7 @@ from workers.cluster.item_filter import ItemFilter
 
 def evaluate(scope: RoundScope, version: PolicyVersion) -> Evaluated:
     """Sample the held-out prompts with `version`, grade them, and measure."""
-    mend_prompts(scope)
+    repair_prompts(scope)
     return _measure(scope, version, scope.folder.evaluation, f"e{scope.index}", Phase.EVALUATE)
 
 

@@ -231,6 +231,7 @@ def _reads_setting(module: Module, owner: Owner, name: str) -> bool:
     plain = [re.sub(r"Settings$|Options$", "", each) for each in outer]
     keys = [re.sub(r"(?<!^)(?=[A-Z])", "_", each).lower() for each in plain]
     sections = {key for o in owners() for key, annotation in o.fields if owner.name in annotation}
+    outer += [each.name for each in below]
     words = {*outer, *keys, *(f"{key}s" for key in keys), owner.path.stem, *sections}
     return bool(module.names & words)
 

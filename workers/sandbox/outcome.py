@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from policies.base.records import Json
-from workers.sandbox.process import Raw
+from workers.sandbox.raw_result import Raw
 from workers.sandbox.settings import (
     CallResult,
     SandboxBackend,

@@ -11,13 +11,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from policies.base.errors import SandboxUnavailableError
 from workers.sandbox.interpreter import ENVIRONMENT
 from workers.sandbox.keeper import Keeper
+from workers.sandbox.raw_result import Ending, Raw
 from workers.sandbox.streams import BLOCK, MAX_DESCRIPTORS, Streams
 from workers.sandbox.watch import Watch
 
@@ -35,8 +36,6 @@ CONTROL, INFO = 3, 4
 START_SECONDS = 30.0
 DEATH_SECONDS = 10.0
 
-Ending = Literal["exit", "done", "wall", "cpu", "flood", "threads", "files", "start"]
-
 
 @dataclass(frozen=True)
 class Budget:
@@ -53,20 +52,6 @@ class Budget:
     """In the private folder: each takes memory of the kernel, also an empty one."""
     freezes: bool = True
     """Whether a process that answered and lives on stands still until its next job."""
-
-
-@dataclass
-class Raw:
-    """The raw result of a process."""
-
-    stdout: bytearray = field(default_factory=bytearray)
-    stderr: bytearray = field(default_factory=bytearray)
-    control: bytearray = field(default_factory=bytearray)
-    ending: Ending = "exit"
-    exit_code: int | None = None
-    """As `subprocess` counts: a signal is negative; None while the process lives."""
-    cpu_seconds: float = 0.0
-    wall_seconds: float = 0.0
 
 
 @cache

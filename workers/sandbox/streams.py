@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import socket
 import time
-from typing import TYPE_CHECKING
+from io import FileIO
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from workers.sandbox.process import Process, Raw
+from workers.sandbox.raw_result import Raw
 
 BLOCK = 65536
 WATCH_SECONDS = 0.05
@@ -18,10 +19,25 @@ MAX_DESCRIPTORS = 2
 """How many the launcher hands over while it is still trusted."""
 
 
+class Contained(Protocol):
+    """The process as its streams see it."""
+
+    _control: socket.socket
+    _stdin: FileIO
+    _stdout: FileIO
+    _stderr: FileIO
+    _pidfd: int | None
+    _outgoing: bytearray
+
+    def _receive(self, descriptor: int) -> bytes: ...
+
+    def _send(self) -> None: ...
+
+
 class Streams:
     """The open ends of a process during one job."""
 
-    def __init__(self, process: Process, raw: Raw, stdin: bytes | None) -> None:
+    def __init__(self, process: Contained, raw: Raw, stdin: bytes | None) -> None:
         self._process = process
         self._raw = raw
         self._feeds = stdin is not None  # else it stays open for a later job

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.prompts.parquet_pages import TooLargeError
+from orchestrator.prompts.row_config import RowConfig
 from orchestrator.prompts.row_values import Row, RowError
-from orchestrator.prompts.rows import RowConfig, RowSource
+from orchestrator.prompts.rows import RowSource
 from orchestrator.prompts.sources.parquet import check_file, too_large
 from policies.base.bounds import MAX_COUNT
 from policies.base.errors import InputError, boundary, explain

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator.prompts.paths import existing_file, listed
+from orchestrator.prompts.row_config import RowConfig
 from orchestrator.prompts.row_values import Row, RowError
-from orchestrator.prompts.rows import RowConfig, RowSource
+from orchestrator.prompts.rows import RowSource
 from policies.base.errors import InputError, explain
 from policies.storage.bounded_json import parse_json
 

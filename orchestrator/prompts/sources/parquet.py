@@ -12,8 +12,9 @@ from orchestrator.prompts.parquet_pages import (
     check_repeats,
 )
 from orchestrator.prompts.paths import existing_file, listed
+from orchestrator.prompts.row_config import RowConfig
 from orchestrator.prompts.row_values import Row, RowError
-from orchestrator.prompts.rows import RowConfig, RowSource
+from orchestrator.prompts.rows import RowSource
 from policies.base.errors import InputError, explain
 
 NUM_ROWS_AT_ONCE = 1024

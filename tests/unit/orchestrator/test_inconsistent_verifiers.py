@@ -19,7 +19,7 @@ def score(prompt, completion):
     again = (prompt, completion) in seen
     seen.add((prompt, completion))
 """
-FICKLE = SEEN + "    return not again\n"
+INCONSISTENT = SEEN + "    return not again\n"
 STEADY = SEEN + "    return len(completion) % 2 == 0\n"
 FAILING = SEEN + "    if again: raise ValueError('tired')\n    return 1.0\n"
 
@@ -41,7 +41,7 @@ def run_with(root: Path, source: str) -> tuple[list[str], list[RoundResult]]:
 
 
 def test_a_verifier_that_contradicts_itself_is_named_and_counted(tmp_path: Path) -> None:
-    warnings, results = run_with(tmp_path, FICKLE)
+    warnings, results = run_with(tmp_path, INCONSISTENT)
     assert any("mine, asked again" in text and "1 of 1 shard(s)" in text for text in warnings)
     assert results[1].metrics["verify/mine/fickle_shards"] == 1
     assert audit(RunFolder(tmp_path / "run")).num_problems == 0

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from orchestrator.prompts.formats import FORMATS
-from orchestrator.prompts.rows import Format
+from orchestrator.prompts.row_config import Format
 from policies.base.component import create
 from policies.base.errors import InputError
 from tests.support.row_files import pasted, read, source_of

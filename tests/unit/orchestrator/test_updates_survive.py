@@ -56,18 +56,18 @@ def test_an_update_whose_trainer_dies_ends_as_if_it_had_not(tmp_path: Path) -> N
     num_steps = len(steps_made(tmp_path, "whole"))
     assert num_steps >= 6
     # Two deaths before each of two checkpoints: more than max_attempts in all, never so many without progress.
-    run(tmp_path, "dying", engine={"die_at": (3, 4, 5, 6)})
-    assert left(tmp_path / "dying") == left(tmp_path / "whole")
+    run(tmp_path, "crashing", engine={"die_at": (3, 4, 5, 6)})
+    assert left(tmp_path / "crashing") == left(tmp_path / "whole")
     rest = [5, *range(5, num_steps + 1)]
-    assert steps_made(tmp_path, "dying") == [1, 2, 3, 3, 4, *rest]
-    log = tmp_path / "dying/rounds/0001/train/steps.jsonl"
+    assert steps_made(tmp_path, "crashing") == [1, 2, 3, 3, 4, *rest]
+    log = tmp_path / "crashing/rounds/0001/train/steps.jsonl"
     made = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert made == list(range(1, num_steps + 1))
-    events = read_events(tmp_path / "dying/events.jsonl")
+    events = read_events(tmp_path / "crashing/events.jsonl")
     warnings = [str(e.detail["message"]) for e in events if e.kind is EventKind.WARNING]
     assert sum("making step 3 and goes on after step 2" in w for w in warnings) == 1
-    assert not list((tmp_path / "dying").rglob("checkpoints"))
-    assert not list((tmp_path / "dying").rglob("attempts/*"))
+    assert not list((tmp_path / "crashing").rglob("checkpoints"))
+    assert not list((tmp_path / "crashing").rglob("attempts/*"))
 
 
 def test_deaths_at_the_same_step_stop_the_run_with_the_reason(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def die() -> None:
 
 
 def crash(folder: Path, at: int, mode: CrashMode) -> bool:
-    """Replace `folder/state.json`, dying at the given operation; says whether it died."""
+    """Replace `folder/state.json`, crashing at the given operation; says whether it died."""
     try:
         with files.using(CrashingFiles(at, mode, end=die)):
             files.write_json(folder / "state.json", {"new": list(range(50))})

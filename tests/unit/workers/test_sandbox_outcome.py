@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from policies.base.records import Json
 from workers.sandbox.outcome import last_lines, read_cell, read_replies, result_of
-from workers.sandbox.process import Raw
+from workers.sandbox.raw_result import Raw
 from workers.sandbox.settings import CallResult, SandboxResult, SandboxSettings, SandboxStatus
 
 SETTINGS = SandboxSettings(output_kb=1, wall_seconds=2, cpu_seconds=2)

@@ -11,16 +11,13 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 from policies.base.errors import PawlError
 from policies.storage import files
 from workers.cluster.transfer.server import PIECE_BYTES, uploading
-
-if TYPE_CHECKING:
-    from workers.cluster.transfer.client import TransferClient
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +25,28 @@ SEND_SECONDS = 1.0
 """How often a call's live files are looked at."""
 
 
+class Sender(Protocol):
+    """The client of the driver's node, as what is sent meanwhile needs it."""
+
+    def ask(self, method: str, *arguments: object) -> object:
+        """Call a method of the driver's node."""
+        ...
+
+    def send(
+        self, source: Path, target: Path, *, between: Callable[[], None] = lambda: None
+    ) -> None:
+        """Send one file."""
+        ...
+
+    def next_upload(self) -> str:
+        """A name that no other upload of the run has."""
+        ...
+
+
 class LiveFiles:
     """Follows one call's files. A context manager: entered, it sends signs of life; after `begin`, the rest too."""
 
-    def __init__(self, client: TransferClient, report: str, live: Sequence[str]) -> None:
+    def __init__(self, client: Sender, report: str, live: Sequence[str]) -> None:
         self._client = client
         self._report = Path(report) if report else None
         self._live = [Path(path) for path in live]
@@ -42,7 +57,7 @@ class LiveFiles:
         self._folders: set[Path] = set()
         """Parts of live folders that the driver's node has."""
         self._begun, self._ended = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="ferry", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name="live-upload", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

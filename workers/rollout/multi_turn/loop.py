@@ -6,10 +6,9 @@ Partners answer in threads while the engine samples; engine and records are touc
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 from policies.base.errors import PawlError, RolloutError, boundary
 from policies.base.records import (
@@ -29,12 +28,11 @@ from workers.rollout.chat.shown_calls import check_shown
 from workers.rollout.chat.thought_marks import spoken_text
 from workers.rollout.chat.transcript import Transcript
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
+from workers.rollout.multi_turn.conversation import Conversation
 from workers.rollout.multi_turn.counterpart import Counterpart, Outcome, Reply
+from workers.rollout.multi_turn.settings import ConversationSettings
 from workers.rollout.multi_turn.thread_pool import CounterpartThreads, Finished
 from workers.rollout.strategy import RolloutJob
-
-if TYPE_CHECKING:
-    from workers.rollout.multi_turn.strategy import ConversationStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -47,58 +45,17 @@ _STATUS = {
 }
 
 
-class _Conversation:
-    """One trajectory under way."""
-
-    def __init__(self, key: int, prompt: Prompt, sample_index: int) -> None:
-        self.key = key
-        self.prompt = prompt
-        self.sample_index = sample_index
-        self.counterpart: Counterpart | None = None
-        self.transcript: Transcript | None = None
-        self.opening: tuple[Message, ...] = ()
-        self.turns: list[Turn] = []
-        self.then: Callable[[_Conversation, Finished], None] | None = None
-        """Takes what the counterpart answers."""
-        self.ending: Ending | None = None
-        self.error: str | None = None
-        self.outcome = Outcome()
-        self._given_up = False
-        self._closed = False
-        self._lock = threading.Lock()
+class CounterpartMaker(Protocol):
+    """The strategy, as its conversations see it."""
 
     @property
-    def policy_turns(self) -> list[int]:
-        """Tell where in `turns` the policy's are."""
-        return [n for n, turn in enumerate(self.turns) if turn.role == "policy"]
+    def config(self) -> ConversationSettings:
+        """Its settings."""
+        ...
 
-    @property
-    def closed(self) -> bool:
-        """Tell whether there is nothing to close, or no longer."""
-        return self._closed or self.counterpart is None
-
-    def adopt(self, counterpart: Counterpart) -> Counterpart:
-        """Keep the counterpart; one that came after its time is closed at once."""
-        self.counterpart = counterpart
-        if self._given_up:
-            self.close()
-        return counterpart
-
-    def give_up(self) -> None:
-        """Wait for this counterpart no longer."""
-        self._given_up = True
-
-    def close(self) -> None:
-        """Close the counterpart, once. What goes wrong in that no longer concerns the trajectory."""
-        with self._lock:
-            if self._closed or self.counterpart is None:
-                return
-            self._closed = True
-        try:
-            with boundary(RolloutError, "closing a counterpart failed"):
-                self.counterpart.close()
-        except PawlError as error:
-            logger.warning("%s (prompt %s)", error, self.prompt.id)
+    def counterpart(self, prompt: Prompt, seed: int) -> Counterpart:
+        """The other side of one trajectory."""
+        ...
 
 
 class Conversations:
@@ -106,7 +63,7 @@ class Conversations:
 
     def __init__(
         self,
-        strategy: ConversationStrategy,
+        strategy: CounterpartMaker,
         job: RolloutJob,
         engine: RolloutEngine,
         threads: CounterpartThreads,
@@ -119,10 +76,10 @@ class Conversations:
         self._engine = engine
         self._threads = threads
         self._closers = closers
-        self._asked: dict[int, _Conversation] = {}
+        self._asked: dict[int, Conversation] = {}
         """Who waits for the engine, by ticket."""
         slots = [(p, k) for p in job.prompts for k in job.sample_indices]
-        self._all = [_Conversation(n, p, k) for n, (p, k) in enumerate(slots)]
+        self._all = [Conversation(n, p, k) for n, (p, k) in enumerate(slots)]
 
     def run(self) -> list[Trajectory]:
         """Take every conversation to its end; trajectories in the order of prompts and samples."""
@@ -142,9 +99,9 @@ class Conversations:
 
     def _hand_over(
         self,
-        c: _Conversation,
-        work: Callable[[_Conversation], object],
-        then: Callable[[_Conversation, Finished], None],
+        c: Conversation,
+        work: Callable[[Conversation], object],
+        then: Callable[[Conversation, Finished], None],
         what: str,
     ) -> None:
         """Have a thread do `work` on a conversation, and go on with `then`."""
@@ -162,13 +119,13 @@ class Conversations:
 
     # Opening
 
-    def _open(self, c: _Conversation) -> object:
+    def _open(self, c: Conversation) -> object:
         seed = derive_seed(self._job.seed_of(c.prompt, c.sample_index), "partner")
         counterpart = c.adopt(self._strategy.counterpart(c.prompt, seed))
         opening = counterpart.opening(c.prompt)
         return counterpart.framed(c.prompt), opening, counterpart.tools()
 
-    def _opened(self, c: _Conversation, answer: Finished) -> None:
+    def _opened(self, c: Conversation, answer: Finished) -> None:
         if answer.error is not None:
             self._fail(c, answer.error)
             return
@@ -196,7 +153,7 @@ class Conversations:
 
     # The policy's turn
 
-    def _room(self, c: _Conversation) -> int:
+    def _room(self, c: Conversation) -> int:
         """Tokens that the next turn may have."""
         assert c.transcript is not None
         used = len(c.transcript.token_ids)
@@ -208,14 +165,14 @@ class Conversations:
             limits.append(prompt + self._config.max_trajectory_tokens - used)
         return min(limits)
 
-    def _ask(self, c: _Conversation) -> None:
+    def _ask(self, c: Conversation) -> None:
         assert c.transcript is not None
         sampling = self._job.sampling.model_copy(update={"max_tokens": self._room(c)})
         seed = self._job.seed_of(c.prompt, c.sample_index, len(c.policy_turns))
         request = GenerationRequest(tuple(c.transcript.token_ids), sampling, seed)
         self._asked[self._engine.submit(request)] = c
 
-    def _heard(self, c: _Conversation, said: Generation) -> None:
+    def _heard(self, c: Conversation, said: Generation) -> None:
         assert c.transcript is not None
         counterpart = c.counterpart
         assert counterpart is not None
@@ -251,7 +208,7 @@ class Conversations:
 
     # The counterpart's turn
 
-    def _replied(self, c: _Conversation, answer: Finished) -> None:
+    def _replied(self, c: Conversation, answer: Finished) -> None:
         if answer.error is not None:
             self._fail(c, answer.error)
             return
@@ -289,7 +246,7 @@ class Conversations:
         self._record(c, reply, ids)
         self._ask(c)
 
-    def _record(self, c: _Conversation, reply: Reply, ids: tuple[int, ...] = ()) -> None:
+    def _record(self, c: Conversation, reply: Reply, ids: tuple[int, ...] = ()) -> None:
         """Keep the observation; one that no turn follows has no tokens, for the policy never reads it."""
         if reply.messages or reply.calls:
             c.turns.append(
@@ -304,17 +261,17 @@ class Conversations:
 
     # The end
 
-    def _end(self, c: _Conversation, ending: Ending) -> None:
+    def _end(self, c: Conversation, ending: Ending) -> None:
         c.ending = ending
         self._hand_over(c, _finish, self._finished, "asking for the outcome")
 
-    def _finished(self, c: _Conversation, answer: Finished) -> None:
+    def _finished(self, c: Conversation, answer: Finished) -> None:
         if answer.error is not None:
             self._fail(c, answer.error)
             return
         c.outcome = cast(Outcome, answer.value)
 
-    def _fail(self, c: _Conversation, error: str) -> None:
+    def _fail(self, c: Conversation, error: str) -> None:
         c.ending = Ending.FAILED
         c.error = error
         self._closers.submit(c.key, c.close, "closing the counterpart")
@@ -336,7 +293,7 @@ class Conversations:
                         )
             threads.release()
 
-    def _trajectory(self, c: _Conversation) -> Trajectory:
+    def _trajectory(self, c: Conversation) -> Trajectory:
         try:
             with boundary(RolloutError, "the outcome is unusable"):
                 return self._record_of(c)
@@ -344,7 +301,7 @@ class Conversations:
             c.ending, c.error, c.outcome = Ending.FAILED, str(error), Outcome()
             return self._record_of(c)
 
-    def _record_of(self, c: _Conversation) -> Trajectory:
+    def _record_of(self, c: Conversation) -> Trajectory:
         assert c.ending is not None
         return Trajectory(
             id=self._job.trajectory_id(c.prompt, c.sample_index),
@@ -364,7 +321,7 @@ class Conversations:
         )
 
 
-def _finish(c: _Conversation) -> Outcome:
+def _finish(c: Conversation) -> Outcome:
     assert c.counterpart is not None
     try:
         outcome = c.counterpart.outcome()
@@ -385,7 +342,7 @@ def _checked_reply(reply: object) -> Reply:
     return reply
 
 
-def _graded(c: _Conversation) -> Span | None:
+def _graded(c: Conversation) -> Span | None:
     """The tokens of the turn that the counterpart wants graded; None for the last turn of an attempt that ended."""
     policy_turns = c.policy_turns
     number = c.outcome.graded_turn

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from policies.base.bounds import MAX_ROUNDS, MAX_SECONDS, MAX_TOKENS, MAX_WORKERS
-from policies.base.component import Component
 from policies.base.records import Message, Prompt, Trajectory
 from workers.rollout.chat.chat import ChatFormat
 from workers.rollout.chat.template_probe import (
@@ -22,10 +18,10 @@ from workers.rollout.chat.template_probe import (
     check_conversation,
     foreign_calls,
 )
-from workers.rollout.chat.transcript import RewrittenHistory
 from workers.rollout.engine import RolloutEngine
 from workers.rollout.multi_turn.counterpart import Counterpart, Outcome, Reply
 from workers.rollout.multi_turn.loop import Conversations
+from workers.rollout.multi_turn.settings import ConversationSettings
 from workers.rollout.multi_turn.thread_pool import CounterpartThreads
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
 
@@ -37,28 +33,8 @@ logger = logging.getLogger(__name__)
 class ConversationStrategy(RolloutStrategy):
     """Policy and counterpart in turn, up to a number of turns. Subclasses give `counterpart`."""
 
-    class Config(Component.Config):
-        """Settings of every strategy with several turns; `rollout.max_tokens` is the budget of one turn."""
-
-        max_turns: int = Field(default=6, ge=1, le=MAX_ROUNDS)
-        """Most policy turns of a trajectory; one that would go on after them is truncated."""
-        max_trajectory_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
-        """Most tokens of all policy turns and observations together, the prompt not counted; null leaves the limit to
-        the model's context."""
-        max_waiting: int = Field(default=16, ge=1, le=MAX_WORKERS)
-        """Most counterparts (tools, environments) that work at a time, each in a thread."""
-        partner_timeout_seconds: float = Field(default=60.0, gt=0, le=MAX_SECONDS)
-        """Longest time of one answer of a counterpart, all tool calls together; after it the trajectory is an error."""
-        cut_turns: Literal["end", "answer"] = "end"
-        """What follows a turn that ran out of `rollout.max_tokens`: `end` truncates the trajectory there, `answer` lets
-        the counterpart answer what was written so far."""
-        partner_reads: Literal["answer", "everything"] = "answer"
-        """What counterparts (tools, environments) read of a policy turn: `answer`, what stands behind its thoughts, so
-        that no call inside a thought is run and no move in it is made; `everything`, the thoughts too."""
-        rewritten_history: RewrittenHistory = "auto"
-        """When the chat template shows earlier turns otherwise than they were sampled (most remove thoughts): `auto`
-        and `keep` go on with the sampled tokens, which the model then reads unlike its template (`auto` tells why, in
-        `pawl plan` and in the log); `refuse` refuses such a model or trajectory."""
+    class Config(ConversationSettings):
+        """Settings of every strategy with several turns."""
 
     config: Config
 
