@@ -97,21 +97,15 @@ def _stage(config: RunSections, stage: Stage) -> Iterator[str]:
             f"{at}training.loss_mask is 'completion', but the sampler has no log-probs of tokens that it did not "
             "write. Fix: set training.reference.logprobs: recompute (or loss_mask: policy, which is right)"
         )
-    strategy = cast("type[RolloutStrategy]", type(stage.strategy).component)
-    if not strategy.samples_policy and objective.reference_names:
-        yield (
-            f"{at}strategy {stage.strategy.type!r} does not sample the policy, so its tokens have no log-probs: "
-            "only supervised examples can be made of them. Fix: preferences {type: imitate} with loss {type: sft}"
-        )
 
 
 def _sampling(config: RunSections) -> Iterator[str]:
     strategy = cast("type[RolloutStrategy]", type(config.rollout.strategy).component)
-    if not strategy.samples_policy:
+    if not (strategy.samples_policy and strategy.measures_policy):
         yield (
-            f"rollout.strategy is {config.rollout.strategy.type!r}, which does not sample the policy: held-out prompts "
-            "are attempted with rollout.strategy, and nothing of the policy would be measured. Fix: give it to a stage "
-            "(stages: [{name: warm_up, strategy: ...}]) and let rollout.strategy sample"
+            f"rollout.strategy is {config.rollout.strategy.type!r}, whose attempts are not all answers of the policy: "
+            "held-out prompts are attempted with rollout.strategy, and the policy would not be measured. Fix: give it "
+            "to a stage (stages: [{name: warm_up, strategy: ...}]) and let rollout.strategy sample"
         )
     if config.rollout.temperature == 0 and config.rollout.samples_per_prompt > 1:
         yield (

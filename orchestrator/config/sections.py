@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import Field, JsonValue, model_validator
 
+from orchestrator.config.replay import ReplaySettings
 from orchestrator.prompts.source import PROMPT_SOURCES
 from policies.base.bounds import (
     MAX_COUNT,
@@ -231,6 +232,8 @@ class TrainingSettings(TrainingOptions):
         default_factory=lambda: cast(ReferenceSchedule.Config, REFERENCES.parse("refresh"))
     )
     """Which weights the policy is compared with: refresh, initial, rounds_ago, moving_average."""
+    replay: ReplaySettings | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Examples of earlier rounds in each update, e.g. {rounds: 2, share: 0.3}; null learns from the round's own."""
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
     """What the training actor asks for."""
 

@@ -135,7 +135,7 @@ def accept(
         reference=f"{trained.reference} (log-probs: {trained.logprobs})",
         reason=decision.reason,
         metrics=collection_metrics(collected)
-        | training_metrics(trained)
+        | training_metrics(scope.index, trained)
         | measured.metrics
         | found
         | serving_metrics(serves.metrics)

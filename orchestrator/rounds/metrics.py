@@ -16,20 +16,22 @@ def collection_metrics(collected: Collected) -> dict[str, float]:
     `rollout/length_tokens`, `rollout/turns` and `rollout/tool_calls` are per trajectory and count what the policy
     wrote; `rollout/tool_calls/<status>` is there for the statuses that occurred, `rollout/ended/<ending>` (a share of
     the trajectories) for every ending, `rollout/outcome` where an environment scored episodes, and
+    `rollout/author/<who>_share` where others than the policy wrote attempts (`log`, `edit`),
     `rollout/previous_policy_share` where earlier policies sampled too, `rollout/quarantined` where prompts were left
     out because they killed their worker. `prefer/steps` and `prefer/steps_right_share`
     are there where steps were graded.
     """
     counts = collected.counts
     trajectories = max(counts.get("rollout/trajectories", 0.0), 1.0)
-    tokens = max(counts.get("rollout/tokens", 0.0), 1.0)
+    foreign = counts.get("rollout/unscored_tokens", 0.0)
     found = {
         "rollout/trajectories": counts.get("rollout/trajectories", 0.0),
         "rollout/tokens": counts.get("rollout/tokens", 0.0),
         "rollout/length_tokens": counts.get("rollout/tokens", 0.0) / trajectories,
         "rollout/truncated_share": counts.get("rollout/truncated", 0.0) / trajectories,
         "rollout/error_share": counts.get("rollout/errors", 0.0) / trajectories,
-        "rollout/entropy": counts.get("rollout/negative_logprob", 0.0) / tokens,
+        "rollout/entropy": counts.get("rollout/negative_logprob", 0.0)
+        / max(counts.get("rollout/tokens", 0.0) - foreign, 1.0),
     }
     if quarantined := counts.get("rollout/quarantined"):
         found["rollout/quarantined"] = quarantined
@@ -37,6 +39,8 @@ def collection_metrics(collected: Collected) -> dict[str, float]:
     for ending in Ending:
         ended = counts.get(f"rollout/endings/{ending.value}", 0.0)
         found[f"rollout/ended/{ending.value}"] = ended / trajectories
+    for author, number in _under(counts, "rollout/authors/").items():
+        found[f"rollout/author/{author}_share"] = number / trajectories
     by_version = _under(counts, "rollout/versions/")
     if len(by_version) > 1:
         serving = max(
@@ -129,8 +133,12 @@ def _by_source(counts: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def training_metrics(trained: Trained) -> dict[str, float]:
-    """`train/...`, `rewards/...` and the like, as the trainer named them, and what it dropped."""
+def training_metrics(index: int, trained: Trained) -> dict[str, float]:
+    """`train/...`, `rewards/...` and the like of round `index`, as the trainer named them, and what it dropped.
+
+    `train/replayed_examples`, `train/replayed_share` (of the update) and `train/replayed_age` (their mean age in
+    rounds) are there where `training.replay` brought examples.
+    """
     if trained.outcome is None:
         return {}
     outcome = trained.outcome
@@ -140,6 +148,20 @@ def training_metrics(trained: Trained) -> dict[str, float]:
     found["train/tokens"] = float(outcome.num_tokens)
     if trained.reused:
         found["train/reused_examples"] = float(trained.num_reused)
+    found |= _replay_metrics(index, trained)
     for reason, number in outcome.dropped.items():
         found[f"train/dropped/{reason}"] = float(number)
     return found
+
+
+def _replay_metrics(index: int, trained: Trained) -> dict[str, float]:
+    number = sum(part.num_examples for part in trained.replayed)
+    if not number or trained.outcome is None:
+        return {}
+    seen = trained.outcome.num_examples + sum(trained.outcome.dropped.values())
+    ages = sum(part.num_examples * (index - part.round) for part in trained.replayed)
+    return {
+        "train/replayed_examples": float(number),
+        "train/replayed_share": number / seen,
+        "train/replayed_age": ages / number,
+    }

@@ -15,7 +15,7 @@ from orchestrator.config.plug_ins.asked import reference_plan
 from orchestrator.config.run_config import RunConfig
 from orchestrator.rounds.context import Run
 from orchestrator.rounds.judge_versions import judges_of_coming_rounds
-from orchestrator.rounds.reuse import rounds_to_reuse
+from orchestrator.rounds.update_view import rounds_still_read
 from orchestrator.runs.events import EventKind
 from orchestrator.runs.folder import SHARD_KINDS, RunFolder
 from orchestrator.runs.removal_notes import Kind, Removed, note_path, write_note
@@ -116,8 +116,7 @@ def _unwanted(
                 yield "optimizer", index
     last = config.retention.trajectories
     if last != "all":
-        again = rounds_to_reuse(config, results, finished[-1] + 1, results[-1].after)
-        for index in sorted(set(finished[:-last]) - set(again)):
+        for index in sorted(set(finished[:-last]) - rounds_still_read(config, results)):
             if any(path.exists() for path in _place(folder, "round", index).then):
                 yield "round", index
 

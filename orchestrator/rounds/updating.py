@@ -1,6 +1,6 @@
 """The train phase: one update of the policy from the round's examples, against an explicit reference.
 
-*Consumes* the round's example files, those of rejected rounds before it, the serving policy and the reference's
+*Consumes* the round's example files, those of earlier rounds in its view, the serving policy and the reference's
 versions. *Produces* a candidate folder with new weights, and what happened. *On failure*: a trainer that dies is
 replaced and goes on from the last checkpoint, as does a resumed run; an update whose numbers are not finite is
 abandoned, and the round ends with the serving policy untouched.
@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from orchestrator.config.plug_ins.asked import objective_of, reference_plan
 from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.logprob_gap import must_recompute, was_forced
-from orchestrator.rounds.reuse import Reused, learning_rate_factor, reused_examples
 from orchestrator.rounds.training import train
+from orchestrator.rounds.update_view import UpdateView, learning_rate_factor, view_of
 from orchestrator.runs.events import EventKind
 from orchestrator.runs.phases import Collected, Trained
 from policies.base.errors import DivergenceError
@@ -38,8 +38,8 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
     forced = sampled and was_forced(scope)
     own = sampled and not forced
     source = "rollout" if own else "recompute"
-    reused = reused_examples(scope)
-    number = collected.num_examples + reused.num_examples
+    view = view_of(scope, collected)
+    number = collected.num_examples + view.num_reused
     if number < options.min_examples:
         why = _too_few(number, options.min_examples, collected.dropped)
         return Trained(reference=plan, logprobs=source, outcome=None, skipped_because=why)
@@ -51,6 +51,7 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
         reference_versions=tuple(run.store.get(part.version) for part in plan.parts),
         logprobs="rollout" if own else "recompute",
         seed=derive_seed(run.config.seed, "train", scope.index),
+        example_rows=view.rows,
         output_dir=str(scope.folder.candidate),
         optimizer_state=carried_state(scope),
         optimizer_output=str(scope.folder.optimizer_state)
@@ -61,11 +62,11 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
         learning_rate_factor=learning_rate_factor(scope),
     )
     try:
-        outcome = _timed(scope, job, reused, number)
+        outcome = _timed(scope, job, view, number)
         if must_recompute(scope, outcome, source, forced):
             source, forced = "recompute", True
             job = job.model_copy(update={"logprobs": "recompute"})
-            outcome = _timed(scope, job, reused, number)
+            outcome = _timed(scope, job, view, number)
     except DivergenceError as error:
         run.events.warn(f"the update was abandoned: {error}", round_index=scope.index)
         return Trained(
@@ -80,15 +81,16 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
         logprobs=source,
         outcome=_without_clock(outcome),
         forced=forced,
-        reused=reused.rounds,
-        num_reused=reused.num_examples,
+        reused=view.reused,
+        num_reused=view.num_reused,
+        replayed=view.replayed,
     )
 
 
-def _timed(scope: RoundScope, job: UpdateJob, reused: Reused, number: int) -> UpdateOutcome:
+def _timed(scope: RoundScope, job: UpdateJob, view: UpdateView, number: int) -> UpdateOutcome:
     """Make the update, and tell how fast it was: the journal has no clocks."""
     started = time.monotonic()
-    outcome = train(scope, job, reused.paths, _expected_steps(scope, number))
+    outcome = train(scope, job, view.paths, _expected_steps(scope, number + view.num_replayed))
     seconds = time.monotonic() - started
     scope.run.events.emit(
         EventKind.THROUGHPUT,

@@ -60,6 +60,16 @@ class Collected(Record):
     """What workers measured, joined over the shards. Written only where there is something."""
 
 
+class Replayed(Record):
+    """Part of an earlier round that joined an update. Example: `Replayed(round=2, digest="9f..", num_examples=12, ...)`."""
+
+    round: int
+    digest: str
+    """Content digest of its examples, over all shards in order."""
+    num_examples: int
+    num_available: int
+
+
 class Trained(Record):
     """An update, or the reason why there was none."""
 
@@ -75,6 +85,8 @@ class Trained(Record):
     """Earlier rounds whose examples joined this round's (`on_rejection.keep_examples`)."""
     num_reused: int = 0
     """Examples that these rounds brought."""
+    replayed: tuple[Replayed, ...] = Field(default=(), exclude_if=lambda found: not found)
+    """Older rounds of which a part joined (`training.replay`), the oldest first."""
 
 
 class Published(Record):

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from orchestrator.runs.folder import RoundFolder, ShardKind
 from policies.base.plain_text import clean_text
 from orchestrator.runs.conversation_text import calls_text, is_conversation, told
-from policies.base.records import Feedback, Prompt, Record, Trajectory
+from policies.base.records import Author, Feedback, Prompt, Record, Trajectory
 from policies.examples.kind import Example, Value
 from policies.examples.stored import read_examples
 from policies.storage.artifacts import marker_path, read_records
@@ -62,13 +62,18 @@ def sample_rows(folder: RoundFolder, limit: int) -> list[Row]:
 
 
 def sample_table(found: Sequence[Sample]) -> list[Row]:
-    """Attempts as rows with equal columns; where there are conversations, also how these went.
+    """Attempts as rows with equal columns; with author and origin where others than the policy wrote, and where there
+    are conversations, also how these went.
 
     Example of a row:
         {"id": "r1.7x8.0", "prompt": "What is 7 times 8?", "completion": "56", "score": 1.0,
          "desirable": True, "status": "complete", "tokens": 3, "policy_version": 0, "note": ""}
     """
     rows = [_sample_row(sample) for sample in found]
+    if any(sample.trajectory.author is not Author.POLICY for sample in found):
+        for row, sample in zip(rows, found, strict=True):
+            row["author"] = sample.trajectory.author.value
+            row["derived_from"] = _cell(sample.trajectory.derived_from or "")
     if any(is_conversation(sample.trajectory) for sample in found):
         for row, sample in zip(rows, found, strict=True):
             row |= _conversation_columns(sample.trajectory)

@@ -1,7 +1,8 @@
 """Bringing a run back from a bucket to a machine that has nothing of it: what its next round needs, checked.
 
-Of finished rounds only small files come, except for the last one; of policies, those that serve or are a reference. The
-rest stays in the bucket. Every file is compared with the sha256 that was written when it was sent.
+Of finished rounds only small files come, except for the last one and examples that are learned from again; of policies,
+those that serve or are a reference. The rest stays in the bucket. Every file is compared with the sha256 that was
+written when it was sent.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.mirror import JOURNAL, SEGMENTS
 from orchestrator.storage.owner import IDENTITY, look, owner_of
 from policies.base.errors import ConfigurationError, CorruptStateError, RunNotFoundError, explain
-from policies.base.records import RoundStatus
+from policies.base.records import RoundResult, RoundStatus
 from policies.storage import files
 
+CONFIG = "config.json"
 SMALL_BYTES = 2**20
 _ROUND = re.compile(r"rounds/(\d+)/(.*)")
 _POLICY = re.compile(r"policies/(\d+)/(.*)")
@@ -77,7 +79,7 @@ def fetch_run(
     write_note(folder.path / FETCHED, begun)
     _fetch(bucket, folder.path, JOURNAL, journal_digest)
     journal = Journal(folder.journal)
-    needed = _Needed(journal)
+    needed = _Needed(journal, json.loads(bucket.read(CONFIG)) if CONFIG in index else {})
     names = [name for name, facts in index.items() if needed(name, int(str(facts["bytes"])))]
     left = begun.model_copy(update={"names": tuple(sorted(index.keys() - set(names)))})
     write_note(folder.path / FETCHED, left)
@@ -130,9 +132,11 @@ def fetch_same_run(
 class _Needed:
     """The files that the next round needs."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, config: Mapping[str, Any]) -> None:
+        """Take the journal, and the config as a tree: it may name plug-ins that are not here."""
         results = journal.results()
         self._round = len(results)
+        self._learned_again = _learned_again(results, config)
         served = [r.after for r in results]
         self._accepted = next(
             (
@@ -152,11 +156,25 @@ class _Needed:
                 return True
             if rest.startswith("train/") and number == self._accepted:
                 return True  # optimizer state that is carried over
+            if rest.startswith("examples/") and number in self._learned_again:
+                return True
             return num_bytes <= SMALL_BYTES and not rest.endswith((".parquet", ".parquet.json"))
         if match := _POLICY.fullmatch(name):
             number = int(match[1])
             return number in self._served or number >= self._round or num_bytes <= SMALL_BYTES
         return True
+
+
+def _learned_again(results: Sequence[RoundResult], config: Mapping[str, Any]) -> frozenset[int]:
+    """Finished rounds whose examples may join a coming update: the serving version's, and those to be replayed."""
+    sections = [config.get("training"), *(s.get("training") for s in config.get("stages") or ())]
+    replays = [(section or {}).get("replay") or {} for section in sections]
+    furthest = max((replay.get("rounds", 1) for replay in replays if replay), default=0)
+    return frozenset(
+        r.round
+        for r in results
+        if r.before == results[-1].after or r.round >= len(results) - furthest
+    )
 
 
 def _index(bucket: Bucket) -> tuple[dict[str, dict[str, object]], set[str]]:

@@ -11,6 +11,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from policies.base.authors import Author as Author
+from policies.base.authors import AuthorField
+from policies.base.endings import Ending as Ending
+from policies.base.endings import StopReason as StopReason
+from policies.base.endings import TrajectoryStatus as TrajectoryStatus
 from policies.base.messages import Json as Json
 from policies.base.messages import Message as Message
 from policies.base.messages import Record as Record
@@ -48,19 +53,6 @@ class Sampling(Record):
     stop: tuple[str, ...] = ()
 
 
-class StopReason(StrEnum):
-    """The reason why a turn ended."""
-
-    STOP = "stop"
-    """The policy wrote a terminator or a stop string."""
-    LENGTH = "length"
-    """The token budget ran out: the terminator is missing."""
-    OBSERVATION = "observation"
-    """Not written by the policy."""
-    ERROR = "error"
-    """The engine broke the turn off: the trajectory is an error."""
-
-
 class Step(Record):
     """Part of a policy turn that is judged by itself. Example: `Step(start=0, end=7, text="7 x 8 is 56.")`."""
 
@@ -81,7 +73,8 @@ class Turn(Record):
     token_ids: tuple[int, ...]
     text: str
     logprobs: tuple[float, ...] = ()
-    """Log-prob of each sampled token under the behaviour policy, before temperature; empty for observations. [T]"""
+    """Log-prob of each sampled token under the behaviour policy, before temperature; empty for observations, and where
+    nobody knows them. [T]"""
     stop_reason: StopReason
     steps: tuple[Step, ...] = ()
     """Of a policy turn, when the run splits turns into steps; empty means that the turn is one step."""
@@ -95,7 +88,7 @@ class Turn(Record):
     @model_validator(mode="after")
     def _aligned(self) -> Self:
         expected = len(self.token_ids) if self.role == "policy" else 0
-        if len(self.logprobs) != expected:
+        if len(self.logprobs) not in (0, expected):
             raise ValueError(
                 f"{self.role} turn of {len(self.token_ids)} tokens has {len(self.logprobs)} "
                 f"log-probs, expected {expected}"
@@ -108,28 +101,6 @@ class Branch(Record):
 
     parent: str
     at_token: int
-
-
-class TrajectoryStatus(StrEnum):
-    """The ending of an attempt."""
-
-    COMPLETE = "complete"
-    TRUNCATED = "truncated"
-    ERROR = "error"
-
-
-class Ending(StrEnum):
-    """The reason why an attempt ended."""
-
-    ANSWERED = "answered"
-    """The policy gave its last turn: no tool was called, or the strategy's last stage was reached."""
-    ENVIRONMENT = "environment"
-    """The environment said that the episode is over."""
-    TURN_LIMIT = "turn_limit"
-    TOKEN_LIMIT = "token_limit"  # nosec B105 # a state, not a password
-    """A turn or the whole trajectory ran out of tokens."""
-    FAILED = "failed"
-    """Our side failed; the status is `error`."""
 
 
 class Span(Record):
@@ -172,6 +143,17 @@ class Trajectory(Record):
     ] = ()
     """What the counterpart said before the first policy turn; its tokens are the end of `prompt_token_ids`. Written
     only where there is one, so that the digests of records without it stay what they were; absent is empty."""
+    author: AuthorField = Author.POLICY
+    """Who wrote the policy turns; written only where it was not the policy."""
+    derived_from: str | None = Field(default=None, exclude_if=lambda x: x is None)
+    """Id of the attempt that this one revises."""
+
+    @model_validator(mode="after")
+    def _policy_knows_its_logprobs(self) -> Self:
+        unknown = any(t.role == "policy" and t.token_ids and not t.logprobs for t in self.turns)
+        if unknown and self.author is Author.POLICY:
+            raise ValueError("a turn that the policy sampled has no log-probs")
+        return self
 
     @property
     def completion(self) -> str:
@@ -216,7 +198,9 @@ class Trajectory(Record):
 
     @property
     def logprobs(self) -> tuple[float, ...]:
-        """Behaviour log-probs aligned with `token_ids`; 0.0 where the mask is 0. [T]"""
+        """The policy's own log-probs aligned with `token_ids`, 0.0 where the mask is 0; empty if others wrote. [T]"""
+        if self.author is not Author.POLICY:
+            return ()
         values = [0.0] * len(self.prompt_token_ids)
         for turn in self.turns:
             values.extend(turn.logprobs if turn.role == "policy" else [0.0] * len(turn.token_ids))

@@ -49,7 +49,8 @@ class TokenSequence(Record):
     loss_mask: tuple[int, ...]
     """1 where the policy wrote the token. [T]"""
     logprobs: tuple[float, ...]
-    """Behaviour log-probs; 0.0 where the mask is 0. [T]"""
+    """Behaviour log-probs; 0.0 where the mask is 0. [T] Empty where the policy did not write the tokens: they are then
+    scored anew, whatever was recorded."""
     turns: tuple[TokenSpan, ...] = ()
     """The policy's turns, in order: what turn-weighted losses read. Empty: the scored tokens are one turn."""
     steps: tuple[LabelledStep, ...] = ()
@@ -68,7 +69,8 @@ class TokenSequence(Record):
 
     @model_validator(mode="after")
     def _aligned(self) -> Self:
-        if not len(self.token_ids) == len(self.loss_mask) == len(self.logprobs):
+        lengths = {len(self.token_ids), len(self.loss_mask), len(self.logprobs or self.token_ids)}
+        if len(lengths) > 1:
             raise ValueError("token_ids, loss_mask and logprobs must have one length")
         return self
 
@@ -86,13 +88,14 @@ class TokenSequence(Record):
         mask = trajectory.loss_mask
         if scored_from:
             mask = tuple(m if i >= scored_from else 0 for i, m in enumerate(mask))
+        known = trajectory.logprobs
         starts = [trajectory.start_of_turn(i) for i in range(len(trajectory.turns))]
         return cls(
             trajectory_id=trajectory.id,
             policy_version=trajectory.policy_version,
             token_ids=trajectory.token_ids,
             loss_mask=mask,
-            logprobs=tuple(p if m else 0.0 for p, m in zip(trajectory.logprobs, mask, strict=True)),
+            logprobs=tuple(p if m else 0.0 for p, m in zip(known, mask, strict=bool(known))),
             turns=tuple(
                 TokenSpan(start=start, end=start + len(turn.token_ids))
                 for start, turn in zip(starts, trajectory.turns, strict=True)

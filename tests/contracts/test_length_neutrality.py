@@ -71,6 +71,7 @@ def group_of(scores: Sequence[float], rng: random.Random) -> ScoredGroup:
                 turns=(turn,),
                 status=TrajectoryStatus.COMPLETE,
                 sampling=Sampling(),
+                derived_from=f"t{index - 1}" if index % 2 else None,
             )
         )
         feedback.append(Feedback(trajectory_id=f"t{index}", score=score, desirable=score >= 0.5))

@@ -66,6 +66,7 @@ def groups(draw: st.DrawFn) -> ScoredGroup:
                 turns=(turn,),
                 status=status,
                 sampling=Sampling(),
+                derived_from=draw(st.sampled_from([None, "t0", "t1"])),
             )
         )
         score = draw(st.sampled_from([None, 0.0, 0.25, 0.5, 0.75, 1.0]))
@@ -89,7 +90,7 @@ def build(name: str, group: ScoredGroup, seed: int = 0) -> Built:
 
 def test_there_are_builders_to_test() -> None:
     shipped = {"right_vs_wrong", "best_vs_worst", "all_pairs", "thresholded", "imitate"}
-    assert {*shipped, "step_pairs"} <= set(NAMES)
+    assert {*shipped, "step_pairs", "revisions"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policies.base.component import create
-from policies.base.records import Ending, Message, Prompt, Sampling, TrajectoryStatus
+from policies.base.records import Author, Ending, Message, Prompt, Sampling, TrajectoryStatus
 from policies.storage.fake_model import write_fake_model
 from tests.support.training_cases import version
 from workers.rollout.engine import ENGINES, RolloutEngine
@@ -23,7 +23,10 @@ PROMPTS = tuple(
             Message(role="user", content=f"What is {a} times 7?"),
         ),
         answer=7 * a,
-        metadata={"demonstration": [{"role": "assistant", "content": f"The answer is {7 * a}."}]},
+        metadata={
+            "demonstration": [{"role": "assistant", "content": f"The answer is {7 * a}."}],
+            "answers": [f"It is {7 * a + wrong}." for wrong in range(4)],
+        },
     )
     for a in range(2, 5)
 )
@@ -32,6 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "tools": [{"type": "calculator"}],
         "calls": {"type": "fenced_code", "tool": "calculator", "argument": "expression"},
     },
+    "logged_answers": {"answers": 4},
     "episode": {"environment": {"type": "guess_number"}},
 }
 """What a strategy cannot do without."""
@@ -114,14 +118,15 @@ def test_a_prompt_that_does_not_fit_the_model_is_an_error_of_its_own(
         assert "600" in each.error
 
 
-def test_scored_are_policy_turns_alone_and_each_of_their_tokens_has_a_logprob(
+def test_scored_are_policy_turns_alone_and_the_policys_own_tokens_have_a_logprob_each(
     strategy: RolloutStrategy, engine: RolloutEngine
 ) -> None:
     for trajectory in strategy.run(job(), engine):
         mask = [0] * len(trajectory.prompt_token_ids)
         for turn in trajectory.turns:
             scored = turn.role == "policy"
-            assert len(turn.logprobs) == (len(turn.token_ids) if scored else 0)
+            known = scored and trajectory.author is Author.POLICY
+            assert len(turn.logprobs) == (len(turn.token_ids) if known else 0)
             mask += [int(scored)] * len(turn.token_ids)
         assert trajectory.loss_mask == tuple(mask)
 

@@ -79,6 +79,7 @@ def prompt_for(name: str) -> Prompt:
         id="7x8",
         messages=(Message(role="user", content="What is 7 times 8?"),),
         answer=answer if name == "code_tests" else 56,
+        metadata={"chosen": "The answer is 56.", "rejected": "55"},
     )
 
 

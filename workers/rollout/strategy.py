@@ -44,6 +44,9 @@ class RolloutStrategy(Component):
 
     samples_policy: ClassVar[bool] = True
     """False: the policy did not write the trajectories, and log-probs are not known."""
+    measures_policy: ClassVar[bool] = True
+    """False: some attempts are no answers of the policy to the prompt alone, so held-out prompts are not attempted with
+    it, and it is given to a stage. So is one that does not sample the policy."""
     repeats_itself: ClassVar[bool] = False
     """True: every attempt at a prompt is the same text, whatever the policy and the seed; a round then makes one."""
 

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from policies.base.component import Component, create
 from policies.base.errors import RolloutError, boundary
 from policies.base.records import (
+    Author,
     Ending,
     PolicyVersion,
     Prompt,
@@ -140,8 +141,7 @@ class RolloutWorker:
             ) + _not_sampled(job, prompts)
         place = {prompt.id: index for index, prompt in enumerate(prompts)}
         trajectories.sort(key=lambda t: (place[t.prompt_id], t.sample_index))
-        if self.strategies[job.strategy].samples_policy:
-            trajectories = [_sound(t) for t in trajectories]
+        trajectories = [_sound(t) if t.author is not Author.LOG else t for t in trajectories]
         summary = summarize(trajectories)
         if job.item_filter.skip:
             summary["quarantined"] = len(job.item_filter.skip)
@@ -239,12 +239,13 @@ def _fault(turn: Turn, trajectory: Trajectory) -> str | None:
 def summarize(rows: Sequence[Trajectory]) -> dict[str, JsonValue]:
     """Counts and sums of one shard, under 1 KB; only the tracker divides.
 
-    `endings`, `tool_calls` (by status) and `versions` (trajectories by policy version) name what occurred;
+    `endings`, `tool_calls` (by status) and `versions` (trajectories by policy version) name what occurred; `authors`
+    and `unscored_tokens` (without a log-prob) are there where others than the policy wrote;
     `outcome_sum` and `outcomes` are there when an environment scored an episode.
     """
     statuses = [t.status for t in rows]
     policy_turns = [turn for t in rows for turn in t.turns if turn.role == "policy"]
-    logprobs = [x for turn in policy_turns for x in turn.logprobs]
+    logprobs = [x for t in rows for x in t.logprobs]
     calls = Counter(call.status.value for t in rows for turn in t.turns for call in turn.calls)
     outcomes = [t.outcome for t in rows if t.outcome is not None]
     found: dict[str, JsonValue] = {
@@ -258,6 +259,10 @@ def summarize(rows: Sequence[Trajectory]) -> dict[str, JsonValue]:
         "endings": dict(Counter(t.ending.value for t in rows)),
         "versions": dict(Counter(str(t.policy_version) for t in rows)),
     }
+    foreign = [t for t in rows if t.author is not Author.POLICY]
+    if foreign:
+        found["authors"] = dict(Counter(t.author.value for t in foreign))
+        found["unscored_tokens"] = sum(t.num_policy_tokens for t in foreign)
     if calls:
         found["tool_calls"] = dict(calls)
     if outcomes:

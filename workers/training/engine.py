@@ -128,6 +128,8 @@ class UpdateJob(Record):
     """The versions named by `reference`."""
     logprobs: Literal["rollout", "recompute"]
     seed: int
+    example_rows: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """By path of an example file that is not read whole, the rows to take."""
     output_dir: str
     """Where the new weights go: safetensors (fp32), config and tokenizer files. Must not exist yet."""
     optimizer_state: str | None = None

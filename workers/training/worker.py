@@ -47,11 +47,17 @@ class TrainWorker:
         return listen(address)
 
     def update(self, job: UpdateJob, example_paths: Sequence[str]) -> UpdateOutcome:
-        """Train on the examples of all files, in order; new weights lie in `job.output_dir` afterwards."""
+        """Train on the examples of all files, in order, of some only the rows that `job` names.
+
+        New weights lie in `job.output_dir` afterwards.
+        """
         for version in (job.policy, *job.reference_versions):
             check_companions(version)  # the driver has read the weights right before
         engine = self.engines[job.stage]
-        examples = [example for path in example_paths for example in _read(Path(path), engine.loss)]
+        examples: list[Example] = []
+        for path in example_paths:
+            found, rows = _read(Path(path), engine.loss), job.example_rows.get(path)
+            examples += found if rows is None else [found[row] for row in rows]
         with (
             boundary(TrainingError, f"the update of round {job.round} failed"),
             refusals_told(Path(job.output_dir)),

@@ -255,31 +255,6 @@ def check_references(
         )
 
 
-def check_reuse(entries: Sequence[JournalEntry], check: Check) -> None:
-    """Examples that joined a later update: as many as their rounds made, sampled by the version that was trained."""
-    before: dict[int, int] = {}
-    serving = 0
-    made: dict[int, int] = {}
-    for entry in entries:
-        if entry.phase is Phase.COLLECT:
-            before[entry.round] = serving
-            made[entry.round] = Collected.model_validate(entry.result).num_examples
-        elif entry.phase is Phase.TRAIN:
-            trained = Trained.model_validate(entry.result)
-            others = [r for r in trained.reused if before.get(r) != serving or r >= entry.round]
-            check.expect(
-                not others,
-                f"round {entry.round} took examples of rounds {others}, which version {serving} did not sample",
-            )
-            have = sum(made.get(r, 0) for r in trained.reused)
-            check.expect(
-                trained.num_reused == have,
-                f"round {entry.round} took {trained.num_reused} examples of earlier rounds, they made {have}",
-            )
-        elif entry.phase is Phase.ACCEPT:
-            serving = RoundResult.model_validate(entry.result).after
-
-
 def check_training(
     run: RunFolder,
     index: int,
@@ -295,7 +270,9 @@ def check_training(
     if outcome is None:
         return
     num_examples = (
-        trained.num_reused + Collected.model_validate(of_round[Phase.COLLECT].result).num_examples
+        trained.num_reused
+        + sum(part.num_examples for part in trained.replayed)
+        + Collected.model_validate(of_round[Phase.COLLECT].result).num_examples
     )
     seen = outcome.num_examples + sum(outcome.dropped.values())
     check.expect(

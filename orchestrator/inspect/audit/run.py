@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.inspect.audit.check import Check, Report
+from orchestrator.inspect.audit.earlier_examples import check_reuse
 from orchestrator.inspect.audit.epochs import check_epochs
 from orchestrator.inspect.audit.foreign import name_foreign_files
 from orchestrator.inspect.audit.identity import check_identity
@@ -22,7 +23,6 @@ from orchestrator.inspect.audit.policies import (
     check_lineage,
     check_place_of_model,
     check_references,
-    check_reuse,
     check_training,
 )
 from orchestrator.inspect.audit.rounds import RoundAudit
@@ -95,7 +95,7 @@ def audit(folder: RunFolder, *, deep: bool = False) -> Report:
     manifests = check_lineage(folder, entries, report, absent)
     check_place_of_model(config, manifests, report["lineage"])
     check_references(config, entries, report["reference"])
-    check_reuse(entries, report["training"])
+    check_reuse(config, entries, report["training"])
     results = [RoundResult.model_validate(e.result) for e in entries if e.phase is Phase.ACCEPT]
     served = {result.round: result.after for result in results}
     first = next((e for e in entries if (e.round, e.phase) == (0, Phase.DRAW)), None)

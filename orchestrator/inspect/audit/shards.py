@@ -57,6 +57,9 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "feedback": ("trajectory_id", "desirable"),
 }
 
+_NEWER = {"trajectories": ("derived_from",)}
+"""Columns that files by an older Pawl do not have."""
+
 Row = Mapping[str, Any]
 
 
@@ -154,7 +157,7 @@ def read_rows(path: Path, kind: str, report: Report, num_rows: int) -> list[Row]
         rows: list[Row] = (
             _example_rows(path)
             if kind == "examples"
-            else pq.read_table(path, columns=list(_COLUMNS[kind])).to_pylist()
+            else pq.read_table(path, columns=_columns(kind, pq.read_schema(path).names)).to_pylist()
         )
     except (OSError, ValueError, pa.ArrowException) as error:
         report["files"].expect(False, f"{path} cannot be read as {kind}: {error}")
@@ -163,6 +166,10 @@ def read_rows(path: Path, kind: str, report: Report, num_rows: int) -> list[Row]
         len(rows) == num_rows, f"{path} has {len(rows)} rows, its marker says {num_rows}"
     )
     return rows
+
+
+def _columns(kind: str, there: Sequence[str]) -> list[str]:
+    return [*_COLUMNS[kind], *(name for name in _NEWER.get(kind, ()) if name in there)]
 
 
 def _example_rows(path: Path) -> list[Row]:
@@ -274,6 +281,7 @@ class ShardAudit:
 
     def _trajectories(self, path: Path, rows: Sequence[Row], prompts: set[str] | None) -> None:
         self.versions = {row["id"]: row["policy_version"] for row in rows}
+        self._known(path, {row["derived_from"] for row in rows if row.get("derived_from")})
         self.totals.errors += sum(row["status"] == TrajectoryStatus.ERROR for row in rows)
         self.totals.by_version.update(row["policy_version"] for row in rows)
         self.totals.by_digest.update((row["policy_version"], row["policy_digest"]) for row in rows)

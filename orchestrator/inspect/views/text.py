@@ -25,7 +25,7 @@ from orchestrator.runs.state import (
 )
 from orchestrator.runs.tables import shared_tokens
 from policies.base.plain_text import duration, number, one_line, plain_text
-from policies.base.records import Feedback, Trajectory
+from policies.base.records import Author, Feedback, Trajectory
 from policies.examples.kind import Example
 
 _INDENT = "    "
@@ -50,6 +50,8 @@ def _trajectory(t: Trajectory, feedback: Feedback | None) -> dict[str, Any]:
         "prompt_id": t.prompt_id,
         "status": t.status.value,
         "policy_version": t.policy_version,
+        "author": t.author.value,
+        "derived_from": t.derived_from,
         "tokens": t.num_policy_tokens,
         "score": None if feedback is None else feedback.score,
         **_conversation(t),
@@ -110,6 +112,9 @@ def _example(
         }
         if is_mixed:
             facts[side]["policy_version"] = sequence.policy_version
+        if trajectory is not None and trajectory.author is not Author.POLICY:
+            facts[side] |= {"author": trajectory.author.value}
+            facts[side] |= {"derived_from": trajectory.derived_from}
         if trajectory is not None and is_conversation(trajectory):
             facts[side] |= _conversation(trajectory)
     if shared := shared_tokens(example, found):
@@ -146,8 +151,8 @@ def trajectories_text(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         score = "unscored" if row["score"] is None else f"score {number(row['score'])}"
         parts.append(
-            f"{one_line(row['id'])}  {row['status']}  {score}  {row['tokens']} tokens  policy "
-            f"version {row['policy_version']}"
+            f"{one_line(row['id'])}  {row['status']}  {score}  {row['tokens']} tokens  "
+            f"{_writer(row, 'policy version')}"
         )
         if row["opening"]:
             parts += ["  opening:", block(row["opening"])]
@@ -176,6 +181,7 @@ def examples_text(rows: Sequence[Mapping[str, Any]]) -> str:
         for side in sides:
             version = row[side].get("policy_version")
             by = "" if version is None else f", policy version {version}"
+            by = f", by {_writer(row[side])}" if row[side].get("author") else by
             parts.append(f"  {one_line(side)} {one_line(row[side]['id'])}{by}:")
             parts.append(block(row[side]["text"]))
     return "\n".join(parts)
@@ -243,11 +249,20 @@ def summary_text(folder: RunFolder, index: int) -> str:
     return "\n".join(lines)
 
 
+def _writer(facts: Mapping[str, Any], word: str = "version") -> str:
+    """Who wrote an attempt: a version of the policy, a log, or an edit with what it revises."""
+    author = facts.get("author") or Author.POLICY
+    if author == Author.POLICY:
+        return f"{word} {facts['policy_version']}"
+    origin = facts.get("derived_from")
+    return f"{author}{'' if origin is None else f' of {one_line(origin)}'}"
+
+
 def _traced_trajectory(t: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> list[str]:
     """A trajectory of a trace, turn by turn; the steps that were judged stand by themselves."""
     mean = "" if t["mean_logprob"] is None else f", mean log-prob {t['mean_logprob']:.3f}"
     lines = [
-        f"trajectory {one_line(t['id'])}  {t['status']}  policy version {t['policy_version']}",
+        f"trajectory {one_line(t['id'])}  {t['status']}  {_writer(t, 'policy version')}",
         f"  tokens: {t['prompt_tokens']} prompt, {t['policy_tokens']} policy, "
         f"{t['observation_tokens']} observation; {t['scored_tokens']} in the loss{mean}",
     ]
@@ -278,6 +293,8 @@ def trace_text(facts: Mapping[str, Any]) -> str:
     if facts["example"]:
         shown = {k: v for k, v in facts["example"].items() if k not in ("id", "prompt_id")}
         lines.append("  " + ", ".join(f"{k} {number(v)}" for k, v in shown.items()))
+    if rounds := facts["learned_in"]:
+        lines.append(f"  learned in rounds {', '.join(map(str, rounds))}")
     steps = {f["trajectory_id"]: f["steps"] for f in facts["feedback"]}
     for t in facts["trajectories"]:
         lines += _traced_trajectory(t, steps.get(t["id"], []))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.inspect.views.learned_in import learned_in
 from orchestrator.runs.conversation_text import ending_text, headings_of, opening_text
 from orchestrator.runs.folder import RoundFolder, RunFolder
 from orchestrator.runs.phases import Phase, Published
@@ -107,6 +108,7 @@ def _traced(
         "round": index,
         "measurement": place.path.name == "evaluate",
         "example": None if example is None else _example_facts(example),
+        "learned_in": [] if example is None else learned_in(folder, index, example.id),
         "trajectories": [_trajectory_facts(t) for t in found],
         "verdicts": [v.model_dump(mode="json") for v in verdicts],
         "comparisons": [c.model_dump(mode="json") for c in comparisons],
@@ -128,7 +130,7 @@ def _example_facts(example: Example) -> dict[str, Any]:
 
 
 def _trajectory_facts(trajectory: Trajectory) -> dict[str, Any]:
-    scored, mask = [lp for lp in trajectory.logprobs if lp], trajectory.loss_mask
+    known, mask = trajectory.logprobs, trajectory.loss_mask
     return {
         "id": trajectory.id,
         "prompt_id": trajectory.prompt_id,
@@ -147,7 +149,9 @@ def _trajectory_facts(trajectory: Trajectory) -> dict[str, Any]:
         - len(trajectory.prompt_token_ids)
         - trajectory.num_policy_tokens,
         "scored_tokens": sum(mask),
-        "mean_logprob": sum(scored) / sum(mask) if sum(mask) else None,
+        "mean_logprob": sum(known) / sum(mask) if known and sum(mask) else None,
+        "author": trajectory.author.value,
+        "derived_from": trajectory.derived_from,
         "turns": [t.model_dump(mode="json", exclude={"logprobs"}) for t in trajectory.turns],
         "opening": opening_text(trajectory),
         "headings": headings_of(trajectory),

@@ -191,5 +191,5 @@ def test_a_stage_of_demonstrations_makes_one_attempt_whatever_the_rounds_after_i
 def test_demonstrations_cannot_be_what_held_out_prompts_are_attempted_with(tmp_path: Path) -> None:
     rollout = {"engine": {"type": "fake"}, "strategy": {"type": "demonstrations"}}
     sft = {"engine": {"type": "fake"}, "loss": {"type": "sft"}}
-    with pytest.raises(ValidationError, match="nothing of the policy would be measured"):
+    with pytest.raises(ValidationError, match="the policy would not be measured"):
         config(tmp_path, rollout=rollout, preferences={"type": "imitate"}, training=sft)

@@ -175,6 +175,7 @@ CUT_SHORT = [
 @pytest.mark.parametrize("cut", CUT_SHORT, ids=["tokens", "turns", "ending", "turn", "error"])
 @pytest.mark.parametrize("name", list(PREFERENCES.members()))
 def test_by_default_no_builder_takes_what_never_ended_for_good(name: str, cut: Trajectory) -> None:
+    cut = cut.model_copy(update={"derived_from": "wrong"})
     of = group((cut, 1.0), (attempt("wrong", said(4, 5)), 0.0))
     config = {"min_shared_tokens": 1} if name == "step_pairs" else {}
     for seed in range(5):

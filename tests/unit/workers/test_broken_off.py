@@ -18,7 +18,7 @@ from workers.rollout.engines.fake import FakeEngine
 from workers.rollout.strategy import STRATEGIES
 from workers.rollout.worker import RolloutWorker, ShardJob
 
-SAMPLED = sorted(set(STRATEGIES.members()) - {"demonstrations"})
+SAMPLED = sorted(set(STRATEGIES.members()) - {"demonstrations", "logged_answers"})
 
 
 class BrokenEngine(FakeEngine):

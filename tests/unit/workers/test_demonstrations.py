@@ -10,6 +10,7 @@ import pytest
 from orchestrator.prompts.source import PROMPT_SOURCES
 from policies.base.component import create
 from policies.base.records import (
+    Author,
     Ending,
     Json,
     Message,
@@ -70,14 +71,15 @@ def test_assistant_messages_are_policy_turns_with_terminators_and_the_rest_is_ob
     assert (found.policy_version, found.policy_digest) == (3, engine.serving.digest)
 
 
-def test_only_the_demonstrated_turns_are_scored_and_their_log_probs_are_zero(
+def test_only_the_demonstrated_turns_are_scored_and_nobody_knows_their_log_probs(
     engine: RolloutEngine,
 ) -> None:
     (found,) = run(engine, prompt(GOOD))
     sequence = TokenSequence.of(found)
     scored = [i for i, m in zip(sequence.token_ids, sequence.loss_mask, strict=True) if m]
     assert scored == [*b"```python\nprint(7 * 8)\n```", TERMINATOR, *b"56", TERMINATOR]
-    assert set(sequence.logprobs) == {0.0}
+    assert found.author is Author.LOG
+    assert sequence.logprobs == ()
     assert not STRATEGIES.resolve("demonstrations").samples_policy
     assert STRATEGIES.resolve("independent").samples_policy
 

@@ -85,6 +85,28 @@ def test_what_an_earlier_version_sampled_is_scored_anew_and_the_rest_is_taken_as
     assert stale.tolist() == pytest.approx(wanted, abs=1e-5)
 
 
+def test_what_others_wrote_is_scored_anew_though_the_policy_served_then(
+    model: Any, tmp_path: Path
+) -> None:
+    policy = version(write_tiny_model(tmp_path / "policy"), number=0)
+    own, foreign = sequence("a", 0), sequence("a", 1).model_copy(update={"logprobs": ()})
+    found = score_reference(
+        make_job(policy, tmp_path, logprobs="rollout"),
+        [own, foreign],
+        [],
+        sampled=[own, foreign],
+        policy_model=model,
+        load_reference=lambda: pytest.fail("the reference is the policy"),
+        precision="fp32",
+        probe=9,
+        group=WorkerGroup(),
+    )
+    assert set(found.sequences[0].tolist()) == {-4.0}
+    wanted = expected(model, foreign.token_ids, foreign.loss_mask)
+    assert found.sequences[1].tolist() == pytest.approx(wanted, abs=1e-5)
+    assert found.metrics["train/rescored_sequences"] == 1.0
+
+
 def test_the_reference_is_scored_in_the_precision_of_training(model: Any, tmp_path: Path) -> None:
     exact, rounded = (
         [value for one in scored(model, tmp_path / p, p).sequences for value in one.tolist()]

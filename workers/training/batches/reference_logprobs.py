@@ -109,10 +109,10 @@ def _recorded(
     sequences: Sequence[TokenSequence],
     score: Callable[[Sequence[TokenSequence]], list[Tensor]],
 ) -> tuple[list[Tensor], dict[str, float]]:
-    """The sampler's log-probs, and a pass for what another version sampled, with the number of such sequences."""
+    """The sampler's log-probs, and a pass for what others wrote, with the number of such sequences."""
     import torch
 
-    stale = [i for i, s in enumerate(sequences) if s.policy_version != job.policy.number]
+    stale = [i for i, s in enumerate(sequences) if not _is_own(s, job.policy.number)]
     passed = dict(zip(stale, score([sequences[i] for i in stale]), strict=True))
     values = [
         passed[i] if i in passed else torch.tensor(_scored_only(s)) for i, s in enumerate(sequences)
@@ -120,10 +120,16 @@ def _recorded(
     return values, {"train/rescored_sequences": float(len(stale))}
 
 
+def _is_own(sequence: TokenSequence, number: int) -> bool:
+    """Tell whether version `number` sampled the sequence: only then are the recorded log-probs that version's."""
+    return sequence.policy_version == number and bool(sequence.logprobs)
+
+
 def check_recorded(job: UpdateJob) -> None:
     """Refuse the sampler's log-probs where they are not the reference's.
 
-    Sequences that an earlier version sampled (mixture sampling) are no reason: those get a pass of the policy.
+    Sequences that an earlier version sampled (mixture sampling, replay) or that others wrote are no reason: those get a
+    pass of the policy.
 
     Raises:
         TrainingError: the reference is not the policy that sampled.
@@ -168,7 +174,7 @@ def _probe(
 ) -> dict[str, float]:
     from policies.objectives.logprobs import sequence_logprobs
 
-    fresh = [s for s in sequences if s.policy_version == job.policy.number]
+    fresh = [s for s in sequences if _is_own(s, job.policy.number)]
     chosen = derive_rng(job.seed, "probe").sample(fresh, min(count, len(fresh)))
     if not chosen:
         return {}
@@ -189,7 +195,7 @@ def gap_metrics(
     gaps = [
         (score.double() - torch.tensor(_scored_only(s), dtype=torch.float64)).abs()
         for s, score in zip(sequences, scores, strict=True)
-        if s.policy_version == number
+        if _is_own(s, number)
     ]
     if not gaps:
         return {}
