@@ -24,6 +24,7 @@ from policies.base.records import (
     Verdict,
 )
 from policies.base.seeds import derive_rng
+from policies.base.source_scores import SourceScore, scores_by_source, spread
 from policies.examples.builder import Built, Candidate, PreferenceBuilder
 from policies.examples.kinds import (
     PreferencePair,
@@ -61,6 +62,7 @@ from workers.rollout.environment import Environment, Observation
 from workers.rollout.multi_turn.strategy import ConversationStrategy
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
 from workers.rollout.tool import Tool, ToolOutput, ToolSession
+from workers.scoring.combiner import Combiner, Scores
 from workers.training.engine import TrainingEngine, TrainingOptions, UpdateJob, UpdateOutcome
 from workers.verify.answer_verifier import AnswerVerifier
 from workers.verify.verifier import Verifier
@@ -73,6 +75,7 @@ __all__ = [
     "Built",
     "CallFormat",
     "Candidate",
+    "Combiner",
     "ConversationStrategy",
     "Decision",
     "DifferenceLoss",
@@ -112,6 +115,8 @@ __all__ = [
     "RowSource",
     "Sampling",
     "ScoredGroup",
+    "Scores",
+    "SourceScore",
     "StepScore",
     "StepTensors",
     "SupervisedExample",
@@ -138,4 +143,6 @@ __all__ = [
     "derive_rng",
     "digest_of",
     "pair_of",
+    "scores_by_source",
+    "spread",
 ]

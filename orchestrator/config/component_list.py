@@ -26,6 +26,7 @@ _PLACES = {
     "verifier": "verifiers",
     "judge": "judges",
     "judge backend": "judges.N.backend",
+    "combiner": "feedback.combine",
     "preference builder": "preferences",
     "loss": "training.loss",
     "reference": "training.reference",

@@ -145,7 +145,10 @@ def _verify(made: RunSoFar, size: int) -> GroupSpec:
 
 def _grade(made: RunSoFar, size: int) -> GroupSpec:
     config = made.config
-    arguments = {"verifiers": config.evaluation_verifiers, "feedback": config.feedback}
+    arguments = {
+        "verifiers": config.evaluation_verifiers,
+        "feedback": config.evaluation_feedback,
+    }
     files = group_files(config, "grade")
     return GroupSpec("grade", VerifyWorker, arguments, files=files, reports=frozenset({"verify"}))
 

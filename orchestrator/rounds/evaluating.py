@@ -75,7 +75,7 @@ def _measure(
         ),
         verify_task(
             run.groups.grade,
-            [*run.config.evaluation_verifiers, run.config.feedback],
+            [*run.config.evaluation_verifiers, run.config.evaluation_feedback],
             run.plug_ins,
         ),
         _grade_task(scope),
@@ -110,7 +110,9 @@ def _grade_task(scope: RoundScope) -> Task:
         arguments=arguments,
         writes=("feedback",),
         reads=("trajectories", "verdicts"),
-        input_digests=input_digests([scope.run.config.feedback]),
+        input_digests=input_digests(
+            [scope.run.config.evaluation_feedback], plug_ins=scope.run.plug_ins
+        ),
         after=("verify",),
     )
 
