@@ -46,6 +46,7 @@ from policies.objectives.loss import (
 )
 from policies.objectives.reference import ReferencePart, ReferencePlan, ReferenceSchedule
 from workers.judge.judge import (
+    AskingJudge,
     BackendContext,
     Judge,
     JudgeBackend,
@@ -56,6 +57,7 @@ from workers.judge.judge import (
     Unavailable,
     Usage,
 )
+from workers.judge.scoring_judge import ScoringJudge, ToScore
 from workers.rollout.call_format import CallFormat, Parsed, RequestedCall
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest, RolloutEngine
 from workers.rollout.environment import Environment, Observation
@@ -70,6 +72,7 @@ from workers.verify.verifier import Verifier
 __all__ = [
     "AcceptanceRule",
     "AnswerVerifier",
+    "AskingJudge",
     "BackendContext",
     "BatchEngine",
     "Built",
@@ -116,12 +119,14 @@ __all__ = [
     "Sampling",
     "ScoredGroup",
     "Scores",
+    "ScoringJudge",
     "SourceScore",
     "StepScore",
     "StepTensors",
     "SupervisedExample",
     "SupervisedLoss",
     "SupervisedTensors",
+    "ToScore",
     "TokenSequence",
     "Tool",
     "ToolOutput",

@@ -53,12 +53,14 @@ def test_the_share_of_the_votes_can_be_the_score_also_of_a_tie() -> None:
         (("1",), {}, "1 attempts answered"),
     ],
 )
-def test_without_a_majority_nobody_is_scored(
+def test_without_a_majority_no_answer_is_scored(
     texts: tuple[str, ...], settings: dict[str, Any], why: str
 ) -> None:
     verdicts = voted(*texts, **settings)
-    assert {v.status for v in verdicts} == {VerdictStatus.ABSTAINED}
-    assert why in verdicts[0].rationale
+    answered = [v for v, text in zip(verdicts, texts, strict=True) if text.isdigit()]
+    assert {v.status for v in answered} == {VerdictStatus.ABSTAINED}
+    assert why in answered[0].rationale
+    assert [v.score for v in verdicts if v not in answered] == [0.0] * (len(texts) - len(answered))
 
 
 def test_an_attempt_without_an_answer_has_no_vote_and_is_wrong() -> None:

@@ -24,8 +24,8 @@ class MajorityVote(AnswerVerifier):
     """Lets the attempts at a prompt vote by their answers: self-consistency as a label for prompts without answers.
 
     Attempts without an answer have no vote and score 0. Where fewer than `min_votes` answered, or no answer has more
-    votes than each other (with `score: majority`), nobody is scored. `vote_share` stands beside each score: the share
-    of the votes for the attempt's answer.
+    votes than each other (with `score: majority`), the answers are not scored. `vote_share` stands beside each score:
+    the share of the votes for the attempt's answer.
     """
 
     class Config(AnswerVerifier.Config):
@@ -36,7 +36,7 @@ class MajorityVote(AnswerVerifier):
         min_votes: int = Field(default=3, ge=2, le=MAX_COUNT)
         """Fewest attempts that must have answered."""
         min_share: float = Field(default=0.0, ge=0, le=1)
-        """Least share of the votes that the majority must have; with fewer nobody is scored."""
+        """Least share of the votes that the majority must have; with fewer answers are not scored."""
         score: Literal["majority", "share"] = "majority"
         """What an attempt scores: 1 with the majority's answer, else 0; or its answer's share of the votes."""
 
@@ -66,10 +66,10 @@ class MajorityVote(AnswerVerifier):
         votes = [self._vote(trajectory) for trajectory in trajectories]
         ballots = Counter(vote for vote in votes if vote is not None)
         reason = self._undecided(ballots)
-        if reason:
-            return [self.abstain(trajectory, reason) for trajectory in trajectories]
         return [
-            self._verdict(trajectory, vote, ballots)
+            self.abstain(trajectory, reason)
+            if reason and vote is not None
+            else self._verdict(trajectory, vote, ballots)
             for trajectory, vote in zip(trajectories, votes, strict=True)
         ]
 
@@ -84,7 +84,7 @@ class MajorityVote(AnswerVerifier):
         return " ".join(unicodedata.normalize("NFKC", text).casefold().split()) or None
 
     def _undecided(self, ballots: Counter[Vote]) -> str:
-        """Tell why nobody is scored; empty where somebody is."""
+        """Tell why answers are not scored; empty where they are."""
         total = ballots.total()
         if total < self.config.min_votes:
             return f"{total} attempts answered, min_votes is {self.config.min_votes}"
@@ -98,12 +98,12 @@ class MajorityVote(AnswerVerifier):
         return ""
 
     def _verdict(self, attempt: Trajectory, vote: Vote | None, ballots: Counter[Vote]) -> Verdict:
-        (majority, _), *_ = ballots.most_common(1)
-        share = 0.0 if vote is None else ballots[vote] / ballots.total()
         if vote is None:
-            note = "no answer, no vote"
-        else:
-            note = f"{str(vote)[:40]!r} has {ballots[vote]} of {ballots.total()} votes"
+            verdict = self.scored(attempt, 0.0, "no answer, no vote")
+            return verdict.model_copy(update={"metrics": {"vote_share": 0.0}})
+        (majority, _), *_ = ballots.most_common(1)
+        share = ballots[vote] / ballots.total()
+        note = f"{str(vote)[:40]!r} has {ballots[vote]} of {ballots.total()} votes"
         score = share if self.config.score == "share" else float(vote == majority)
         verdict = self.scored(attempt, score, note)
         return verdict.model_copy(update={"metrics": {"vote_share": share}})
