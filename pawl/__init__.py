@@ -23,6 +23,7 @@ from policies.base.records import (
     Turn,
     Verdict,
 )
+from policies.base.requirements import ModelRequirement, Requirements
 from policies.base.seeds import derive_rng
 from policies.base.source_scores import SourceScore, scores_by_source, spread
 from policies.examples.builder import Built, Candidate, PreferenceBuilder
@@ -95,6 +96,7 @@ __all__ = [
     "Loss",
     "Measurement",
     "Message",
+    "ModelRequirement",
     "Observation",
     "PairLoss",
     "PairTensors",
@@ -111,6 +113,7 @@ __all__ = [
     "ReferenceSchedule",
     "Reply",
     "RequestedCall",
+    "Requirements",
     "RolloutEngine",
     "RolloutJob",
     "RolloutStrategy",

@@ -157,7 +157,19 @@ def tiny_reward_model(folder: Path, *, head: bool = True, labels: int = 1) -> Po
         PreTrainedTokenizerFast,
     )
 
-    words = ["<unk>", "<end>", "user", "assistant", "Say", "something", ".", "yes", "no", "never", "perhaps"]
+    words = [
+        "<unk>",
+        "<end>",
+        "user",
+        "assistant",
+        "Say",
+        "something",
+        ".",
+        "yes",
+        "no",
+        "never",
+        "perhaps",
+    ]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>")
