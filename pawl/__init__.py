@@ -24,7 +24,9 @@ from policies.base.records import (
     Turn,
     Verdict,
 )
+from policies.base.requirements import ModelRequirement, Requirements
 from policies.base.seeds import derive_rng
+from policies.base.source_scores import SourceScore, scores_by_source, spread
 from policies.examples.builder import Built, Candidate, PreferenceBuilder
 from policies.examples.kinds import (
     PreferencePair,
@@ -46,6 +48,7 @@ from policies.objectives.loss import (
 )
 from policies.objectives.reference import ReferencePart, ReferencePlan, ReferenceSchedule
 from workers.judge.judge import (
+    AskingJudge,
     BackendContext,
     Judge,
     JudgeBackend,
@@ -56,12 +59,14 @@ from workers.judge.judge import (
     Unavailable,
     Usage,
 )
+from workers.judge.scoring_judge import ScoringJudge, ToScore
 from workers.rollout.call_format import CallFormat, Parsed, RequestedCall
 from workers.rollout.engine import BatchEngine, Generation, GenerationRequest, RolloutEngine
 from workers.rollout.environment import Environment, Observation
 from workers.rollout.multi_turn.strategy import ConversationStrategy
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
 from workers.rollout.tool import Tool, ToolOutput, ToolSession
+from workers.scoring.combiner import Combiner, Scores
 from workers.scoring.metric import Metric
 from workers.training.engine import TrainingEngine, TrainingOptions, UpdateJob, UpdateOutcome
 from workers.verify.answer_verifier import AnswerVerifier
@@ -70,11 +75,13 @@ from workers.verify.verifier import Verifier
 __all__ = [
     "AcceptanceRule",
     "AnswerVerifier",
+    "AskingJudge",
     "BackendContext",
     "BatchEngine",
     "Built",
     "CallFormat",
     "Candidate",
+    "Combiner",
     "ConversationStrategy",
     "Decision",
     "DifferenceLoss",
@@ -92,6 +99,7 @@ __all__ = [
     "Measurement",
     "Message",
     "Metric",
+    "ModelRequirement",
     "Observation",
     "PairLoss",
     "PairTensors",
@@ -109,6 +117,7 @@ __all__ = [
     "ReferenceSchedule",
     "Reply",
     "RequestedCall",
+    "Requirements",
     "RolloutEngine",
     "RolloutJob",
     "RolloutStrategy",
@@ -116,11 +125,15 @@ __all__ = [
     "RowSource",
     "Sampling",
     "ScoredGroup",
+    "Scores",
+    "ScoringJudge",
+    "SourceScore",
     "StepScore",
     "StepTensors",
     "SupervisedExample",
     "SupervisedLoss",
     "SupervisedTensors",
+    "ToScore",
     "TokenSequence",
     "Tool",
     "ToolOutput",
@@ -142,4 +155,6 @@ __all__ = [
     "derive_rng",
     "digest_of",
     "pair_of",
+    "scores_by_source",
+    "spread",
 ]

@@ -27,6 +27,7 @@ _PLACES = {
     "judge": "judges",
     "judge backend": "judges.N.backend",
     "metric": "metrics",
+    "combiner": "feedback.combine",
     "preference builder": "preferences",
     "loss": "training.loss",
     "reference": "training.reference",

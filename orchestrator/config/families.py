@@ -16,6 +16,7 @@ from workers.rollout.engine import ENGINES
 from workers.rollout.environment import ENVIRONMENTS
 from workers.rollout.strategy import STRATEGIES
 from workers.rollout.tool import TOOLS
+from workers.scoring.combiner import COMBINERS
 from workers.scoring.metric import METRICS
 from workers.training.engine import TRAINING_ENGINES
 from workers.verify.verifier import VERIFIERS
@@ -31,6 +32,7 @@ FAMILIES: tuple[Family[Any], ...] = (
     JUDGES,
     BACKENDS,
     METRICS,
+    COMBINERS,
     PREFERENCES,
     LOSSES,
     REFERENCES,

@@ -13,6 +13,7 @@ from policies.base.requirements import POLICY, ModelRequirement, Requirements
 _GROUPS = {
     "rollout": "rollout",
     "verifiers": "verify",
+    "feedback": "verify",
     "preferences": "verify",
     "evaluation": "grade",
     "judges": "judge",

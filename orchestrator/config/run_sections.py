@@ -33,7 +33,7 @@ from policies.base.requirements import Hosting
 from policies.examples.builder import PREFERENCES, PreferenceBuilder
 from policies.plug_ins.stand_ins import StandIns
 from workers.judge.judge import JUDGES, Judge
-from workers.scoring.aggregate import FeedbackSettings
+from workers.scoring.feedback_settings import FeedbackSettings
 from workers.scoring.metric import METRICS, Metric
 from workers.verify.verifier import VERIFIERS, Verifier
 
@@ -90,6 +90,14 @@ class RunSections(Settings):
     @property
     def evaluation_verifiers(self) -> tuple[Verifier.Config, ...]:
         return self.verifiers if self.evaluation.verifiers is None else self.evaluation.verifiers
+
+    @property
+    def evaluation_feedback(self) -> FeedbackSettings:
+        """The way in which scores of held-out attempts add up: as in training, but for what counts as right."""
+        own = self.evaluation.desirable_at
+        return (
+            self.feedback if own is None else self.feedback.model_copy(update={"desirable_at": own})
+        )
 
     @property
     def evaluation_sampling(self) -> Sampling:

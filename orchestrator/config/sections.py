@@ -17,6 +17,7 @@ from policies.base.bounds import (
     MAX_SECONDS,
     MAX_TOKENS,
     MAX_WORKERS,
+    Score,
 )
 from policies.base.component import Component, Settings
 from policies.base.records import Sampling
@@ -255,6 +256,9 @@ class EvaluationSettings(Settings):
     """Strings that end a turn, besides the model's own terminator; null takes rollout.stop."""
     verifiers: tuple[Annotated[Verifier.Config, VERIFIERS.field()], ...] | None = None
     """What grades held-out attempts; null takes the run's verifiers."""
+    desirable_at: Score | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Lowest usable score of a held-out attempt that counts as right; null takes `feedback.desirable_at`. To be set
+    where raw scores are trained on and others are measured with."""
 
 
 class LimitSettings(Settings):

@@ -148,7 +148,7 @@ def _grade(made: RunSoFar, size: int) -> GroupSpec:
     config = made.config
     arguments = {
         "verifiers": config.evaluation_verifiers,
-        "feedback": config.feedback,
+        "feedback": config.evaluation_feedback,
         "metrics": config.metrics,
     }
     files = group_files(config, "grade")

@@ -21,7 +21,7 @@ from policies.base.errors import (
 from policies.base.policy_choice import PolicyChoice, RoundsAgo
 from policies.base.records import PolicyVersion
 from policies.base.requirements import POLICY
-from workers.judge.judge import BackendContext, Unavailable
+from workers.judge.judge import AskingJudge, BackendContext, Judge, Unavailable
 
 
 def plan_judges(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:
@@ -31,6 +31,8 @@ def plan_judges(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:
     of a joined cluster only the nodes themselves can tell, so that a failure from here is a warning.
     """
     _soft_labels(config, plan)
+    for judge in config.judges:
+        _scoring(judge, plan, config.judges.index(judge))
     for index, sources, backend in _backends(config):
         names = ", ".join(sources)
         needs = requirements_of(backend)
@@ -51,6 +53,17 @@ def plan_judges(config: RunConfig, plan: Plan, *, elsewhere: bool) -> None:
         else:
             soft = found.may_pass or config.cluster.address is not None
             plan.add("judge", f"{names}: {found.message}", "warning" if soft else "problem")
+
+
+def _scoring(judge: Judge.Config, plan: Plan, index: int) -> None:
+    """Name what a judge that asks nobody computes its scores with."""
+    if isinstance(judge, AskingJudge.Config):
+        return
+    needs = requirements_of(judge)
+    for model in needs.models:
+        add_model(plan, model, ("judge", judge.source), f"judges.{index}.{model.set_by}")
+    if not needs.models:
+        plan.add("judge", f"{judge.source} is {judge.type}")
 
 
 def _soft_labels(config: RunConfig, plan: Plan) -> None:
@@ -88,6 +101,8 @@ def _backends(config: RunConfig) -> Iterator[tuple[int, list[str], Component.Con
     """Each different backend with the judges that ask it, and the index of the first of them."""
     found: dict[str, tuple[int, list[str], Component.Config]] = {}
     for index, judge in enumerate(config.judges):
+        if not isinstance(judge, AskingJudge.Config):
+            continue
         key = judge.backend.model_dump_json()
         found.setdefault(key, (index, [], judge.backend))[1].append(judge.source)
     yield from found.values()

@@ -76,7 +76,7 @@ def _measure(
         ),
         verify_task(
             run.groups.grade,
-            [*run.config.evaluation_verifiers, run.config.feedback],
+            [*run.config.evaluation_verifiers, run.config.evaluation_feedback],
             run.plug_ins,
         ),
         _grade_task(scope),
@@ -114,7 +114,7 @@ def _grade_task(scope: RoundScope) -> Task:
         writes=("feedback",),
         reads=("trajectories", "verdicts"),
         input_digests=input_digests(
-            [scope.run.config.feedback, *metrics], plug_ins=scope.run.plug_ins if metrics else None
+            [scope.run.config.evaluation_feedback, *metrics], plug_ins=scope.run.plug_ins
         ),
         after=("verify",),
     )

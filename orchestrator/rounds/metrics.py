@@ -19,7 +19,7 @@ def collection_metrics(collected: Collected) -> dict[str, float]:
     `rollout/author/<who>_share` where others than the policy wrote attempts (`log`, `edit`),
     `rollout/previous_policy_share` where earlier policies sampled too, `rollout/quarantined` where prompts were left
     out because they killed their worker. `prefer/steps` and `prefer/steps_right_share`
-    are there where steps were graded.
+    are there where steps were graded, `prefer/spread` (how far apart the sources are) where two scored an attempt.
     """
     counts = collected.counts
     trajectories = max(counts.get("rollout/trajectories", 0.0), 1.0)
@@ -54,6 +54,8 @@ def collection_metrics(collected: Collected) -> dict[str, float]:
     if prompts:
         for name in ("all_right", "all_wrong", "with_example"):
             found[f"prefer/{name}_share"] = counts.get(f"prefer/prompts_{name}", 0.0) / prompts
+    if compared := counts.get("prefer/spreads", 0.0):
+        found["prefer/spread"] = counts["prefer/spread_sum"] / compared
     found |= example_metrics(counts)
     found |= collected.measured
     for reason, number in collected.dropped.items():

@@ -73,7 +73,7 @@ def check_same_models(
         _refuse("the starting model", initial.path, "policy.model")
     for name, version in judges.items():
         if recorded.judge_models.get(name, files_digest(version)) != files_digest(version):
-            _refuse("the model of a judge", version.path, "judges[...].backend.model")
+            _refuse("the model of a judge", version.path, "judges")
 
 
 def _refuse(what: str, path: str, where: str) -> None:

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from policies.base.authors import Author as Author
 from policies.base.authors import AuthorField
+from policies.base.bounds import Score
 from policies.base.endings import Ending as Ending
 from policies.base.endings import StopReason as StopReason
 from policies.base.endings import TrajectoryStatus as TrajectoryStatus
@@ -220,7 +221,7 @@ class VerdictStatus(StrEnum):
 
 
 class Verdict(Record):
-    """One opinion of one verifier or judge: a score, an abstention, or an error; never two of them.
+    """One opinion of one verifier or judge: a score in [0, 1] (or a raw one), an abstention, or an error.
 
     Example: `Verdict(source="numeric_match", trajectory_id="r1.7x8.0", status="scored", score=1.0)`.
     """
@@ -228,7 +229,7 @@ class Verdict(Record):
     source: str
     trajectory_id: str
     status: VerdictStatus
-    score: Probability | None = None
+    score: Score | None = None
     error: str | None = None
     span: Span | None = None
     confidence: Probability = 1.0
@@ -246,9 +247,13 @@ class Verdict(Record):
     policy_version: int | None = Field(default=None, exclude_if=lambda found: found is None)
     """The version of the run's own policy that judged, where one did. Written only then, so that the digests of other
     verdicts stay what they were."""
+    raw: Annotated[bool, BeforeValidator(bool)] = Field(default=False, exclude_if=lambda v: not v)
+    """The score may be any finite number, such as a reward. Written only then, as `policy_version`."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
+        if self.score is not None and not self.raw and not 0.0 <= self.score <= 1.0:
+            raise ValueError(f"a score that is not raw lies in [0, 1], got {self.score:g}")
         if (self.score is not None) != (self.status is VerdictStatus.SCORED):
             raise ValueError("a verdict has a score exactly when its status is 'scored'")
         if (self.error is not None) != (self.status is VerdictStatus.ERROR):
@@ -313,6 +318,8 @@ class ScoredGroup(Record):
     """What pairwise judges saw: soft labels of pairs come from them."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Share of each verifier and judge in the scores; 1 where none is given."""
+    raw: bool = False
+    """The scores of `feedback` may be any finite number instead of [0, 1]."""
 
 
 class VersionFile(Record):

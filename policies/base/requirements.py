@@ -105,6 +105,8 @@ class Requirements(Record):
     """It learns from steps that a verifier or a judge has scored."""
     probabilities: bool = False
     """It learns from how sure a judge is, not only from what it prefers."""
+    raw_scores: bool = False
+    """Of a verifier or judge: its scores may be any finite number, such as a reward, instead of [0, 1]."""
 
     def __add__(self, other: Requirements) -> Requirements:
         """Both together; where only one can hold, what `other` says: `super().requires() + Requirements(...)`."""

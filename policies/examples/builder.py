@@ -12,6 +12,7 @@ from pydantic import Field
 
 from policies.base.bounds import MAX_TOKENS
 from policies.base.component import Component, Family
+from policies.base.errors import explain
 from policies.base.records import (
     Ending,
     Feedback,
@@ -21,6 +22,7 @@ from policies.base.records import (
     Trajectory,
     TrajectoryStatus,
 )
+from policies.base.source_scores import spread
 from policies.examples.kind import Example
 from policies.examples.stored import kind_of
 
@@ -51,7 +53,7 @@ class PreferenceBuilder(Component):
     """Turns one `ScoredGroup` into examples of one kind. Pure: the same group and generator give the same examples.
 
     What every builder leaves out is counted by trajectory: `rollout_error`, `unusable: ...`, `nothing_to_learn_from`,
-    `too_long`, `truncated`, `failed_call`, `duplicate`.
+    `too_long`, `truncated`, `failed_call`, `duplicate`, and with `max_spread` `sources_disagree`.
     """
 
     kind: ClassVar[type[Example]]
@@ -85,6 +87,15 @@ class PreferenceBuilder(Component):
             default="example", exclude_if=lambda value: value == "example"
         )  # left out of the dump by default, so that what files are made from has the digest that it always had
         """What weighs the same in the loss: every example, or every prompt (each of its n examples then weighs 1/n)."""
+        max_spread: float | None = Field(
+            default=None, ge=0, le=1, exclude_if=lambda value: value is None
+        )
+        """Leave out trajectories on which sources disagree by more than this: the highest minus the lowest of their
+        scores in [0, 1] (`policies.base.source_scores.spread`); null keeps all."""
+
+        def refused_scores(self, raw: bool) -> str | None:
+            """Say in four parts why these settings do not fit scores that are raw, or in [0, 1]; None where they do."""
+            return None
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -138,6 +149,8 @@ class PreferenceBuilder(Component):
             return "nothing_to_learn_from"
         if config.max_tokens is not None and len(trajectory.token_ids) > config.max_tokens:
             return "too_long"
+        if config.max_spread is not None and (spread(feedback) or 0.0) > config.max_spread:
+            return "sources_disagree"
         if config.drop_truncated is True and was_cut(trajectory):
             return "truncated"
         if config.drop_failed_calls == "all" and has_failed_call(trajectory):
@@ -169,6 +182,31 @@ def was_cut(trajectory: Trajectory) -> bool:
 def beats(one: float, other: float, margin: float = 0.0) -> bool:
     """Tell whether the score `one` is above `other`, by at least `margin`; scores that differ by rounding are equal."""
     return one - other > _ROUNDING and one - other >= margin - _ROUNDING
+
+
+def out_of_range(setting: str, value: float | None, *, raw: bool) -> str | None:
+    """Say in four parts that no score in [0, 1] can reach `value`; None for raw scores, or where some can."""
+    if raw or value is None or 0.0 <= value <= 1.0:
+        return None
+    return explain(
+        "scores lie in [0, 1], and so do their differences",
+        value=value,
+        where=f"preferences.{setting}",
+        fix=f"set preferences.{setting} to a number in [0, 1]",
+    )
+
+
+def unset_for_raw(settings: PreferenceBuilder.Config, setting: str, *, raw: bool) -> str | None:
+    """Say in four parts that a threshold made for scores in [0, 1] stands unset; None where scores are not raw."""
+    if not raw or setting in settings.model_fields_set:
+        return None
+    return explain(
+        f"the scores are raw, any numbers, and {setting} was meant for [0, 1]",
+        value=dict(settings)[setting],
+        where=f"preferences.{setting} (not set)",
+        fix=f"set preferences.{setting}: 0.0, or what counts as good; or bring the scores to [0, 1] with "
+        "feedback.normalize",
+    )
 
 
 def _weighted(example: Example, weight: float) -> Example:

@@ -3,8 +3,9 @@ from scores.
 
 Each source (verifier or judge) that scored both sides says a probability; the label is their mean, weighted as their
 scores are. A pairwise judge says what it said of these two, both orders averaged; where it never compared them, what
-follows from how often each won (Bradley-Terry). Any other source says (1 + s_c - s_r) / 2: with scores as probabilities
-of being right, the chance that the chosen side alone is right, and half the chance of a tie.
+follows from how often each won (Bradley-Terry). A source of raw scores, a reward model, says sigmoid(s_c - s_r): its
+training made that of rewards. Any other source says (1 + s_c - s_r) / 2: with scores as probabilities of being right,
+the chance that the chosen side alone is right, and half the chance of a tie.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ def soft_label(group: ScoredGroup, chosen: str, rejected: str) -> float | None:
     """
     feedback = {each.trajectory_id: each for each in group.feedback}
     mine, other = (_opinions(feedback[name], group) for name in (chosen, rejected))
+    raw = {v.source for each in group.feedback for v in each.verdicts if v.raw}
     total = weighted = 0.0
     for source in mine.keys() & other.keys():
         (score, weight), (other_score, other_weight) = mine[source], other[source]
         compared = [c for c in group.comparisons if c.source == source]
         probability = (
-            _compared(compared, chosen, rejected) if compared else of_scores(score, other_score)
+            _compared(compared, chosen, rejected)
+            if compared
+            else of_scores(score, other_score, raw=source in raw)
         )
         share = (weight + other_weight) / 2
         total += share
@@ -37,8 +41,10 @@ def soft_label(group: ScoredGroup, chosen: str, rejected: str) -> float | None:
     return min(1.0, max(0.0, weighted / total)) if total > 0 else None
 
 
-def of_scores(score: float, other: float) -> float:
-    """Probability that what has `score` is better than what has the score `other`."""
+def of_scores(score: float, other: float, *, raw: bool = False) -> float:
+    """Probability that what has `score` is better than what has the score `other`; `raw` ones are log-odds."""
+    if raw:
+        return 1.0 / (1.0 + math.exp(min(700.0, other - score)))
     return (1.0 + score - other) / 2
 
 

@@ -65,8 +65,15 @@ def is_stand_in(config: Component.Config) -> bool:
 def describe(family: str, given: Mapping[str, Any], config: Component.Config) -> PlugInFacts:
     """Tell what another process needs to know of a plug-in that was imported here."""
     owner = type(config).component
-    base = next(c for c in owner.__mro__ if c.__module__.partition(".")[0] in OURS)
-    assert issubclass(base, Component)
+    # Its settings may inherit those of a class further up than the nearest: `class Config(Judge.Config)` in a
+    # subclass of `ScoringJudge`.
+    base = next(
+        c
+        for c in owner.__mro__
+        if c.__module__.partition(".")[0] in OURS
+        and issubclass(c, Component)
+        and c.Config in type(config).__mro__
+    )
     own = {
         name
         for c in type(config).__mro__[: type(config).__mro__.index(base.Config)]

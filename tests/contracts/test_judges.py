@@ -18,9 +18,19 @@ from policies.base.records import (
 from policies.storage.artifacts import canonical_json
 from tests.support.attempts import attempt
 from tests.support.heavy_imports import loaded_by
-from workers.judge.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement
+from workers.judge.judge import (
+    BACKENDS,
+    JUDGES,
+    AskingJudge,
+    BackendContext,
+    JudgeJob,
+    Judgement,
+)
+from workers.judge.scoring_judge import ScoringJudge
 
-JUDGE_TYPES = list(JUDGES.members())
+JUDGE_TYPES = [n for n in JUDGES.members() if issubclass(JUDGES.resolve(n), AskingJudge)]
+SCORING_TYPES = [n for n in JUDGES.members() if n not in JUDGE_TYPES]
+SCORING_EXAMPLES: dict[str, dict[str, Any]] = {"reward_model": {"model": "org/reward"}}
 BACKEND_EXAMPLES: dict[str, dict[str, Any]] = {
     "engine": {"engine": "fake", "model": "policy", "version": 1},
     "openai": {"base_url": "https://judge.example/v1", "model": "m", "api_key_env": "KEY"},
@@ -39,13 +49,15 @@ def model(name: str) -> PolicyVersion:
 CONTEXT = BackendContext(policy_version=version, model_version=model)
 
 
-def config_of(kind: str, rule: str = "longer") -> Judge.Config:
+def config_of(kind: str, rule: str = "longer") -> AskingJudge.Config:
     config = JUDGES.parse({"type": kind, "backend": {"type": "fake", "rule": rule}})
-    assert isinstance(config, Judge.Config)
+    assert isinstance(config, AskingJudge.Config)
     return config
 
 
-def judged(config: Judge.Config, texts: Sequence[str], task: str = "Do it {first}.") -> Judgement:
+def judged(
+    config: AskingJudge.Config, texts: Sequence[str], task: str = "Do it {first}."
+) -> Judgement:
     """Judge attempts whose id is their text."""
     trajectories = tuple(
         attempt(text, name=text, sample_index=index) for index, text in enumerate(texts)
@@ -115,6 +127,16 @@ def test_odd_groups_are_judged_without_an_exception(kind: str, texts: tuple[str,
     judgement = judged(config_of(kind), texts)
     assert len(judgement.verdicts) == len(texts)
     assert all(v.score is None or 0 <= v.score <= 1 for v in judgement.verdicts)
+
+
+@pytest.mark.parametrize("kind", SCORING_TYPES)
+def test_a_judge_that_scores_says_what_it_needs_and_building_it_loads_nothing(kind: str) -> None:
+    config = JUDGES.parse({"type": kind, **SCORING_EXAMPLES.get(kind, {})})
+    assert JUDGES.parse(json.loads(config.model_dump_json())) == config
+    assert pickle.loads(pickle.dumps(config)) == config
+    judge = create(config, context=CONTEXT)
+    assert isinstance(judge, ScoringJudge)
+    assert judge.identity()
 
 
 @pytest.mark.parametrize("kind", list(BACKENDS.members()))

@@ -146,7 +146,7 @@ class Judgement:
 
 
 class Judge(Component):
-    """Judges whole groups, so that it can compare. Constructor: `(config, *, backend: JudgeBackend)`."""
+    """Judges whole groups, so that it can compare. What it is constructed with is said by its two bases."""
 
     class Config(Component.Config):
         """Settings that every judge has."""
@@ -154,14 +154,10 @@ class Judge(Component):
         # A mistyped section can hold a key: messages name the field, never its content.
         model_config = ConfigDict(hide_input_in_errors=True)
 
-        backend: Annotated[Component.Config, BACKENDS.field()]
-        """What answers: `{type: engine, ...}` for a model of ours, `{type: openai, ...}` for an endpoint."""
         name: str | None = None
         """Name in metrics and verdicts; the type by default. Must be unique in a run."""
         weight: float = Field(default=1.0, gt=0, le=MAX_COEFFICIENT)
         """Share of this judge's score in the weighted mean over verifiers and judges."""
-        max_tokens: int = Field(default=256, gt=0, le=MAX_TOKENS)
-        """Longest answer of the judge model, in tokens."""
         level: Literal["trajectory", "step"] = "trajectory"
         """Judge whole trajectories, or every step that the policy wrote (`rollout.steps` says what a step is)."""
 
@@ -169,9 +165,7 @@ class Judge(Component):
         def source(self) -> str:
             return self.name or self.type
 
-    def __init__(self, config: Config, *, backend: JudgeBackend) -> None:
-        self.config = config
-        self.backend = backend
+    config: Config
 
     def version(self) -> str:
         """Return which prompt (or other instruction) the judge follows, for the run's record."""
@@ -184,6 +178,24 @@ class Judge(Component):
         judgement then has one verdict for each of them, in their order, and no comparisons.
         """
         raise NotImplementedError
+
+
+class AskingJudge(Judge):
+    """Asks a model questions in words. Constructor: `(config, *, backend: JudgeBackend)`."""
+
+    class Config(Judge.Config):
+        """Settings of judges that ask."""
+
+        backend: Annotated[Component.Config, BACKENDS.field()]
+        """What answers: `{type: engine, ...}` for a model of ours, `{type: openai, ...}` for an endpoint."""
+        max_tokens: int = Field(default=256, gt=0, le=MAX_TOKENS)
+        """Longest answer of the judge model, in tokens."""
+
+    config: Config
+
+    def __init__(self, config: Config, *, backend: JudgeBackend) -> None:
+        self.config = config
+        self.backend = backend
 
     def ask(self, questions: Sequence[Question]) -> list[Reply]:
         """Ask the backend; whatever it raises becomes the error of every reply."""

@@ -17,7 +17,7 @@ from policies.base.attempt_answer import answer_of
 from policies.base.component import load_object, reference_to
 from policies.base.errors import ConfigurationError, JudgeError, explain
 from policies.base.records import Json, Message, Prompt, Span, Trajectory, Turn
-from workers.judge.judge import Judge, JudgeBackend, Question, Reply
+from workers.judge.judge import AskingJudge, JudgeBackend, Question, Reply
 from workers.judge.parse import cleaned
 from workers.scoring.graded_parts import Level
 
@@ -164,15 +164,17 @@ class Answer:
     seconds: float
 
 
-def _rebuilt(reference: str, values: dict[str, Any], template: PromptTemplate) -> Judge.Config:
-    owner: type[Judge] = load_object(reference)
+def _rebuilt(
+    reference: str, values: dict[str, Any], template: PromptTemplate
+) -> AskingJudge.Config:
+    owner: type[AskingJudge] = load_object(reference)
     return owner.Config.model_validate(values, context={"template": template})
 
 
-class PromptedJudge(Judge):
+class PromptedJudge(AskingJudge):
     """A judge that fills a prompt file and reads one line of the answer. Base of pairwise and rubric."""
 
-    class Config(Judge.Config):
+    class Config(AskingJudge.Config):
         """Settings of judges that follow a prompt file."""
 
         slots: ClassVar[PromptSlots]
@@ -229,7 +231,7 @@ class PromptedJudge(Judge):
             """The prompt as it was when the config was read: it travels with the config to the workers."""
             return self._template
 
-    def __init__(self, config: Judge.Config, *, backend: JudgeBackend) -> None:
+    def __init__(self, config: AskingJudge.Config, *, backend: JudgeBackend) -> None:
         super().__init__(config, backend=backend)
         self.settings = cast(PromptedJudge.Config, config)
 

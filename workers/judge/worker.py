@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import repeat
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
 
-from policies.base.component import create
-from policies.base.errors import (
-    ArtifactError,
-    ConfigurationError,
-    JudgeError,
-    PawlError,
-    boundary,
-    explain,
-)
+from policies.base.errors import ArtifactError, ConfigurationError, JudgeError, explain
 from policies.base.records import (
     Comparison,
     Json,
@@ -31,16 +19,19 @@ from policies.base.records import (
     Trajectory,
     TrajectoryStatus,
     Verdict,
-    VerdictStatus,
 )
 from policies.base.seeds import derive_seed
 from policies.storage.artifacts import Written, read_records, write_draft
 from workers.cluster.compute_threads import set_threads
 from workers.cluster.item_filter import WHOLE, ItemFilter
-from workers.judge.judge import BackendContext, Judge, JudgeBackend, JudgeJob, Judgement
-from workers.judge.parse import cleaned
-from workers.judge.reply_cache import CachedBackend, ReplyCache, cache_scope
-from workers.scoring.graded_parts import parts_to_grade, verdict_on
+from workers.judge.judge import AskingJudge, BackendContext, Judge, JudgeBackend, JudgeJob
+from workers.judge.judge_in_place import (
+    AskingInPlace,
+    JudgeInPlace,
+    ScoringInPlace,
+    started_backend,
+)
+from workers.judge.reply_cache import ReplyCache
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +39,6 @@ MAX_SUMMARY_BYTES = 1_000
 _PROBE_WAITS = (1.0, 3.0, 10.0)
 """Seconds before each repeat of a trial question to a server that is busy."""
 NO_POLICIES: Mapping[str, PolicyVersion] = MappingProxyType({})
-_UNCACHED = ("name", "weight", "backend")
-"""Settings that do not change what is asked; what answers is known by its identity."""
 
 
 class JudgeWorker:
@@ -92,14 +81,16 @@ class JudgeWorker:
         context = replace(context, engine_seed=seed)
         cache = ReplyCache(Path(cache_dir) if cache_dir is not None else None)
         backends: dict[str, JudgeBackend] = {}
-        self._judges: list[_JudgeInPlace] = []
+        self._judges: list[JudgeInPlace] = []
         for config in judges:
+            policy = policies.get(config.source)
+            if not isinstance(config, AskingJudge.Config):
+                self._judges.append(ScoringInPlace(config, context))
+                continue
             key = config.backend.model_dump_json()
             if key not in backends:
-                backends[key] = _started(config, context, policies.get(config.source))
-            place = _JudgeInPlace(config, backends[key], cache)
-            place.policy = policies.get(config.source)
-            self._judges.append(place)
+                backends[key] = started_backend(config, context, policy)
+            self._judges.append(AskingInPlace(config, backends[key], cache, policy))
 
     def judge(
         self,
@@ -127,15 +118,15 @@ class JudgeWorker:
         summary: dict[str, Json] = {}
         for judge in self._judges:
             started = time.perf_counter()
-            hits, usage = judge.backend.hits, judge.backend.usage.copy()
+            hits, usage = judge.hits, judge.usage.copy()
             judgement = judge.run(jobs, trajectories, set(item_filter.skip))
             verdicts += judgement.verdicts
             comparisons += judgement.comparisons
             summary[judge.config.source] = judge.summary(
                 judgement,
                 seconds=time.perf_counter() - started,
-                hits=judge.backend.hits - hits,
-                usage=judge.backend.usage - usage,
+                hits=judge.hits - hits,
+                usage=judge.usage - usage,
             )
         summary = _fitted(summary)
         drafts = (
@@ -151,13 +142,13 @@ class JudgeWorker:
             JudgeError: one cannot answer; in four parts, with the judge's name.
         """
         for judge in self._judges:
-            found = judge.backend.probe()
+            found = judge.probe()
             for wait in _PROBE_WAITS:
                 if found is None or not found.may_pass:
                     break
                 logger.info("judge %s: %s; trying again", judge.config.source, found.message)
                 time.sleep(wait)
-                found = judge.backend.probe()
+                found = judge.probe()
             if found is not None:
                 raise JudgeError(f"judge {judge.config.source!r}: {found.message}")
 
@@ -166,144 +157,6 @@ class JudgeWorker:
         return {
             judge.config.source: {"backend": judge.identity, "prompt": judge.judge.version()}
             for judge in self._judges
-        }
-
-
-def _started(
-    config: Judge.Config, context: BackendContext, policy: PolicyVersion | None
-) -> JudgeBackend:
-    with boundary(
-        JudgeError, f"backend {config.backend.type!r} of judge {config.source!r} could not start"
-    ):
-        backend = cast(JudgeBackend, create(config.backend, context=context))
-        if policy is not None:
-            backend.serve(policy)
-        backend.start()
-        return backend
-
-
-class _JudgeInPlace:
-    """One judge with its cached backend."""
-
-    def __init__(self, config: Judge.Config, backend: JudgeBackend, cache: ReplyCache) -> None:
-        self.config = config
-        self.policy: PolicyVersion | None = None
-        """The version of the run's policy that judges, where it is one."""
-        with boundary(JudgeError, f"judge {config.source!r} could not start"):
-            self.backend = CachedBackend(backend, cache=cache, scope="")
-            self.judge: Judge = create(config, backend=self.backend)
-            self._identify()
-
-    def serve(self, policy: PolicyVersion) -> None:
-        """Judge with this version of the policy from now on."""
-        self.backend.serve(policy)
-        self.policy = policy
-        self._identify()
-
-    def _identify(self) -> None:
-        """Take note of what answers: replies of another version are not this one's."""
-        self.identity = self.backend.identity()
-        settings = self.config.model_dump(mode="json", exclude=set(_UNCACHED))
-        version = self.judge.version()
-        self.backend.scope = cache_scope(settings, prompt_version=version, identity=self.identity)
-
-    def run(
-        self, jobs: Sequence[JudgeJob], trajectories: Sequence[Trajectory], skipped: Set[str]
-    ) -> Judgement:
-        """All jobs as one judgement, with verdicts on every trajectory, in the order of the shard."""
-        level = self.config.level
-        jobs = [
-            replace(
-                job,
-                trajectories=tuple(p for t in job.trajectories for p in parts_to_grade(t, level)),
-            )
-            for job in jobs
-        ]
-        total = Judgement()
-        try:
-            with boundary(JudgeError, f"judge {self.config.source!r} failed"):
-                judgements = self.judge.judge(jobs)
-                self._check(jobs, judgements)
-        except PawlError as error:
-            judgements = [Judgement() for _ in jobs]
-            logger.warning("judge %s failed on a shard: %s", self.config.source, error)
-            failed = [
-                verdict_on(part, self._unscored(part, cleaned(str(error))), level)
-                for job in jobs
-                for part in job.trajectories
-            ]
-            total.counts["errors"] += len(failed)
-            total.verdicts += failed
-        given_up = dict.fromkeys(skipped, ItemFilter.reason("the trajectory"))
-        total.counts["errors"] += len(given_up)
-        by_trajectory: dict[str, list[Verdict]] = {}
-        for job, judgement in zip(jobs, judgements, strict=True):
-            total.counts += judgement.counts
-            total.comparisons += judgement.comparisons
-            total.verdicts += (
-                judgement.verdicts
-                if level == "trajectory"
-                else map(verdict_on, job.trajectories, judgement.verdicts, repeat(level))
-            )
-        for verdict in total.verdicts:
-            by_trajectory.setdefault(verdict.trajectory_id, []).append(verdict)
-        total.verdicts = [
-            verdict
-            for trajectory in trajectories
-            for verdict in by_trajectory.get(
-                trajectory.id, [self._unscored(trajectory, given_up.get(trajectory.id))]
-            )
-        ]
-        if self.policy is not None:
-            said_by = {"policy_version": self.policy.number}
-            total.verdicts = [v.model_copy(update=said_by) for v in total.verdicts]
-        for verdict in total.verdicts:
-            total.counts[
-                verdict.status.value if verdict.status is not VerdictStatus.ERROR else "failed"
-            ] += 1
-        return total
-
-    def _check(self, jobs: Sequence[JudgeJob], judgements: Sequence[Judgement]) -> None:
-        if len(judgements) != len(jobs):
-            raise JudgeError(f"it gave {len(judgements)} judgements on {len(jobs)} groups")
-        for job, judgement in zip(jobs, judgements, strict=True):
-            asked = [t.id for t in job.trajectories]
-            found = [v.trajectory_id for v in judgement.verdicts]
-            in_order = self.config.level == "trajectory" or found == asked
-            if set(found) != set(asked) or not in_order:
-                raise JudgeError(
-                    f"its verdicts are not on the attempts at prompt {job.prompt.id!r}"
-                )
-
-    def _unscored(self, trajectory: Trajectory, error: str | None) -> Verdict:
-        """An error verdict, or an abstention on an attempt that was not judged or has nothing to judge."""
-        return Verdict(
-            source=self.config.source,
-            trajectory_id=trajectory.id,
-            status=VerdictStatus.ABSTAINED if error is None else VerdictStatus.ERROR,
-            error=error,
-            rationale=""
-            if error is not None
-            else "not judged: nothing was written, or the attempt failed",
-        )
-
-    def summary(
-        self, judgement: Judgement, *, seconds: float, hits: int, usage: Counter[str]
-    ) -> dict[str, Json]:
-        """Sums and counts, and the most common errors."""
-        questions = judgement.counts["questions"]
-        scores = [v.score for v in judgement.verdicts if v.score is not None]
-        found = judgement.comparisons or judgement.verdicts
-        errors = Counter(cleaned(item.error, 200) for item in found if item.error is not None)
-        return {
-            **{name: count for name, count in sorted((judgement.counts + usage).items()) if count},
-            "score_sum": round(math.fsum(scores), 6),
-            "cache_hits": hits,
-            "seconds": round(seconds, 3),
-            "mean_seconds": round(seconds / questions, 4) if questions else 0.0,
-            "prompt": self.judge.version(),
-            "backend": self.identity,
-            "top_errors": [[text, count] for text, count in errors.most_common(3)],
         }
 
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
-from pydantic import Field
-
-from policies.base.component import Settings
-from policies.base.errors import ArtifactError
+from policies.base.component import create
+from policies.base.errors import ArtifactError, ConfigurationError, PawlError, boundary, explain
 from policies.base.records import (
     Comparison,
     Feedback,
@@ -26,16 +23,10 @@ from policies.base.records import (
     Verdict,
     VerdictStatus,
 )
-
-
-class FeedbackSettings(Settings):
-    """Settings by which verdicts become feedback."""
-
-    desirable_at: float = Field(default=0.5, ge=0, le=1)
-    """Lowest weighted mean score at which a trajectory counts as right (desirable)."""
-    on_error: Literal["unusable", "ignore_source"] = "unusable"
-    """What one failed verdict does: leave the trajectory (of a step-level verdict: the step) out, or judge it by the
-    other sources alone."""
+from policies.base.source_scores import counts, scores_by_source
+from workers.scoring.combiner import Combiner, Scores
+from workers.scoring.feedback_settings import FeedbackSettings
+from workers.scoring.normalize import normalized
 
 
 def aggregate(
@@ -68,96 +59,120 @@ def aggregate(
                 "Fix: delete the verdict file and its marker; it is then made again"
             )
         by_trajectory[verdict.trajectory_id].append(verdict)
-    return ScoredGroup(
-        prompt=prompt,
-        trajectories=tuple(trajectories),
-        feedback=tuple(
-            _feedback(trajectory, by_trajectory[trajectory.id], settings, weights or {})
-            for trajectory in trajectories
-        ),
-        comparisons=tuple(comparisons),
-        weights=dict(weights or {}),
-    )
+    return _Scoring(settings, weights or {}).group(prompt, trajectories, by_trajectory, comparisons)
 
 
-def _feedback(
-    trajectory: Trajectory,
-    verdicts: Sequence[Verdict],
-    settings: FeedbackSettings,
-    weights: Mapping[str, float],
-) -> Feedback:
-    # A verdict on a span is a step score: it says nothing of the outcome, nor does its failure.
-    on_outcome = [verdict for verdict in verdicts if verdict.span is None]
-    reason = _reason_to_leave_out(on_outcome, settings)
-    if trajectory.status is TrajectoryStatus.ERROR:
-        reason = "rollout_error"
-    score = None if reason else _weighted_mean(on_outcome, weights)
-    return Feedback(
-        trajectory_id=trajectory.id,
-        score=score,
-        desirable=None if score is None else score >= settings.desirable_at,
-        unusable_because=reason,
-        verdicts=tuple(verdicts),
-        steps=_step_scores(verdicts, settings, weights),
-    )
+class _Scoring:
+    """Scores of one group, by the settings of a run."""
+
+    def __init__(self, settings: FeedbackSettings, weights: Mapping[str, float]) -> None:
+        self._settings, self._weights = settings, weights
+        self._combiner: Combiner = create(settings.combine)
+        self._raw = False
+
+    def group(
+        self,
+        prompt: Prompt,
+        trajectories: Sequence[Trajectory],
+        by_trajectory: Mapping[str, Sequence[Verdict]],
+        comparisons: Sequence[Comparison],
+    ) -> ScoredGroup:
+        """The attempts at a prompt with their feedback."""
+        reasons: dict[str, str | None] = {}
+        for trajectory in trajectories:
+            # A verdict on a span is a step score: it says nothing of the outcome, nor does its failure.
+            on_outcome = [v for v in by_trajectory[trajectory.id] if v.span is None]
+            reasons[trajectory.id] = _reason_to_leave_out(on_outcome, self._settings)
+            if trajectory.status is TrajectoryStatus.ERROR:
+                reasons[trajectory.id] = "rollout_error"
+        usable = [t.id for t in trajectories if reasons[t.id] is None]
+        outcome = [
+            scores_by_source((v for v in by_trajectory[i] if v.span is None), self._weights)
+            for i in usable
+        ]
+        scores = dict(zip(usable, self._combined(outcome), strict=True))
+        reasons |= {i: "not_combined" for i, score in scores.items() if score is None}
+        steps = self._step_scores(by_trajectory)
+        return ScoredGroup(
+            prompt=prompt,
+            trajectories=tuple(trajectories),
+            feedback=tuple(
+                Feedback(
+                    trajectory_id=t.id,
+                    score=scores.get(t.id),
+                    desirable=self._is_desirable(scores.get(t.id)),
+                    unusable_because=reasons[t.id],
+                    verdicts=tuple(by_trajectory[t.id]),
+                    steps=tuple(steps[t.id]),
+                )
+                for t in trajectories
+            ),
+            comparisons=tuple(comparisons),
+            weights=dict(self._weights),
+            raw=self._raw,
+        )
+
+    def _step_scores(
+        self, by_trajectory: Mapping[str, Sequence[Verdict]]
+    ) -> defaultdict[str, list[StepScore]]:
+        """Steps with a usable score. One whose verdict failed has no label; the others and the outcome keep theirs."""
+        spans: list[tuple[str, Span]] = []
+        scores: list[Scores] = []
+        for trajectory_id, verdicts in by_trajectory.items():
+            by_span: defaultdict[tuple[int, int, int], list[Verdict]] = defaultdict(list)
+            for verdict in verdicts:
+                if verdict.span is not None:
+                    span = verdict.span
+                    by_span[span.turn, span.start, span.end].append(verdict)
+            for (turn, start, end), of_one in sorted(by_span.items()):
+                if _reason_to_leave_out(of_one, self._settings) is None:
+                    spans.append((trajectory_id, Span(turn=turn, start=start, end=end)))
+                    scores.append(scores_by_source(of_one, self._weights))
+        found: defaultdict[str, list[StepScore]] = defaultdict(list)
+        for (trajectory_id, span), score in zip(spans, self._combined(scores), strict=True):
+            if score is not None:
+                desirable = score >= self._settings.desirable_at
+                found[trajectory_id].append(StepScore(span=span, score=score, desirable=desirable))
+        return found
+
+    def _is_desirable(self, score: float | None) -> bool | None:
+        return None if score is None else score >= self._settings.desirable_at
+
+    def _combined(self, group: Sequence[Scores]) -> Sequence[float | None]:
+        """The usable scores of attempts or steps at one prompt."""
+        if not group:
+            return []
+        group = normalized(group, self._settings.normalize)
+        raw = {name: scores[name].raw for scores in group for name in scores}
+        may_leave = self._settings.combine.gives_raw(raw)
+        self._raw = self._raw or may_leave
+        with boundary(PawlError, f"combiner {self._settings.combine.type!r} failed"):
+            found = list(self._combiner.combine(group))
+        if len(found) != len(group) or not all(_fits(score, may_leave) for score in found):
+            raise ConfigurationError(
+                explain(
+                    f"a combiner must return a score{'' if may_leave else ' in [0, 1]'}, or None, for each attempt",
+                    value=f"{found} for {len(group)}"[:120],
+                    where=f"feedback.combine = {self._settings.combine.type}",
+                    fix="return as many as `combine` was given, in order; for other scores let `gives_raw` say so",
+                )
+            )
+        return found
 
 
-def _step_scores(
-    verdicts: Sequence[Verdict], settings: FeedbackSettings, weights: Mapping[str, float]
-) -> tuple[StepScore, ...]:
-    """Steps with a usable score. A step whose verdict failed has no label; the others and the outcome keep theirs."""
-    by_span: defaultdict[tuple[int, int, int], list[Verdict]] = defaultdict(list)
-    for verdict in verdicts:
-        if verdict.span is not None:
-            span = verdict.span
-            by_span[span.turn, span.start, span.end].append(verdict)
-    found = []
-    for (turn, start, end), of_one in sorted(by_span.items()):
-        if _reason_to_leave_out(of_one, settings) is not None:
-            continue
-        score = _weighted_mean(of_one, weights)
-        span = Span(turn=turn, start=start, end=end)
-        found.append(StepScore(span=span, score=score, desirable=score >= settings.desirable_at))
-    return tuple(found)
+def _fits(score: float | None, may_leave: bool) -> bool:
+    return score is None or (math.isfinite(score) if may_leave else 0.0 <= score <= 1.0)
 
 
 def _reason_to_leave_out(verdicts: Sequence[Verdict], settings: FeedbackSettings) -> str | None:
     """Tell why the verdicts on one thing, a trajectory or a step, give no score."""
     failed = next((v.source for v in verdicts if v.status is VerdictStatus.ERROR), None)
-    is_scored = any(_counts(v) for v in verdicts)
+    is_scored = any(counts(v) for v in verdicts)
     if failed is not None and (settings.on_error == "unusable" or not is_scored):
         return f"verifier_error:{failed}"
     if is_scored:
         return None
     return "all_abstained" if verdicts else "no_verdict"
-
-
-def _counts(verdict: Verdict) -> bool:
-    """Tell whether a verdict has a part in a mean: a score that its source has no confidence in is an abstention."""
-    return verdict.score is not None and verdict.confidence > 0
-
-
-def _weighted_mean(verdicts: Sequence[Verdict], weights: Mapping[str, float]) -> float:
-    """Mean over sources, each with its weight times its confidence; within a source, weighted by confidence."""
-    by_source: defaultdict[str, list[Verdict]] = defaultdict(list)
-    for verdict in verdicts:
-        if _counts(verdict):
-            by_source[verdict.source].append(verdict)
-    scores: list[float] = []
-    shares: list[float] = []
-    for source, of_one in by_source.items():
-        confidences = [v.confidence for v in of_one]
-        score = _mean([v.score or 0.0 for v in of_one], confidences)
-        shares.append(weights.get(source, 1.0) * math.fsum(confidences) / len(of_one))
-        scores.append(score)
-    return min(1.0, max(0.0, _mean(scores, shares)))  # rounding can step over the ends by one unit
-
-
-def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """Weighted mean; of equal values exactly that value, so that no threshold is missed by rounding."""
-    if len(set(values)) == 1:
-        return values[0]
-    return math.fsum(v * w for v, w in zip(values, weights, strict=True)) / math.fsum(weights)
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 
 from policies.base.component import create, import_from_folder_of
+from policies.base.component_walk import stated_requirements
 from policies.base.errors import PawlError, VerificationError, boundary, explain
 from policies.base.records import Prompt, Record, Trajectory, Verdict
 from workers.isolation.child_process import begin_as_child, clean_text, line_of, storable
@@ -123,6 +124,15 @@ def _check(verifier: Verifier, verdict: object) -> None:
                 value=f"{type(verdict).__name__} {verdict!r}"[:120],
                 where=f"{type(verifier).__module__}:{type(verifier).__qualname__}",
                 fix="return self.scored(trajectory, score) or self.abstain(trajectory, reason)",
+            )
+        )
+    if verdict.raw and not stated_requirements(verifier.config).raw_scores:
+        raise VerificationError(
+            explain(
+                f"{verifier.config.source!r} gave a raw score and does not say so before the run",
+                value=verdict.score,
+                where=f"{type(verifier).__module__}:{type(verifier).__qualname__}",
+                fix="let Config.requires() return super().requires() + Requirements(raw_scores=True)",
             )
         )
 

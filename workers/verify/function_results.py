@@ -122,8 +122,8 @@ class ResultReader:
             except (ValueError, RuntimeError) as error:
                 raise self.refused(self._wanted, result) from error
         low, high = self.score_range
-        if isinstance(result, bool):
-            return high if result else low
+        if isinstance(result, bool):  # of a function of raw scores a number as any other
+            return float(result) if -low == high else (high if result else low)
         if callable(result):
             raise self.refused(
                 f"{self._wanted}; it makes a function: give `factory_arguments` with what it is called with",

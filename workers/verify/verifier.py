@@ -9,6 +9,7 @@ from pydantic import Field
 
 from policies.base.bounds import MAX_COEFFICIENT, MAX_SECONDS
 from policies.base.component import Component, Family
+from policies.base.component_walk import stated_requirements
 from policies.base.records import Prompt, Trajectory, Verdict, VerdictStatus
 
 
@@ -88,13 +89,14 @@ class Verifier(Component):
         return [self.verify(prompt, trajectory) for trajectory in trajectories]
 
     def scored(self, trajectory: Trajectory, score: float, rationale: str = "") -> Verdict:
-        """A verdict with a score in [0, 1]."""
+        """A verdict with a score in [0, 1]; with any finite one where `Config.requires()` says `raw_scores`."""
         return Verdict(
             source=self.config.source,
             trajectory_id=trajectory.id,
             status=VerdictStatus.SCORED,
             score=score,
             rationale=rationale,
+            raw=stated_requirements(self.config).raw_scores,
         )
 
     def abstain(self, trajectory: Trajectory, rationale: str) -> Verdict:

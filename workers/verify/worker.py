@@ -30,13 +30,15 @@ from policies.base.records import (
     Verdict,
     VerdictStatus,
 )
+from policies.base.source_scores import spread
 from policies.examples.builder import PreferenceBuilder, merge_counts
 from policies.storage.artifacts import Written, read_marker, read_records, write_draft
 from workers.build_examples.example_counts import count_examples
 from workers.build_examples.scored_group import build_examples, is_uniform
 from workers.cluster.item_filter import WHOLE, ItemFilter
-from workers.scoring.aggregate import FeedbackSettings, aggregate
+from workers.scoring.aggregate import aggregate
 from workers.scoring.by_prompt import count_by_prompt
+from workers.scoring.feedback_settings import FeedbackSettings
 from workers.scoring.graded_parts import parts_to_grade, verdict_on
 from workers.scoring.metric import Metric, measured
 from workers.verify.consistency import contradicting
@@ -187,6 +189,7 @@ class VerifyWorker:
                 **_count_desirable(feedback),
                 "examples": len(examples),
                 **count_examples(examples),
+                **_sum_spread(feedback),
                 "dropped": merge_counts([of_one.dropped for of_one in built]),
             }
         ) | measured(self._metrics, scored)
@@ -327,3 +330,9 @@ def _count_desirable(feedback: Sequence[Feedback]) -> Summary:
         "unusable": counts[None],
         "score_sum": math.fsum(f.score for f in feedback if f.score is not None),
     }
+
+
+def _sum_spread(feedback: Sequence[Feedback]) -> Summary:
+    """Sum of the distances between sources, and how many attempts two of them scored; empty where none has two."""
+    found = [d for f in feedback if f.score is not None and (d := spread(f)) is not None]
+    return {"spread_sum": math.fsum(found), "spreads": len(found)} if found else {}

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from policies.base.bounds import MAX_COUNT
+from policies.base.bounds import MAX_COUNT, MAX_SCORE
 from policies.base.records import ScoredGroup
-from policies.examples.builder import Built, PreferenceBuilder, beats
+from policies.examples.builder import Built, PreferenceBuilder, beats, out_of_range
 from policies.examples.kinds import Example, PreferencePair
 from policies.examples.pairs import count_without_contrast, pair_of
 
@@ -27,10 +27,13 @@ class AllPairs(PreferenceBuilder):
     class Config(PreferenceBuilder.Config):
         """Settings of `all_pairs`."""
 
-        margin: float = Field(default=0.0, ge=0, le=1)
+        margin: float = Field(default=0.0, ge=0, le=MAX_SCORE)
         """Least difference of scores; equal scores never make a pair."""
         max_pairs_per_prompt: int | None = Field(default=16, ge=1, le=MAX_COUNT)
         """Most pairs from one prompt, chosen at random; null keeps all (they grow with the square of the group)."""
+
+        def refused_scores(self, raw: bool) -> str | None:
+            return out_of_range("margin", self.margin, raw=raw)
 
     config: Config
 

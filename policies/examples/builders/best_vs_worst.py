@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from policies.base.bounds import MAX_SCORE
 from policies.base.records import ScoredGroup
-from policies.examples.builder import Built, PreferenceBuilder, beats
+from policies.examples.builder import Built, PreferenceBuilder, beats, out_of_range
 from policies.examples.kinds import Example, PreferencePair
 from policies.examples.pairs import count_without_contrast, pair_of
 
@@ -28,8 +29,11 @@ class BestVsWorst(PreferenceBuilder):
     class Config(PreferenceBuilder.Config):
         """Settings of `best_vs_worst`."""
 
-        margin: float = Field(default=0.0, ge=0, le=1)
+        margin: float = Field(default=0.0, ge=0, le=MAX_SCORE)
         """Least difference of scores; equal scores never make a pair."""
+
+        def refused_scores(self, raw: bool) -> str | None:
+            return out_of_range("margin", self.margin, raw=raw)
 
     config: Config
 

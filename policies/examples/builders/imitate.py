@@ -7,9 +7,15 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from policies.base.bounds import MAX_COUNT
+from policies.base.bounds import MAX_COUNT, Score
 from policies.base.records import ScoredGroup
-from policies.examples.builder import Built, Candidate, PreferenceBuilder
+from policies.examples.builder import (
+    Built,
+    Candidate,
+    PreferenceBuilder,
+    out_of_range,
+    unset_for_raw,
+)
 from policies.examples.kinds import Example, SupervisedExample, TokenSequence
 
 
@@ -25,10 +31,14 @@ class Imitate(PreferenceBuilder):
     class Config(PreferenceBuilder.Config):
         """Settings of `imitate`."""
 
-        threshold: float = Field(default=0.5, ge=0, le=1)
+        threshold: Score = 0.5
         """Lowest score of a trajectory that is imitated."""
         max_per_prompt: int | None = Field(default=4, ge=1, le=MAX_COUNT)
         """Most examples from one prompt, chosen at random: easy prompts must not rule the update. Null keeps all."""
+
+        def refused_scores(self, raw: bool) -> str | None:
+            unset = unset_for_raw(self, "threshold", raw=raw)
+            return unset or out_of_range("threshold", self.threshold, raw=raw)
 
     config: Config
 

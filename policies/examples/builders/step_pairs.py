@@ -29,6 +29,8 @@ class _Parting:
     other: Candidate
     at: int
     """First position in which their tokens differ."""
+    raw: bool
+    """Their scores are raw."""
 
 
 class StepPairs(PreferenceBuilder):
@@ -75,7 +77,8 @@ class StepPairs(PreferenceBuilder):
             built.dropped["alone"] += 1
         forks: dict[_ForkId, list[PreferencePair]] = {}
         for one, other in combinations(candidates, 2):
-            parting = _Parting(one, other, _first_difference(one.trajectory, other.trajectory))
+            differ = _first_difference(one.trajectory, other.trajectory)
+            parting = _Parting(one, other, differ, group.raw)
             fork = self._fork_of(parting)
             if fork is None:
                 built.dropped["no_fork"] += 1
@@ -142,7 +145,7 @@ def _step_pair(parting: _Parting, built: Built) -> PreferencePair | None:
             "chosen": _until(pair.chosen, right_end),
             "rejected": _until(pair.rejected, wrong_end),
             "margin": right.score - wrong.score,
-            "soft_label": of_scores(right.score, wrong.score),
+            "soft_label": of_scores(right.score, wrong.score, raw=parting.raw),
         }
     )
 

@@ -7,9 +7,9 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from policies.base.bounds import MAX_COUNT
+from policies.base.bounds import MAX_COUNT, Score
 from policies.base.records import ScoredGroup
-from policies.examples.builder import Built, PreferenceBuilder
+from policies.examples.builder import Built, PreferenceBuilder, out_of_range, unset_for_raw
 from policies.examples.kinds import Example, TokenSequence, UnpairedExample
 
 
@@ -25,9 +25,9 @@ class Thresholded(PreferenceBuilder):
     class Config(PreferenceBuilder.Config):
         """Settings of `thresholded`."""
 
-        threshold: float = Field(default=0.5, ge=0, le=1)
+        threshold: Score = 0.5
         """Lowest score of a desirable example."""
-        low_threshold: float | None = Field(default=None, ge=0, le=1)
+        low_threshold: Score | None = None
         """Highest score of an undesirable example; null takes everything below `threshold`."""
         max_per_class: int | None = Field(default=None, ge=1, le=MAX_COUNT)
         """Most desirable and most undesirable examples from one prompt, chosen at random: keeps both sides even."""
@@ -41,6 +41,14 @@ class Thresholded(PreferenceBuilder):
                     f"low_threshold ({self.low_threshold}) must not be above threshold ({self.threshold})"
                 )
             return self
+
+        def refused_scores(self, raw: bool) -> str | None:
+            unset = unset_for_raw(self, "threshold", raw=raw)
+            return (
+                unset
+                or out_of_range("threshold", self.threshold, raw=raw)
+                or out_of_range("low_threshold", self.low_threshold, raw=raw)
+            )
 
     config: Config
 

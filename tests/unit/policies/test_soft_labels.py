@@ -27,7 +27,8 @@ from policies.examples.soft_labels import soft_label
 from policies.objectives.loss import LOSSES, PairLoss, PairTensors
 from tests.support.attempts import attempt
 from tests.support.scored_batches import collated
-from workers.scoring.aggregate import FeedbackSettings, aggregate
+from workers.scoring.aggregate import aggregate
+from workers.scoring.feedback_settings import FeedbackSettings
 from workers.training.batches.plan import MicroBatch
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="?"),))

@@ -32,7 +32,8 @@ from policies.examples.builder import PREFERENCES, PreferenceBuilder
 from policies.examples.kinds import PreferencePair
 from policies.storage.artifacts import file_sha256, read_marker, read_records, write_records
 from tests.support.committing import committed
-from workers.scoring.aggregate import FeedbackSettings, aggregate, pass_at_k, powers_of_two
+from workers.scoring.aggregate import aggregate, pass_at_k, powers_of_two
+from workers.scoring.feedback_settings import FeedbackSettings
 from workers.verify.verifier import VERIFIERS, Verifier
 from workers.verify.worker import VerifyWorker
 

@@ -24,7 +24,16 @@ from policies.storage.artifacts import read_marker, read_records, write_records
 from tests.support import attempts
 from tests.support.committing import committed
 from workers.cluster.item_filter import WHOLE, ItemFilter
-from workers.judge.judge import BACKENDS, JUDGES, BackendContext, Judge, JudgeJob, Judgement
+from workers.judge.judge import (
+    BACKENDS,
+    JUDGES,
+    AskingJudge,
+    BackendContext,
+    Judge,
+    JudgeJob,
+    Judgement,
+)
+from workers.judge.judge_in_place import AskingInPlace
 from workers.judge.worker import JudgeWorker
 
 
@@ -39,14 +48,14 @@ def no_model(name: str) -> PolicyVersion:
 CONTEXT = BackendContext(policy_version=no_version, model_version=no_model)
 
 
-class Raising(Judge):
+class Raising(AskingJudge):
     """A user's judge that is broken."""
 
     def judge(self, jobs: Any) -> list[Judgement]:
         raise KeyError("their bug")
 
 
-class Careless(Judge):
+class Careless(AskingJudge):
     """A user's judge that forgets an attempt and invents another."""
 
     def judge(self, jobs: Any) -> list[Judgement]:
@@ -221,7 +230,7 @@ def test_judges_with_equal_backends_share_one(shard: Shard) -> None:
     worker = JudgeWorker(
         [judge(), judge(name="other", criteria="Be brief."), judge(name="x", rule="tie")], CONTEXT
     )
-    inner = [place.backend._backend for place in worker._judges]
+    inner = [place.backend._backend for place in worker._judges if isinstance(place, AskingInPlace)]
     assert inner[0] is inner[1]
     assert inner[0] is not inner[2]
     assert worker.identities()["x"] == {"backend": "fake: tie", "prompt": judge().template.version}  # type: ignore[attr-defined]

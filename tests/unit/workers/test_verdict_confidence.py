@@ -10,7 +10,8 @@ from policies.base.component import create
 from policies.base.records import Feedback, Message, Prompt, Verdict, VerdictStatus
 from tests.support.attempts import attempt
 from workers.judge.judge import JUDGES, JudgeBackend, JudgeJob, Question, Reply
-from workers.scoring.aggregate import FeedbackSettings, aggregate
+from workers.scoring.aggregate import aggregate
+from workers.scoring.feedback_settings import FeedbackSettings
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="?"),))
 

@@ -33,7 +33,8 @@ from workers.cluster.item_filter import ItemFilter
 from workers.judge.judge import JUDGES, BackendContext, Judge
 from workers.judge.prompt import viewed_text
 from workers.judge.worker import JudgeWorker
-from workers.scoring.aggregate import FeedbackSettings, aggregate
+from workers.scoring.aggregate import aggregate
+from workers.scoring.feedback_settings import FeedbackSettings
 from workers.scoring.graded_parts import parts_to_grade
 from workers.verify.verifier import VERIFIERS, Verifier
 from workers.verify.worker import VerifyWorker

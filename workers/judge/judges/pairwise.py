@@ -15,7 +15,7 @@ from policies.base.bounds import MAX_COUNT
 from policies.base.errors import ConfigurationError, explain
 from policies.base.records import Comparison, Prompt, Trajectory, Verdict, VerdictStatus
 from policies.base.seeds import derive_rng
-from workers.judge.judge import Judge, JudgeBackend, JudgeJob, Judgement, Question
+from workers.judge.judge import AskingJudge, JudgeBackend, JudgeJob, Judgement, Question
 from workers.judge.parse import read_winner
 from workers.judge.prompt import Answer, PromptedJudge, PromptSlots, viewed_text
 
@@ -65,7 +65,7 @@ class Pairwise(PromptedJudge):
                 raise ConfigurationError(explain(what, value="step", where=where, fix=fix))
             return self
 
-    def __init__(self, config: Judge.Config, *, backend: JudgeBackend) -> None:
+    def __init__(self, config: AskingJudge.Config, *, backend: JudgeBackend) -> None:
         super().__init__(config, backend=backend)
         self.limit = cast(Pairwise.Config, config).comparisons_per_prompt
 

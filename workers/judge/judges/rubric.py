@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from policies.base.bounds import MAX_COUNT, MAX_SCORE
 from policies.base.errors import ConfigurationError, explain
 from policies.base.records import Trajectory, Verdict, VerdictStatus
-from workers.judge.judge import Judge, JudgeBackend, JudgeJob, Judgement
+from workers.judge.judge import AskingJudge, JudgeBackend, JudgeJob, Judgement
 from workers.judge.parse import read_score
 from workers.judge.prompt import Answer, PromptedJudge, PromptSlots, viewed_text
 
@@ -58,7 +58,7 @@ class Rubric(PromptedJudge):
                 raise ConfigurationError(explain(what, value=self.samples, where=where, fix=fix))
             return self
 
-    def __init__(self, config: Judge.Config, *, backend: JudgeBackend) -> None:
+    def __init__(self, config: AskingJudge.Config, *, backend: JudgeBackend) -> None:
         super().__init__(config, backend=backend)
         self.rubric = cast(Rubric.Config, config)
 

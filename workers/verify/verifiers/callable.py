@@ -21,10 +21,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from policies.base.bounds import Score
+from policies.base.bounds import MAX_SCORE, Score
 from policies.base.component import load_object
 from policies.base.errors import ConfigurationError, PawlError, VerificationError, boundary, explain
 from policies.base.records import Json, Prompt, Trajectory, Verdict
+from policies.base.requirements import Requirements
 from workers.verify.function_fit import WANTED, Fit, FunctionSignature
 from workers.verify.function_results import Logged, ResultError, ResultReader, Said
 from workers.verify.function_values import answer_of, arguments_for_many, arguments_for_one
@@ -51,14 +52,23 @@ class CallableVerifier(Verifier):
         """Set where `function` makes the function: what it is called with, once, at the start. Default: it is none."""
         score_range: tuple[Score, Score] | None = None
         """Lowest and highest value that the function returns, mapped to [0, 1]; unset: it returns [0, 1] itself."""
+        raw: bool = Field(default=False, exclude_if=lambda set_: not set_)
+        """The function returns any finite number, such as a reward, which is kept as it is."""
         answer_column: str = "answer"
         """One more name under which the function gets the answer."""
         conversational: bool | None = None
         """Hand prompts and completions over as lists of chat messages, with all turns, instead of texts; unset: told by
         the function's annotations, else by whether its source reads the `content` or `role` of a message."""
 
+        def requires(self) -> Requirements:
+            return super().requires() + Requirements(raw_scores=self.raw)
+
         @model_validator(mode="after")
         def _rising(self) -> Self:
+            if self.raw and self.score_range is not None:
+                raise ValueError(
+                    "raw scores are kept as they are, score_range maps them to [0, 1]. Fix: leave one of the two out"
+                )
             if self.score_range is not None and self.score_range[0] >= self.score_range[1]:
                 raise ValueError(
                     f"score_range must rise from low to high, got {list(self.score_range)}"
@@ -87,9 +97,7 @@ class CallableVerifier(Verifier):
             where=self.code,
         )
         self._choose_form(function)
-        self._reader = ResultReader(
-            self.config.score_range or (0.0, 1.0), self.code, tuples=self._signature.style == "verl"
-        )
+        self._reader = ResultReader(self._range, self.code, tuples=self._signature.style == "verl")
         self._function = function
 
     def _choose_form(self, function: Callable[..., Any]) -> None:
@@ -104,6 +112,10 @@ class CallableVerifier(Verifier):
         elif open_forms:
             guessed = annotated is None and source_reads_messages(function)
             self.reads_messages = bool(annotated) or guessed
+
+    @property
+    def _range(self) -> tuple[float, float]:
+        return (-MAX_SCORE, MAX_SCORE) if self.config.raw else self.config.score_range or (0.0, 1.0)
 
     @property
     def code(self) -> str:
@@ -180,7 +192,7 @@ class CallableVerifier(Verifier):
 
     def verify(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         """Return what the function says."""
-        if not trajectory.completion.strip():
+        if not trajectory.completion.strip() and not self.config.raw:
             return self.scored(trajectory, 0.0, "empty completion")
         (verdict,) = self._ask(prompt, [trajectory])
         if isinstance(verdict, ResultError):
@@ -193,7 +205,7 @@ class CallableVerifier(Verifier):
         for trajectory, said in zip(trajectories, self._ask(prompt, trajectories), strict=True):
             if isinstance(said, ResultError):
                 verdicts.append(self.failed(trajectory, str(said)))
-            elif not trajectory.completion.strip():
+            elif not trajectory.completion.strip() and not self.config.raw:
                 empty = self.scored(trajectory, 0.0, "empty completion")
                 verdicts.append(empty.model_copy(update={"metrics": said.metrics}))
             else:
@@ -264,7 +276,7 @@ class CallableVerifier(Verifier):
         if said.score is None:
             verdict = self.abstain(trajectory, note or "the function returned None")
         else:
-            low, high = self.config.score_range or (0.0, 1.0)
+            low, high = (0.0, 1.0) if self.config.raw else self._range
             verdict = self.scored(trajectory, (said.score - low) / (high - low), note)
         return verdict.model_copy(update={"metrics": metrics}) if metrics else verdict
 
