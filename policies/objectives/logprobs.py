@@ -325,7 +325,10 @@ def sequence_logprobs(
         on_batch: called after each batch with its number of sequences.
     """
     device = next(model.parameters()).device
-    results: list[Tensor | None] = [None] * len(sequences)
+
+    def score(ids: Tensor, attention: Tensor, mask: Tensor) -> TokenScores:
+        return token_scores(model, ids.to(device), attention.to(device), mask.to(device))
+
     was_training = model.training
     model.eval()
     try:
@@ -333,15 +336,25 @@ def sequence_logprobs(
             torch.no_grad(),
             torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
         ):
-            for rows in _length_batches(sequences, tokens_per_batch):
-                ids, attention, mask = padded([sequences[row] for row in rows])
-                scores = token_scores(model, ids.to(device), attention.to(device), mask.to(device))
-                values = scores.log_probs.float().cpu()
-                for row, line, scored in zip(rows, values, mask[:, 1:].bool(), strict=True):
-                    results[row] = line[scored]
-                on_batch(len(rows))
+            return scored_in_batches(score, sequences, tokens_per_batch, on_batch)
     finally:
         model.train(was_training)
+
+
+def scored_in_batches(
+    score: Callable[[Tensor, Tensor, Tensor], TokenScores],
+    sequences: Sequence[TokenSequence],
+    tokens_per_batch: int = 4096,
+    on_batch: Callable[[int], None] = lambda rows: None,
+) -> SequenceScores:
+    """Log-probs of the scored tokens of `sequences` by a function of token ids, attention and loss mask. [N, T] each"""
+    results: list[Tensor | None] = [None] * len(sequences)
+    for rows in _length_batches(sequences, tokens_per_batch):
+        ids, attention, mask = padded([sequences[row] for row in rows])
+        values = score(ids, attention, mask).log_probs.float().cpu()
+        for row, line, scored in zip(rows, values, mask[:, 1:].bool(), strict=True):
+            results[row] = line[scored]
+        on_batch(len(rows))
     return SequenceScores(per_token=cast("list[Tensor]", results))
 
 

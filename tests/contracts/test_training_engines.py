@@ -26,6 +26,7 @@ from tests.support.training_cases import (
     write_model,
 )
 from workers.training.engine import TRAINING_ENGINES
+from workers.training.update import run_update
 
 ENGINES = sorted(
     n for n, where in TRAINING_ENGINES.members().items() if where.startswith("workers.")
@@ -49,7 +50,7 @@ def test_an_update_leaves_weights_a_log_and_finite_metrics(
 ) -> None:
     job = make_job(version(model), tmp_path)
     examples = examples_of(kind)
-    outcome = make_engine(engine_name, make_loss(LOSS_OF[kind])).update(job, examples)
+    outcome = run_update(make_engine(engine_name, make_loss(LOSS_OF[kind])), job, examples)
     assert weight_files(Path(job.output_dir))
     assert version(Path(job.output_dir)).digest != version(model).digest
     assert outcome.num_examples == len(examples)
@@ -67,7 +68,7 @@ def test_what_lies_beside_the_weights_is_carried_over(
     (model / "chat_template.jinja").write_text("{{ messages }}")
     (model / "manifest.json").write_text("{}")
     job = make_job(version(model), tmp_path)
-    make_engine(engine_name, make_loss("dpo")).update(job, pairs())
+    run_update(make_engine(engine_name, make_loss("dpo")), job, pairs())
     assert (Path(job.output_dir) / "chat_template.jinja").read_text() == "{{ messages }}"
     assert not (Path(job.output_dir) / "manifest.json").exists(), (
         "a manifest speaks of one version only"
@@ -89,7 +90,9 @@ def test_unusable_examples_are_dropped_and_counted_by_reason(
         good[0].model_copy(update={"chosen": sequence("p0", 5, length=90)}),
     ]
     job = make_job(version(model), tmp_path)
-    outcome = make_engine(engine_name, make_loss("dpo"), max_length=64).update(job, [*good, *bad])
+    outcome = run_update(
+        make_engine(engine_name, make_loss("dpo"), max_length=64), job, [*good, *bad]
+    )
     reasons = ("identical", "nothing_scored", "no_prompt", "prompt_differs", "too_long")
     assert outcome.dropped == dict.fromkeys(reasons, 1)
     assert outcome.num_examples == 3
@@ -100,7 +103,7 @@ def test_examples_of_another_kind_are_refused(
 ) -> None:
     engine = make_engine(engine_name, make_loss("dpo"))
     with pytest.raises(TrainingError, match="PreferencePair"):
-        engine.update(make_job(version(model), tmp_path), singles())
+        run_update(engine, make_job(version(model), tmp_path), singles())
     assert not (tmp_path / "new").exists()
 
 
@@ -109,7 +112,7 @@ def test_nothing_to_train_on_is_refused_with_the_reasons(
 ) -> None:
     engine = make_engine(engine_name, make_loss("dpo"), max_length=8)
     with pytest.raises(TrainingError, match="too_long"):
-        engine.update(make_job(version(model), tmp_path), list(pairs()))
+        run_update(engine, make_job(version(model), tmp_path), list(pairs()))
 
 
 def test_a_sampler_is_not_taken_for_another_reference(
@@ -125,7 +128,7 @@ def test_a_sampler_is_not_taken_for_another_reference(
         reference_versions=(version(model, 3),),
     )
     with pytest.raises(TrainingError, match="recompute"):
-        engine.update(job, pairs())
+        run_update(engine, job, pairs())
     assert not [p for p in tmp_path.iterdir() if p.name.startswith("new")]
 
 
@@ -135,7 +138,7 @@ def test_samples_of_an_earlier_version_are_no_reason_to_refuse_the_sampler(
     mixed: Any = pairs(4)
     mixed[0] = mixed[0].model_copy(update={"chosen": sequence("p0", 0, policy_version=9)})
     job = make_job(version(model), tmp_path, logprobs="rollout")
-    outcome = make_engine(engine_name, make_loss("dpo")).update(job, mixed)
+    outcome = run_update(make_engine(engine_name, make_loss("dpo")), job, mixed)
     assert outcome.num_examples == 4
     assert outcome.dropped == {}
 
@@ -146,7 +149,9 @@ def test_the_sampler_is_not_asked_for_tokens_that_it_did_not_write(
 ) -> None:
     engine = make_engine(engine_name, make_loss(LOSS_OF[kind]), loss_mask="completion")
     with pytest.raises(TrainingError, match=r"training\.loss_mask"):
-        engine.update(make_job(version(model), tmp_path, logprobs="rollout"), examples_of(kind))
+        run_update(
+            engine, make_job(version(model), tmp_path, logprobs="rollout"), examples_of(kind)
+        )
     assert not [p for p in tmp_path.iterdir() if p.name.startswith("new")]
 
 
@@ -161,7 +166,7 @@ def test_imitation_needs_no_reference_and_asks_for_none(
         reference=ReferencePlan(parts=(ReferencePart(version=3, weight=1.0),)),
         reference_versions=(nowhere,),
     )
-    outcome = make_engine(engine_name, make_loss("sft")).update(job, demonstrations())
+    outcome = run_update(make_engine(engine_name, make_loss("sft")), job, demonstrations())
     assert {"train/loss", "train/nll"} <= outcome.metrics.keys()
     assert outcome.metrics["train/demonstrations"] == 10
     assert not [name for name in outcome.metrics if name.startswith(("rewards/", "logps/"))]
@@ -172,8 +177,8 @@ def test_a_published_folder_is_never_overwritten(
 ) -> None:
     (tmp_path / "new").mkdir()
     with pytest.raises(TrainingError, match="exists already"):
-        make_engine(engine_name, make_loss("dpo")).update(
-            make_job(version(model), tmp_path), pairs()
+        run_update(
+            make_engine(engine_name, make_loss("dpo")), make_job(version(model), tmp_path), pairs()
         )
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -185,7 +190,7 @@ def test_a_killed_attempts_leavings_do_not_disturb(
     (tmp_path / "new.tmp" / "half.safetensors").write_bytes(b"half")
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
     job = make_job(version(model), tmp_path)
-    outcome = make_engine(engine_name, make_loss("dpo")).update(job, pairs())
+    outcome = run_update(make_engine(engine_name, make_loss("dpo")), job, pairs())
     assert len(log_of(job)) == outcome.num_steps
     assert not (Path(job.output_dir) / "half.safetensors").exists()
 
@@ -195,7 +200,7 @@ def test_a_model_that_cannot_be_read_is_an_error_of_ours(
 ) -> None:
     policy = version(model).model_copy(update={"path": str(tmp_path / "nowhere")})
     with pytest.raises(PawlError, match="nowhere"):
-        make_engine(engine_name, make_loss("dpo")).update(make_job(policy, tmp_path), pairs())
+        run_update(make_engine(engine_name, make_loss("dpo")), make_job(policy, tmp_path), pairs())
     assert not [p for p in tmp_path.iterdir() if p.name.startswith("new")]
 
 
@@ -204,7 +209,7 @@ def test_the_same_job_gives_the_same_weights(engine_name: str, model: Path, tmp_
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         job = make_job(version(model), tmp_path / name)
-        make_engine(engine_name, make_loss("dpo")).update(job, pairs())
+        run_update(make_engine(engine_name, make_loss("dpo")), job, pairs())
         digests.add(file_sha256(weight_files(Path(job.output_dir))[0]))
     assert len(digests) == 1
 
@@ -216,6 +221,8 @@ def test_another_seed_or_other_examples_give_other_weights(
     for name, seed, count in (("a", 1, 10), ("b", 2, 10), ("c", 1, 9)):
         (tmp_path / name).mkdir()
         job = make_job(version(model), tmp_path / name, seed=seed)
-        make_engine(engine_name, make_loss("dpo"), learning_rate=1e-3).update(job, pairs(count))
+        run_update(
+            make_engine(engine_name, make_loss("dpo"), learning_rate=1e-3), job, pairs(count)
+        )
         digests.add(file_sha256(weight_files(Path(job.output_dir))[0]))
     assert len(digests) == 3

@@ -22,6 +22,7 @@ from tests.support.training_cases import (
 )
 from workers.training.checkpoints.store import MARKER, newest_step
 from workers.training.engine import AdapterSettings, UpdateJob, UpdateOutcome
+from workers.training.update import run_update
 
 LOSS_OF = {"pair": "dpo", "unpaired": "kto", "supervised": "sft"}
 OPTIONS: dict[str, Any] = {
@@ -35,9 +36,8 @@ OPTIONS: dict[str, Any] = {
 LORA = AdapterSettings(rank=2, alpha=4.0, dropout=0.2)
 CASES = [
     *[("fake", kind, None) for kind in sorted(LOSS_OF)],
-    *[("trl", kind, None) for kind in sorted(LOSS_OF)],
-    ("trl", "pair", LORA),
-    ("trl", "unpaired", LORA),
+    *[(engine, kind, None) for engine in ("trl", "torch") for kind in sorted(LOSS_OF)],
+    *[(engine, kind, LORA) for engine in ("trl", "torch") for kind in ("pair", "unpaired")],
 ]
 
 
@@ -65,17 +65,17 @@ def test_an_update_cut_off_twice_ends_with_the_same_bytes_and_each_step_once(
     model, examples = write_model(engine, tmp_path / "model"), examples_of(kind)
     trainer = make_engine(engine, make_loss(LOSS_OF[kind]), adapter, **OPTIONS)
     whole = job_in(tmp_path / "whole", model, checkpoint_dir=None)
-    expected = timeless(trainer.update(whole, examples))
+    expected = timeless(run_update(trainer, whole, examples))
     cut = job_in(tmp_path / "cut", model)
     for step, left in ((4, 2), (6, 4)):
         with cut_at(step), pytest.raises(CutOffError):
-            trainer.update(cut, examples)
+            run_update(trainer, cut, examples)
         assert newest_step(tmp_path / "cut/checkpoints") == left, (
             "the fault must come after a checkpoint"
         )
         assert not Path(cut.output_dir).exists()
     with cut_at(4):  # a step that is behind the checkpoint is not made again
-        assert timeless(trainer.update(cut, examples)) == expected
+        assert timeless(run_update(trainer, cut, examples)) == expected
     assert made(cut) == made(whole)
     assert log_of(cut) == log_of(whole)
     assert [row["step"] for row in log_of(cut)] == list(range(1, 7))
@@ -91,7 +91,7 @@ def test_a_checkpoint_that_is_not_whole_or_not_of_this_update_is_passed_over_and
     trainer = make_engine("fake", make_loss("dpo"), **OPTIONS)
     job = job_in(tmp_path / "cut", model)
     with cut_at(4), pytest.raises(CutOffError):
-        trainer.update(job, examples)
+        run_update(trainer, job, examples)
     folder = tmp_path / "cut/checkpoints/000002"
     state = folder / "state.json"
     if damage == "no marker":
@@ -108,7 +108,7 @@ def test_a_checkpoint_that_is_not_whole_or_not_of_this_update_is_passed_over_and
         examples = examples[:-1]
     (tmp_path / "cut/checkpoints/.000004.77.tmp").mkdir()
     with cut_at(1), pytest.raises(CutOffError):  # the first step is made again
-        trainer.update(job, examples)
+        run_update(trainer, job, examples)
     assert list((tmp_path / "cut/checkpoints").iterdir()) == []
 
 
@@ -116,21 +116,21 @@ def test_a_checkpoint_survives_that_its_run_folder_is_moved(tmp_path: Path) -> N
     model, examples = write_model("fake", tmp_path / "model"), examples_of("pair")
     trainer = make_engine("fake", make_loss("dpo"), **OPTIONS)
     with cut_at(4), pytest.raises(CutOffError):
-        trainer.update(job_in(tmp_path / "here", model), examples)
+        run_update(trainer, job_in(tmp_path / "here", model), examples)
     shutil.move(tmp_path / "here", tmp_path / "there")
     shutil.move(model, tmp_path / "moved")
     with cut_at(1):
-        outcome = trainer.update(job_in(tmp_path / "there", tmp_path / "moved"), examples)
+        outcome = run_update(trainer, job_in(tmp_path / "there", tmp_path / "moved"), examples)
     assert outcome.num_steps == 6
 
 
 def test_without_a_cadence_only_updates_of_many_minutes_write_checkpoints(tmp_path: Path) -> None:
     model, examples = write_model("fake", tmp_path / "model"), examples_of("pair")
     quick = make_engine("fake", make_loss("dpo"))
-    quick.update(job_in(tmp_path / "quick", model), examples)
+    run_update(quick, job_in(tmp_path / "quick", model), examples)
     assert not (tmp_path / "quick/checkpoints").exists()
     slow = make_engine("fake", make_loss("dpo"), checkpoint_seconds=1e-9)
-    slow.update(job_in(tmp_path / "slow", model), examples)
+    run_update(slow, job_in(tmp_path / "slow", model), examples)
     assert newest_step(tmp_path / "slow/checkpoints") == 2, (
         "the last step's weights are the result itself"
     )

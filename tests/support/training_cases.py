@@ -58,7 +58,7 @@ def make_engine(
     name: str, loss: Loss, adapter: AdapterSettings | None = None, **options: Any
 ) -> TrainingEngine:
     # One thread: two of them on a tiny model mostly wait for each other, the more so beside other tests.
-    threads = {"threads": 1} if name == "trl" else {}
+    threads = {"threads": 1} if name in ("trl", "torch") else {}
     config: Any = TRAINING_ENGINES.parse({"type": name, **threads})
     settings = {"precision": "fp32", "batch_size": 4, **options}
     engine: TrainingEngine = config.component(

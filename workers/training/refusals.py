@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policies.base.errors import explain
 from policies.objectives.loss import Loss
-from workers.training.engine import AdapterSettings, TrainingOptions
+from workers.training.job import AdapterSettings, TrainingOptions
 
 
 def refused_because(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from workers.training.engine import TrainingOptions
+from workers.training.job import TrainingOptions
 
 
 def warmup_steps(options: TrainingOptions, num_steps: int) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from policies.base.errors import DivergenceError, explain
-from policies.storage.files import remove_file
+from policies.storage.files import append_unsynced, remove_file
 from workers.cluster.heartbeat import report_progress
-from workers.training.engine import log_line
 
 _NAMES = {
     "loss": "train/loss",
@@ -122,3 +123,12 @@ def _other(values: Mapping[str, object]) -> dict[str, float]:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def log_line(path: Path, values: dict[str, Any]) -> None:
+    """Append one step's values to the update's log.
+
+    Raises:
+        StorageError: the disk refused; nothing of the line is left.
+    """
+    append_unsynced(path, json.dumps(values).encode() + b"\n")

@@ -12,7 +12,6 @@ from policies.objectives.loss import Loss
 from policies.storage.artifacts import read_marker, read_records
 from policies.storage.policy_store import check_companions
 from workers.cluster.compute_threads import set_threads
-from workers.training.checkpoints.tensor_files import refusals_told
 from workers.training.distributed.process_group import listen, own_address
 from workers.training.engine import (
     AdapterSettings,
@@ -21,6 +20,7 @@ from workers.training.engine import (
     UpdateJob,
     UpdateOutcome,
 )
+from workers.training.update import run_update
 
 Setup = tuple[Component.Config, Component.Config, TrainingOptions]
 """Training engine, loss and options of one stage of a run."""
@@ -58,11 +58,7 @@ class TrainWorker:
         for path in example_paths:
             found, rows = _read(Path(path), engine.loss), job.example_rows.get(path)
             examples += found if rows is None else [found[row] for row in rows]
-        with (
-            boundary(TrainingError, f"the update of round {job.round} failed"),
-            refusals_told(Path(job.output_dir)),
-        ):
-            return engine.update(job, examples)
+        return run_update(engine, job, examples)
 
 
 def _read(path: Path, loss: Loss) -> list[Example]:

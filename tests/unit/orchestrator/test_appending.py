@@ -20,7 +20,7 @@ from policies.storage.faulty_files import FailingDisk
 from policies.storage.files import FileLayer
 from tests.support.full_disk import largest_file
 from workers.judge.reply_cache import ReplyCache
-from workers.training.engine import log_line
+from workers.training.step_log import log_line
 
 FIRST, SECOND = b'{"n": 1}\n', b'{"n": 2, "text": "' + b"x" * 300 + b'"}\n'
 

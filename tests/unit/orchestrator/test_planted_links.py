@@ -25,7 +25,7 @@ from tests.support.bad_rows import TRAIN, Row
 from tests.support.run_folders import make_run
 from workers.cluster.heartbeat import write_unsynced
 from workers.judge.reply_cache import ReplyCache
-from workers.training.engine import log_line
+from workers.training.step_log import log_line
 
 Plant = Callable[[Path], Callable[[], bool]]
 """Plants a link at a path; the answer says whether what it leads to is as it was."""

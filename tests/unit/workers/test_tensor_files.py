@@ -15,9 +15,9 @@ from tests.support.full_disk import largest_file
 from workers.training.checkpoints.optimizer_state import save_moments
 from workers.training.checkpoints.store import Checkpoints
 from workers.training.checkpoints.tensor_files import check_whole, refusals_told, save_tensors
+from workers.training.checkpoints.trained_state import TrainedState
 from workers.training.checkpoints.weights import candidate_directory
 from workers.training.engine import TrainingOptions
-from workers.training.trl_parts.resumable import write_tensors
 
 
 def checkpoints(folder: Path) -> Checkpoints:
@@ -37,18 +37,14 @@ def test_what_the_disk_refuses_safetensors_is_exit_75_and_leaves_nothing(tmp_pat
     writes: list[Callable[[], object]] = [
         lambda: save_tensors(tensors, tmp_path / "a.safetensors"),
         lambda: save_moments(tensors, tmp_path / "moments.safetensors"),
-        lambda: checkpoints(tmp_path).save(
-            2, {"log": []}, lambda folder: write_tensors(tensors, tensors, folder)
-        ),
+        lambda: checkpoints(tmp_path).save(2, {"log": []}, TrainedState(tensors, tensors).write),
     ]
     for write in writes:
         with largest_file(3000), pytest.raises(StorageError, match=r"larger than.*Fix: raise"):
             write()
     assert not list(tmp_path.glob("*.safetensors"))
     assert checkpoints(tmp_path).newest() is None
-    saved = checkpoints(tmp_path).save(
-        2, {"log": []}, lambda folder: write_tensors(tensors, tensors, folder)
-    )
+    saved = checkpoints(tmp_path).save(2, {"log": []}, TrainedState(tensors, tensors).write)
     newest = checkpoints(tmp_path).newest()
     assert newest is not None
     assert (newest.path, newest.step) == (saved.path, 2)

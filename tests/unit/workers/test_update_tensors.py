@@ -20,7 +20,7 @@ from tests.support.training_cases import (
 )
 from workers.rollout.strategy import RolloutJob
 from workers.training.batches.plan import BatchPlan, MicroBatch
-from workers.training.batches.reference_logprobs import ReferenceScores, score_reference
+from workers.training.batches.reference_logprobs import ReferenceScores, score_reference, scorer
 from workers.training.distributed.process_group import WorkerGroup
 from workers.training.engine import TrainingOptions
 from workers.training.schedule import warmup_steps
@@ -67,9 +67,8 @@ def scored(model: Any, folder: Path, precision: str, **changes: Any) -> Referenc
         given,
         [],
         sampled=given,
-        policy_model=model,
+        policy=scorer(model, precision),
         load_reference=lambda: pytest.fail("the reference is the policy"),
-        precision=precision,
         probe=0,
         group=WorkerGroup(),
     )

@@ -119,6 +119,17 @@ class Collator:
         return facts
 
 
+def moved(tensors: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """The same, nested mappings too, with every tensor on `device`."""
+
+    def place(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return moved(value, device)
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    return {name: place(value) for name, value in tensors.items()}
+
+
 def _tokens(sequences: Sequence[TokenSequence], pad: int) -> dict[str, Any]:
     ids, attention, mask = padded(sequences, pad)
     return {"input_ids": ids, "attention_mask": attention, "completion_mask": mask}

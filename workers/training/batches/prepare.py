@@ -19,7 +19,7 @@ from workers.training.batches.plan import (
     plan_batches,
 )
 from workers.training.batches.reference_logprobs import ReferenceScores, step_sums, weighted_sum
-from workers.training.engine import TrainingOptions
+from workers.training.job import TrainingOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,8 @@ class Feed:
     """Input of one update's trainer."""
 
     plan: BatchPlan
-    collate: Collator
+    collate: Collator | None
+    """None for an engine that computes nothing."""
     class_weights: tuple[float, float] = (1.0, 1.0)
     """Of desirable and undesirable examples."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -63,15 +64,8 @@ def feed_of(
     """
     from workers.training.batches.collate import Collator
 
-    labels = [label for e in examples if (label := e.label()) is not None]
-    plan = plan_batches(
-        longest_sides(examples),
-        batch_size=options.batch_size,
-        micro_batch_size=options.micro_batch_size,
-        epochs=options.epochs,
-        seed=seed,
-        classes=labels if len(labels) == len(examples) else None,
-    )
+    labels = _labels(examples)
+    plan = plan_of(examples, options, seed=seed)
     partners = _partners(loss, examples, plan, seed)
     scores = ReferenceScores([], [], {})
     if loss.reference_names:
@@ -94,6 +88,23 @@ def feed_of(
     if labels:
         metrics["train/desirable_weight"], metrics["train/undesirable_weight"] = weights
     return Feed(plan, collate, weights, {**metrics, **step_metrics})
+
+
+def plan_of(examples: Sequence[Example], options: TrainingOptions, *, seed: int) -> BatchPlan:
+    """The batches of an update."""
+    labels = _labels(examples)
+    return plan_batches(
+        longest_sides(examples),
+        batch_size=options.batch_size,
+        micro_batch_size=options.micro_batch_size,
+        epochs=options.epochs,
+        seed=seed,
+        classes=labels if len(labels) == len(examples) else None,
+    )
+
+
+def _labels(examples: Sequence[Example]) -> list[bool]:
+    return [label for e in examples if (label := e.label()) is not None]
 
 
 def _reference_sums(

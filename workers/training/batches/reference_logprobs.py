@@ -12,10 +12,14 @@ from policies.base.seeds import derive_rng
 from policies.examples.kinds import TokenSequence
 from workers.cluster.heartbeat import report_progress
 from workers.training.distributed.process_group import WorkerGroup
-from workers.training.engine import TrainingOptions, UpdateJob
+from workers.training.job import TrainingOptions, UpdateJob
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Scorer = Callable[[Sequence[TokenSequence]], "list[Tensor]"]
+"""Gives the log-prob of each scored token of each sequence, in order. [scored tokens] each"""
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,8 @@ def score_reference(
     partners: Sequence[TokenSequence],
     *,
     sampled: Sequence[TokenSequence],
-    policy_model: Any,
-    load_reference: Callable[[], Any],
-    precision: str,
+    policy: Scorer,
+    load_reference: Callable[[], Scorer],
     probe: int,
     group: WorkerGroup,
 ) -> ReferenceScores:
@@ -48,51 +51,52 @@ def score_reference(
         partners: mismatched sequences; the sampler never saw them, so they need a pass, and then all sequences get
             one: r and z0 of KTO are compared, and the sampler's log-probs are some hundredths of a nat a token apart.
         sampled: `sequences` with the masks that they were sampled with, which say what has a recorded log-prob.
-        policy_model: the policy before training.
+        policy: the policy before training, in the precision of training.
         load_reference: loads the reference as a model of its own, when it is not the policy.
-        precision: of the forward pass, as in training.
         probe: how many sequences the trainer scores besides, to compare it with the sampler.
         group: the workers that share the passes.
     """
-
-    def scored(model: Any, wanted: Sequence[TokenSequence]) -> list[Tensor]:
-        return _once_each(model, wanted, precision, group)
-
     is_policy = job.reference.single == job.policy.number
     if job.logprobs == "rollout":
         check_recorded(job)
     if job.logprobs == "rollout" and not partners:
-        values, metrics = _recorded(job, sequences, lambda rest: scored(policy_model, rest))
-        gap = _probe(job, sampled, policy_model, precision, probe)
+        values, metrics = _recorded(job, sequences, lambda rest: _once_each(policy, rest, group))
+        gap = _probe(job, sampled, policy, probe)
         return ReferenceScores(values, [], {**gap, **metrics})
-    model = policy_model if is_policy else load_reference()
-    values = scored(model, sequences)
-    own = scored(model, partners)
+    score = policy if is_policy else load_reference()
+    values = _once_each(score, sequences, group)
+    own = _once_each(score, partners, group)
     if is_policy and sequences == sampled:  # then they are the trainer's log-probs to compare
         gap = gap_metrics(job.policy.number, sequences, values)
     else:
-        gap = _probe(job, sampled, policy_model, precision, probe)
+        gap = _probe(job, sampled, policy, probe)
     return ReferenceScores(values, own, gap)
 
 
+def scorer(model: Any, precision: str) -> Scorer:
+    """Score with a causal language model of transformers."""
+    from policies.objectives.logprobs import sequence_logprobs
+
+    return lambda sequences: (
+        sequence_logprobs(
+            model,
+            sequences,
+            precision=precision,
+            on_batch=lambda rows: report_progress(scored_sequences=rows),
+        ).per_token
+    )
+
+
 def _once_each(
-    model: Any, sequences: Sequence[TokenSequence], precision: str, group: WorkerGroup
+    score: Scorer, sequences: Sequence[TokenSequence], group: WorkerGroup
 ) -> list[Tensor]:
     """Log-probs of `sequences`; equal ones (a winner of several pairs) are scored once, by one of the workers."""
     import torch
 
-    from policies.objectives.logprobs import sequence_logprobs
-
     unique = {(s.token_ids, s.loss_mask): i for i, s in enumerate(sequences)}
     rows = sorted(unique.values())
     own = rows[group.rank :: group.size]
-    scores = sequence_logprobs(
-        model,
-        [sequences[row] for row in own],
-        precision=precision,
-        on_batch=lambda rows: report_progress(scored_sequences=rows),
-    )
-    by_row = dict(zip(own, scores.per_token, strict=True))
+    by_row = dict(zip(own, score([sequences[row] for row in own]), strict=True))
     lengths = [sum(sequences[row].loss_mask) for row in rows]
     if group.size > 1:
         parts = [
@@ -170,17 +174,13 @@ def _scored_only(sequence: TokenSequence) -> list[float]:
 
 
 def _probe(
-    job: UpdateJob, sequences: Sequence[TokenSequence], model: Any, precision: str, count: int
+    job: UpdateJob, sequences: Sequence[TokenSequence], score: Scorer, count: int
 ) -> dict[str, float]:
-    from policies.objectives.logprobs import sequence_logprobs
-
     fresh = [s for s in sequences if _is_own(s, job.policy.number)]
     chosen = derive_rng(job.seed, "probe").sample(fresh, min(count, len(fresh)))
     if not chosen:
         return {}
-    return gap_metrics(
-        job.policy.number, chosen, sequence_logprobs(model, chosen, precision=precision).per_token
-    )
+    return gap_metrics(job.policy.number, chosen, score(chosen))
 
 
 def gap_metrics(

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policies.base.errors import DivergenceError, TrainingError, explain
 from policies.examples.kinds import TokenSequence
 from policies.storage.policy_store import weight_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TensorShape = tuple[str, tuple[int, ...]]
 """The type of a tensor's numbers in the file's own terms (`F32`), and its shape."""
@@ -97,7 +100,15 @@ def check_logits(model: Any, sequences: Sequence[TokenSequence]) -> None:
     """
     from policies.objectives.logprobs import sequence_logprobs
 
-    scores = sequence_logprobs(model, list(sequences), precision="fp32").per_token
+    check_finite(sequences, sequence_logprobs(model, list(sequences), precision="fp32").per_token)
+
+
+def check_finite(sequences: Sequence[TokenSequence], scores: Sequence[Tensor]) -> None:
+    """Refuse log-probs that are not finite, those that a new policy gives some sequences of the round.
+
+    Raises:
+        DivergenceError: names the sequence.
+    """
     for sequence, values in zip(sequences, scores, strict=True):
         if not bool(values.isfinite().all()):
             raise DivergenceError(

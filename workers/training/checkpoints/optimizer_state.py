@@ -40,10 +40,19 @@ def load_optimizer_state(optimizer: Any, path: Path) -> None:
     Raises:
         TrainingError: the file is missing, damaged, or belongs to a model of other shape.
     """
+    set_moments(optimizer, read_moments(path), path)
+
+
+def read_moments(path: Path) -> dict[str, Tensor]:
+    """Read what `save_moments` wrote.
+
+    Raises:
+        TrainingError: the file is missing or damaged.
+    """
     from safetensors.torch import load_file
 
     with boundary(TrainingError, str(_unusable(path, "it cannot be read"))):
-        set_moments(optimizer, load_file(path), path)
+        return load_file(path)
 
 
 def set_moments(optimizer: Any, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -35,7 +35,7 @@ from policies.storage.files import (
 )
 from policies.storage.folder_names import numbered_folders
 from workers.training.checkpoints.tensor_files import check_whole, refusals_told
-from workers.training.engine import AdapterSettings, TrainingOptions, UpdateJob
+from workers.training.job import AdapterSettings, TrainingOptions, UpdateJob
 
 logger = logging.getLogger(__name__)
 

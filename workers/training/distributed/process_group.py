@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from policies.base.errors import TrainingError, WaitTimeoutError, explain
-from workers.training.engine import ProcessGroup
+from workers.training.job import ProcessGroup
 from workers.training.step_log import AVERAGED
 
 if TYPE_CHECKING:
@@ -95,6 +95,14 @@ class WorkerGroup:
             if count
         }
         return {**logs, **means}
+
+    def mean(self, value: float) -> float:
+        """The mean of each worker's value."""
+        if self.size == 1:
+            return value
+        import torch
+
+        return float(self.filled(torch.tensor([value], dtype=torch.float64))[0]) / self.size
 
     def _movable(self, values: Tensor) -> Tensor:
         """On the device that the group's backend can send from."""

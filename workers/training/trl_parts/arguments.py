@@ -1,4 +1,4 @@
-"""Our training options in the terms of transformers, TRL and PEFT."""
+"""Our training options in the terms of transformers and TRL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from policies.objectives.loss import Loss, PairLoss, UnpairedLoss
 from workers.training.batches.plan import BatchPlan
-from workers.training.engine import AdapterSettings, TrainingOptions
+from workers.training.job import TrainingOptions
 
 
 def training_arguments(
@@ -57,17 +57,3 @@ def loss_arguments(loss: Loss, class_weights: tuple[float, float]) -> dict[str, 
     if isinstance(loss, UnpairedLoss):
         arguments.update(desirable_weight=class_weights[0], undesirable_weight=class_weights[1])
     return arguments
-
-
-def lora_config(adapter: AdapterSettings) -> Any:
-    """The adapter in PEFT's terms."""
-    from peft import LoraConfig
-
-    targets = adapter.target_modules
-    return LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="CAUSAL_LM",
-    )

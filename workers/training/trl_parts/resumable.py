@@ -9,55 +9,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
-from policies.base.errors import TrainingError, boundary
 from policies.base.seeds import derive_seed
-from policies.objectives.loss import Loss
 from workers.cluster.heartbeat import report_progress
 from workers.training.batches.plan import MicroBatch
-from workers.training.checkpoints.store import Checkpoint, Checkpoints
-from workers.training.checkpoints.tensor_files import save_tensors
+from workers.training.checkpoints.trained_state import MOMENTS, TrainedState, trained_weights
 from workers.training.distributed.process_group import WorkerGroup
-from workers.training.engine import TrainingOptions
+from workers.training.job import TrainingOptions
 from workers.training.schedule import rate_factor
 from workers.training.step_log import StepLog
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from workers.training.batches.collate import Collator
-
-WEIGHTS, MOMENTS = "weights.safetensors", "optimizer.safetensors"
+from workers.training.step_loss import Objective
+from workers.training.update import Progress
 
 
 @dataclass(frozen=True)
 class TrainerParts:
     """The parts that one update hands to its trainer."""
 
-    loss: Loss
+    objective: Objective
     options: TrainingOptions
     batches: Sequence[MicroBatch]
     """All microbatches of the update that are this worker's, in order."""
-    collate: Collator
-    log: StepLog
+    progress: Progress
     accumulation: int
-    step_rows: Sequence[Sequence[int]]
-    """Rows of each optimizer step, in order, those of all workers."""
     custom: bool
-    """Compute with `loss` itself instead of TRL's spelling of it."""
-    across_rows: bool
-    """The loss needs all rows of a step at once, and a microbatch of a worker is only a part of them."""
+    """Compute with the loss itself instead of TRL's spelling of it."""
     optimizer_state: str | None
     seed: int
-    checkpoints: Checkpoints
-    start: Checkpoint | None
-    """Where the update goes on; None begins it."""
-    group: WorkerGroup
 
     @property
     def num_steps(self) -> int:
         return len(self.batches) // self.accumulation
+
+    @property
+    def group(self) -> WorkerGroup:
+        return self.objective.group
+
+    @property
+    def log(self) -> StepLog:
+        return self.progress.log
 
 
 class ResumableSteps:
@@ -69,8 +60,8 @@ class ResumableSteps:
         from torch.utils.data import DataLoader
 
         parts = self.pawl
-        done = 0 if parts.start is None else parts.start.step * parts.accumulation
-        batches, collate = cast(Any, parts.batches[done:]), cast(Any, parts.collate)
+        done = parts.progress.done * parts.accumulation
+        batches, collate = cast(Any, parts.batches[done:]), cast(Any, parts.objective.collate)
         return DataLoader(batches, batch_size=None, shuffle=False, collate_fn=collate)
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -78,8 +69,8 @@ class ResumableSteps:
 
         optimizer = super().create_optimizer(model)  # type: ignore[misc]
         parts = self.pawl
-        if parts.start is not None:
-            load_optimizer_state(optimizer, parts.start.path / MOMENTS)
+        if parts.progress.start is not None:
+            load_optimizer_state(optimizer, parts.progress.start.path / MOMENTS)
         elif parts.optimizer_state is not None:
             load_optimizer_state(optimizer, Path(parts.optimizer_state))
         return optimizer
@@ -95,11 +86,11 @@ class ResumableSteps:
         )
         trainer.lr_scheduler = scheduler
         trainer._created_lr_scheduler = True
-        if parts.start is not None:
-            rates = parts.start.state["learning_rates"]
+        if parts.progress.start is not None:
+            rates = parts.progress.start.state["learning_rates"]
             done = {
-                "last_epoch": parts.start.step,
-                "_step_count": parts.start.step + 1,
+                "last_epoch": parts.progress.start.step,
+                "_step_count": parts.progress.start.step + 1,
                 "_last_lr": rates,
             }
             scheduler.load_state_dict({**scheduler.state_dict(), **done})
@@ -137,7 +128,7 @@ class ResumableSteps:
         parts = self.pawl
         parts.log.record(parts.group.averaged(logs))
         step = len(parts.log.steps)
-        if parts.group.agreed(parts.checkpoints.due(step, parts.num_steps)):
+        if parts.group.agreed(parts.progress.checkpoints.due(step, parts.num_steps)):
             self._save_checkpoint_of(step)
 
     def _save_checkpoint_of(self, step: int) -> None:
@@ -152,42 +143,5 @@ class ResumableSteps:
             "log": parts.log.steps,
         }
         report_progress()  # the disk may take its time
-        parts.checkpoints.save(step, state, lambda folder: write_tensors(weights, moments, folder))
+        parts.progress.checkpoints.save(step, state, TrainedState(weights, moments).write)
         report_progress()
-
-
-def write_tensors(weights: dict[str, Tensor], moments: dict[str, Tensor], folder: Path) -> None:
-    """Write the trained weights (an adapter's only, when there is one) and the moments."""
-    save_tensors(weights, folder / WEIGHTS)
-    save_tensors(moments, folder / MOMENTS)
-
-
-def trained_weights(model: Any) -> dict[str, Tensor]:
-    """Every parameter that the update changes, once and whole, under its name in the trainer's model."""
-    from workers.training.distributed.fsdp import whole
-
-    trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    return {name: value.contiguous() for name, value in whole(trained).items()}
-
-
-def load_trained_weights(model: Any, checkpoint: Checkpoint) -> None:
-    """Put the weights of a checkpoint into the trainer's model.
-
-    Raises:
-        TrainingError: they are not those of this model.
-    """
-    import torch
-    from safetensors.torch import load_file
-
-    with boundary(TrainingError, f"the checkpoint {checkpoint.path} cannot be read"):
-        saved = load_file(checkpoint.path / WEIGHTS)
-    own = trained_weights(model)
-    if saved.keys() != own.keys() or any(saved[n].shape != own[n].shape for n in own):
-        raise TrainingError(
-            f"the checkpoint {checkpoint.path} holds other weights than the model that is trained. "
-            "Fix: remove the folder; the update then begins anew"
-        )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(saved[name])

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from policies.examples.kinds import TokenSequence
+from workers.training.adapter import lora_config
 from workers.training.checkpoints.candidate import check_candidate, check_logits
-from workers.training.engine import AdapterSettings, TrainingOptions, UpdateJob
-from workers.training.trl_parts.arguments import lora_config
-from workers.training.trl_parts.resumable import trained_weights
+from workers.training.checkpoints.trained_state import trained_weights
+from workers.training.job import AdapterSettings, TrainingOptions, UpdateJob
 
 
-def carry_optimizer(trainer: Any, job: UpdateJob, options: TrainingOptions) -> None:
+def carry_optimizer(optimizer: Any, job: UpdateJob, options: TrainingOptions) -> None:
     """Write the moments for the next round, when they are to be carried; every worker takes part."""
     from workers.training.checkpoints.optimizer_state import moments_of, save_moments
 
     if job.optimizer_output is None or options.optimizer != "carry":
         return
-    moments = moments_of(trainer.optimizer)
+    moments = moments_of(optimizer)
     if job.writes:
         save_moments(moments, Path(job.optimizer_output))
 
