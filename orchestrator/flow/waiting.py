@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from orchestrator.flow.stopping import StopRequest
 from policies.base.errors import WaitTimeoutError, explain
 from workers.cluster.seam import Call, Cluster
 
@@ -15,59 +14,54 @@ SLICE_SECONDS = 0.5
 _NUM_NAMED = 4
 
 
+@dataclass(frozen=True)
+class Patience:
+    """The longest time for which an answer is waited for, and the setting that says so."""
+
+    seconds: float
+    setting: str = "cluster.shard_timeout_seconds"
+
+
 def wait_for_any(
     cluster: Cluster,
-    calls: Sequence[Call],
-    timeout_seconds: float,
-    *,
-    setting: str = "cluster.shard_timeout_seconds",
-    look_up: Callable[[], None] | None = None,
+    calls: Mapping[Call, Patience],
+    heard: Mapping[Patience, float],
+    look_up: Callable[[], None] = lambda: None,
 ) -> list[Call]:
     """The finished calls among `calls`, waiting in slices and calling `look_up` between them.
 
+    Args:
+        cluster: that runs the calls.
+        calls: each with the patience that it is waited for with.
+        heard: when something was last heard of the calls of one patience, on the monotonic clock.
+        look_up: called after each slice in which nothing came.
+
     Raises:
-        WaitTimeoutError: none finished within `timeout_seconds`; names the calls, where each stands, and `setting`.
+        WaitTimeoutError: of the calls of one patience none finished in time; names the calls, where each stands, and
+            the setting.
     """
-    deadline = time.monotonic() + timeout_seconds
     while True:
-        left = deadline - time.monotonic()
+        ends = {patience: heard[patience] + patience.seconds for patience in set(calls.values())}
+        left = min(ends.values()) - time.monotonic()
         try:
-            return cluster.wait_any(calls, max(0.0, min(SLICE_SECONDS, left)))
+            return cluster.wait_any(list(calls), max(0.0, min(SLICE_SECONDS, left)))
         except WaitTimeoutError as error:
-            if time.monotonic() >= deadline:
-                raise _nothing_came(calls, timeout_seconds, setting) from error
-        if look_up is not None:
-            look_up()
+            for patience, end in ends.items():
+                if time.monotonic() >= end:
+                    late = [call for call, own in calls.items() if own == patience]
+                    raise _nothing_came(late, patience) from error
+        look_up()
 
 
-def wait_for_result(
-    cluster: Cluster,
-    call: Call,
-    timeout_seconds: float,
-    *,
-    stop: StopRequest,
-    setting: str = "cluster.shard_timeout_seconds",
-    look_up: Callable[[], None] | None = None,
-) -> Any:
-    """Return what `call` returned; a stop request ends the wait at once."""
-
-    def between() -> None:
-        stop.check()
-        if look_up is not None:
-            look_up()
-
-    wait_for_any(cluster, [call], timeout_seconds, setting=setting, look_up=between)
-    return cluster.result(call, 60.0)
-
-
-def _nothing_came(calls: Sequence[Call], timeout_seconds: float, setting: str) -> WaitTimeoutError:
+def _nothing_came(calls: Sequence[Call], patience: Patience) -> WaitTimeoutError:
     named = "; ".join(f"{call.label} ({call.standing()})" for call in calls[:_NUM_NAMED])
     more = f"; and {len(calls) - _NUM_NAMED} more" if len(calls) > _NUM_NAMED else ""
+    seconds = patience.seconds
     return WaitTimeoutError(
         explain(
-            f"the driver waited {timeout_seconds:g} s for an answer of {named}{more}, and none came",
-            value=timeout_seconds,
-            where=setting,
+            f"the driver waited {seconds:g} s for an answer of {named}{more}, and none came",
+            value=seconds,
+            where=patience.setting,
             fix=(
                 "`pawl doctor RUN_DIR` says what each worker did last; look at its log in Ray's session folder; raise "
                 "the setting if the work is just slow; then `pawl resume`"

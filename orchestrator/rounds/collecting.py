@@ -8,6 +8,7 @@ again; a worker's error stops the round; too many bad trajectories or verdicts s
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from pydantic import BaseModel
 
 from orchestrator.config.run_config import strategies, strategy_index
 from orchestrator.flow.fingerprint import input_digests
-from orchestrator.flow.scheduler import Pipeline, Summary, Task
+from orchestrator.flow.shard_task import ShardTask, ShardWork, key_of, shard_tasks
+from orchestrator.flow.task import Summary, Task
+from orchestrator.flow.waiting import Patience
 from orchestrator.rounds.context import RoundScope, Run
 from orchestrator.rounds.drawing import repair_prompts
 from orchestrator.rounds.judge_versions import judging_policies
 from orchestrator.rounds.limits import check_collection
 from orchestrator.rounds.measured_numbers import measured_numbers
+from orchestrator.rounds.scheduling import scheduler
 from orchestrator.rounds.transfers import group_files, policy_files
 from orchestrator.runs.events import EventKind
 from orchestrator.runs.folder import RoundFolder, ShardKind, ShardPaths
@@ -41,7 +45,7 @@ def collect(scope: RoundScope, drawn: Drawn) -> Collected:
     run = scope.run
     repair_prompts(scope)
     shards = [scope.folder.shard(i) for i in range(drawn.num_shards)]
-    summaries = run_tasks(scope, _tasks(scope), shards, phase="collect")
+    summaries = run_on_shards(scope, _work(scope), shards, phase="collect")
     counts = totals(summaries)
     check_collection(run, scope.index, counts, summaries)
     measured = measured_numbers(scope, summaries)
@@ -64,62 +68,48 @@ def collect(scope: RoundScope, drawn: Drawn) -> Collected:
     )
 
 
-def run_tasks(
-    scope: RoundScope, tasks: Sequence[Task], shards: Sequence[ShardPaths], *, phase: str
+def run_on_shards(
+    scope: RoundScope, work: Sequence[ShardWork], shards: Sequence[ShardPaths], *, phase: str
 ) -> dict[str, list[Summary]]:
-    """Bring shards through tasks, and tell how fast each task was; returns summaries by task."""
-    through = pipeline(scope, tasks, phase=phase)
-    summaries = through.run(shards)
+    """Do some work on shards, and tell how fast each kind of it was; returns summaries by kind, in shard order."""
+    tokens: Counter[str] = Counter()
+
+    def report(task: Task, summary: Summary) -> None:
+        assert isinstance(task, ShardTask)
+        sampled = flow.summary_of(key_of(task.shard, "rollout"))
+        tokens[task.name] += sampled.get("tokens", 0)
+        scope.run.events.emit(
+            EventKind.SHARD_STAGE_FINISHED,
+            round_index=scope.index,
+            phase=phase,
+            shard=task.shard.index,
+            stage=task.name,
+            tokens=summary.get("tokens", 0),
+            trajectories=summary.get("trajectories", 0),
+        )
+
+    flow = scheduler(scope, report)
+    patience = Patience(scope.run.config.cluster.shard_timeout_seconds)
+    found = flow.run(shard_tasks(work, shards, patience))
     named = {"rollout": "rollout" if phase == "collect" else "evaluate"}
     if phase == "collect":
         named |= {"verify": "verify", "judge": "judge"}
     done = {
-        named[name]: {"tokens": work.tokens, "seconds": round(work.seconds, 3)}
-        for name, work in through.work.items()
-        if name in named and work.tokens
+        named[name]: {"tokens": tokens[name], "seconds": round(clock.seconds, 3)}
+        for name, clock in flow.clocks.items()
+        if name in named and tokens[name]
     }
     if done:
         scope.run.events.emit(
             EventKind.THROUGHPUT, round_index=scope.index, phase=phase, stages=done
         )
-    return summaries
+    return {w.name: [found[key_of(shard, w.name)] for shard in shards] for w in work}
 
 
-def pipeline(scope: RoundScope, tasks: Sequence[Task], *, phase: str) -> Pipeline:
-    """A pipeline for this round that reports each finished task of a shard as an event."""
-    run = scope.run
-
-    def report(shard: ShardPaths, stage: str, summary: Summary) -> None:
-        run.events.emit(
-            EventKind.SHARD_STAGE_FINISHED,
-            round_index=scope.index,
-            phase=phase,
-            shard=shard.index,
-            stage=stage,
-            tokens=summary.get("tokens", 0),
-            trajectories=summary.get("trajectories", 0),
-        )
-
-    return Pipeline(
-        cluster=run.cluster,
-        tasks=tasks,
-        stop=run.stop,
-        max_in_flight=run.config.cluster.max_shards_in_flight,
-        max_attempts=run.config.cluster.max_attempts,
-        timeout_seconds=run.config.cluster.shard_timeout_seconds,
-        quarantine=run.quarantine,
-        epoch=run.fence.epoch,
-        guard=run.fence,
-        on_task=report,
-        plug_ins_changed=run.plug_ins.changed_in == scope.index,
-        on_warning=lambda message: run.events.warn(message, round_index=scope.index),
-    )
-
-
-def _tasks(scope: RoundScope) -> list[Task]:
+def _work(scope: RoundScope) -> list[ShardWork]:
     run, config = scope.run, scope.run.config
-    tasks = [
-        rollout_task(
+    work = [
+        rollout_work(
             run,
             scope.policy,
             samples=scope.stage.samples,
@@ -132,15 +122,15 @@ def _tasks(scope: RoundScope) -> list[Task]:
     before_prefer: list[str] = ["rollout"]
     if config.verifiers:
         settings = [*config.verifiers, config.feedback]
-        tasks.append(verify_task(run.groups.verify, settings, run.plug_ins))
+        work.append(verify_work(run.groups.verify, settings, run.plug_ins))
         before_prefer.append("verify")
     if run.groups.judge is not None:
-        tasks.append(
-            _judge_task(run, run.groups.judge, derive_seed(config.seed, "judge", scope.index))
+        work.append(
+            _judge_work(run, run.groups.judge, derive_seed(config.seed, "judge", scope.index))
         )
         before_prefer.append("judge")
-    tasks.append(_prefer_task(scope, tuple(before_prefer)))
-    return tasks
+    work.append(_prefer_work(scope, tuple(before_prefer)))
+    return work
 
 
 def _earlier(scope: RoundScope) -> tuple[EarlierSamples, ...]:
@@ -155,7 +145,7 @@ def _earlier(scope: RoundScope) -> tuple[EarlierSamples, ...]:
     )
 
 
-def rollout_task(
+def rollout_work(
     run: Run,
     policy: PolicyVersion,
     *,
@@ -164,7 +154,7 @@ def rollout_task(
     prefix: str,
     strategy: int = 0,
     earlier: tuple[EarlierSamples, ...] = (),
-) -> Task:
+) -> ShardWork:
     """Sample a shard with `policy`, and with the earlier ones of a mixture."""
     files = group_files(run.config, "rollout", [policy])
     run.groups.rollout.restart_with(files, policy=policy)
@@ -190,7 +180,7 @@ def rollout_task(
             ),
         )
 
-    return Task(
+    return ShardWork(
         name="rollout",
         group=run.groups.rollout,
         method="sample",
@@ -202,7 +192,6 @@ def rollout_task(
             *(e.policy for e in earlier),
             plug_ins=run.plug_ins,
         ),
-        starts_shard=True,
         folders=policy_files(policy, *(e.policy for e in earlier)).reads,
         items=lambda shard: [p.id for p in read_records(shard.prompts, Prompt)],
     )
@@ -212,9 +201,9 @@ def _trajectory_ids(shard: ShardPaths) -> list[str]:
     return [t.id for t in read_records(shard.of("trajectories"), Trajectory)]
 
 
-def verify_task(group: Group, settings: Sequence[BaseModel], plug_ins: PlugIns) -> Task:
+def verify_work(group: Group, settings: Sequence[BaseModel], plug_ins: PlugIns) -> ShardWork:
     """Run every verifier on a shard's trajectories; `settings` are the verifiers' and the feedback's."""
-    return Task(
+    return ShardWork(
         name="verify",
         group=group,
         method="verify",
@@ -232,11 +221,11 @@ def verify_task(group: Group, settings: Sequence[BaseModel], plug_ins: PlugIns) 
     )
 
 
-def _judge_task(run: Run, group: Group, seed: int) -> Task:
+def _judge_work(run: Run, group: Group, seed: int) -> ShardWork:
     """Judge a shard; judges that run on the policy load the version that is due in this round."""
     policies = judging_policies(run.config, run.journal.results(), run.store)
     group.restart_with(group_files(run.config, "judge", policies.values()), policies=policies)
-    return Task(
+    return ShardWork(
         name="judge",
         group=group,
         method="judge",
@@ -263,7 +252,7 @@ def _judge_task(run: Run, group: Group, seed: int) -> Task:
     )
 
 
-def _prefer_task(scope: RoundScope, after: tuple[str, ...]) -> Task:
+def _prefer_work(scope: RoundScope, after: tuple[str, ...]) -> ShardWork:
     run, config = scope.run, scope.run.config
     with_verifiers, with_judges = bool(config.verifiers), run.groups.judge is not None
     reads: list[ShardKind] = ["trajectories"]
@@ -289,7 +278,7 @@ def _prefer_task(scope: RoundScope, after: tuple[str, ...]) -> Task:
 
     weights = {v.source: v.weight for v in config.verifiers}
     weights |= {j.source: j.weight for j in config.judges}
-    return Task(
+    return ShardWork(
         name="prefer",
         group=run.groups.verify,
         method="prefer",

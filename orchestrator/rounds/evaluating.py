@@ -14,8 +14,9 @@ from typing import Any
 
 from orchestrator.acceptance.measurement import PromptCounts
 from orchestrator.flow.fingerprint import input_digests
-from orchestrator.flow.scheduler import Summary, Task
-from orchestrator.rounds.collecting import digests, rollout_task, run_tasks, totals, verify_task
+from orchestrator.flow.shard_task import ShardWork
+from orchestrator.flow.task import Summary
+from orchestrator.rounds.collecting import digests, rollout_work, run_on_shards, totals, verify_work
 from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.drawing import repair_prompts, write_measured_prompts
 from orchestrator.rounds.limits import check_collection
@@ -66,25 +67,25 @@ def _measure(
     scope: RoundScope, version: PolicyVersion, folder: RoundFolder, prefix: str, phase: Phase
 ) -> Evaluated:
     run = scope.run
-    tasks = [
-        rollout_task(
+    work = [
+        rollout_work(
             run,
             version,
             samples=run.config.evaluation.samples_per_prompt,
             sampling=run.config.evaluation_sampling,
             prefix=prefix,
         ),
-        verify_task(
+        verify_work(
             run.groups.grade,
             [*run.config.evaluation_verifiers, run.config.evaluation_feedback],
             run.plug_ins,
         ),
-        _grade_task(scope),
+        _grade_work(scope),
     ]
     shards = [folder.shard(i) for i in range(len(folder.prompt_shards()))]
     for shard in shards:
         _grade_anew(shard, scope.run.fence)
-    summaries = run_tasks(scope, tasks, shards, phase=phase.value)
+    summaries = run_on_shards(scope, work, shards, phase=phase.value)
     check_collection(run, scope.index, totals(summaries), summaries)
     return Evaluated(
         version=version.number,
@@ -95,7 +96,7 @@ def _measure(
     )
 
 
-def _grade_task(scope: RoundScope) -> Task:
+def _grade_work(scope: RoundScope) -> ShardWork:
     def arguments(s: ShardPaths, attempt: ShardPaths, item_filter: ItemFilter) -> tuple[Any, ...]:
         return (
             str(s.of("trajectories")),
@@ -106,7 +107,7 @@ def _grade_task(scope: RoundScope) -> Task:
         )
 
     metrics = scope.run.config.metrics
-    return Task(
+    return ShardWork(
         name="grade",
         group=scope.run.groups.grade,
         method="grade",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.flow.scheduler import Summary
+from orchestrator.flow.task import Summary
 from orchestrator.rounds.context import RoundScope
 from policies.base.measured import ERRORS, reduced
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.config.plug_ins.asked import reference_plan
+from orchestrator.flow.task import UNFINISHED
 from orchestrator.rounds.collecting import collect, digests
 from orchestrator.rounds.context import RoundScope
-from orchestrator.rounds.publishing import publish
-from orchestrator.rounds.update_files import damage_of_candidate
+from orchestrator.rounds.publishing import VersionFolder, publish
+from orchestrator.rounds.update_files import UpdateFolder
 from orchestrator.rounds.updating import carried_state, update
 from orchestrator.runs.phases import Collected, Drawn, Phase, Published, Trained
-from policies.base.errors import CorruptStateError, PolicyStoreError, explain
+from policies.base.errors import CorruptStateError, explain
 from policies.base.records import PolicyVersion
 from policies.storage.artifacts import file_sha256, find_damage
-from policies.storage.policy_store import MANIFEST, check_files
+from policies.storage.policy_store import check_files
 from policies.storage.version_files import files_digest
 
 
@@ -83,34 +84,20 @@ def publish_intact(scope: RoundScope, collected: Collected, trained: Trained) ->
     Raises:
         CorruptStateError: the update, made again, came out differently.
     """
-    target = scope.run.store.directory(scope.index)
-    candidate = scope.folder.candidate if scope.folder.candidate.exists() else target
-    is_published = (target / MANIFEST).exists()  # then the version is checked, and not this
-    why = None if is_published else damage_of_candidate(scope.folder, candidate)
-    if why is not None:
-        if candidate.exists():
-            scope.run.quarantine.set_aside(candidate, why)
-        scope.run.events.warn(
-            f"the new weights of round {scope.index}: {why}; they are in quarantine and trained again",
-            round_index=scope.index,
-        )
-        if update(scope, collected) != trained:
-            raise CorruptStateError(
-                explain(
-                    f"the new weights of round {scope.index} were damaged before they were published ({why}), and came "
-                    "out differently when trained again",
-                    value=str(candidate),
-                    where="whoever changed the folder",
-                    fix="restore them from quarantine or a copy of the run, or start a new run",
-                )
+    left = UpdateFolder(scope.folder, scope.run.store.directory(scope.index))
+    why = left.damage()
+    # The scheduler puts what is damaged aside and makes it again.
+    if why not in (None, UNFINISHED) and update(scope, collected) != trained:
+        raise CorruptStateError(
+            explain(
+                f"the new weights of round {scope.index} were damaged before they were published ({why}), and came "
+                "out differently when trained again",
+                value=str(left.body),
+                where="whoever changed the folder",
+                fix="restore them from quarantine or a copy of the run, or start a new run",
             )
+        )
     return publish(scope)
-
-
-def _is_same(version: PolicyVersion, published: Published) -> bool:
-    """Tell whether a version is what the journal recorded; an older Pawl recorded the weights alone."""
-    all_files = published.files_digest in ("", files_digest(version))
-    return version.digest == published.digest and all_files
 
 
 def intact_candidate(
@@ -122,15 +109,13 @@ def intact_candidate(
         CorruptStateError: the update, made again, gave other weights.
     """
     store, number = scope.run.store, published.version
-    try:
-        version = store.get(number)
-        check_files(version)
-        if _is_same(version, published):
-            return version
+    version = VersionFolder(store, number)
+    why = version.damage()
+    if why is None:
+        if _is_same(store.get(number), published):
+            return store.get(number)
         why = "its digest is not the one that the journal recorded"
-    except PolicyStoreError as error:
-        why = str(error)
-    scope.run.quarantine.set_aside(store.directory(number), why)
+    scope.run.quarantine.set_aside(version.body, why)
     scope.run.events.warn(
         f"policy version {number}: {why}; it is in quarantine and trained again",
         round_index=scope.index,
@@ -143,3 +128,9 @@ def intact_candidate(
             "again. Fix: restore it from a copy of the run"
         )
     return store.get(number)
+
+
+def _is_same(version: PolicyVersion, published: Published) -> bool:
+    """Tell whether a version is what the journal recorded; an older Pawl recorded the weights alone."""
+    all_files = published.files_digest in ("", files_digest(version))
+    return version.digest == published.digest and all_files

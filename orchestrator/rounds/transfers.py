@@ -9,13 +9,12 @@ from pathlib import Path
 from orchestrator.config.model_files import folder_of
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import ClusterSettings
-from orchestrator.runs.folder import RoundFolder, RunFolder
+from orchestrator.runs.folder import RunFolder
 from policies.base.records import PolicyVersion
 from policies.storage.policy_store import PolicyStore
 from workers.cluster.heartbeat import write_unsynced
 from workers.cluster.seam import Files
 from workers.cluster.transfer.shared_folder import RunFiles
-from workers.training.engine import UpdateJob
 
 WRITABLE = (
     "activity",
@@ -69,18 +68,6 @@ def group_files(config: RunConfig, group: str, policies: Iterable[PolicyVersion]
 def policy_files(*policies: PolicyVersion) -> Files:
     """The weights of `policies`."""
     return Files(reads=tuple(dict.fromkeys(policy.path for policy in policies)))
-
-
-def update_files(job: UpdateJob, examples: list[str], folder: RoundFolder) -> Files:
-    """Return what one training worker reads and, when it is the one that writes, makes."""
-    weights = policy_files(job.policy, *job.reference_versions).reads
-    carried = () if job.optimizer_state is None else (job.optimizer_state,)
-    checkpoints = str(folder.checkpoints)
-    return Files(
-        reads=(*weights, *examples, *carried, checkpoints),
-        writes=(str(Path(job.log_path).parent),) if job.writes else (),
-        live=(job.log_path, checkpoints) if job.writes else (),
-    )
 
 
 def _other_models(config: RunConfig, group: str) -> Iterator[Path]:

@@ -8,14 +8,13 @@ abandoned, and the round ends with the serving policy untouched.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping
 
 from orchestrator.config.plug_ins.asked import objective_of, reference_plan
 from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.logprob_gap import must_recompute, was_forced
-from orchestrator.rounds.training import train
+from orchestrator.rounds.scheduling import scheduler
+from orchestrator.rounds.training import DIVERGED, update_task
 from orchestrator.rounds.update_view import UpdateView, learning_rate_factor, view_of
 from orchestrator.runs.events import EventKind
 from orchestrator.runs.phases import Collected, Trained
@@ -79,7 +78,7 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
     return Trained(
         reference=plan,
         logprobs=source,
-        outcome=_without_clock(outcome),
+        outcome=outcome,
         forced=forced,
         reused=view.reused,
         num_reused=view.num_reused,
@@ -89,16 +88,20 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
 
 def _timed(scope: RoundScope, job: UpdateJob, view: UpdateView, number: int) -> UpdateOutcome:
     """Make the update, and tell how fast it was: the journal has no clocks."""
-    started = time.monotonic()
-    outcome = train(scope, job, view.paths, _expected_steps(scope, number + view.num_replayed))
-    seconds = time.monotonic() - started
-    scope.run.events.emit(
-        EventKind.THROUGHPUT,
-        round_index=scope.index,
-        phase="train",
-        stages={"train": {"tokens": outcome.num_tokens, "seconds": round(seconds, 3)}},
-        timings={name: v for name, v in outcome.metrics.items() if "second" in name},
-    )
+    flow = scheduler(scope)
+    task = update_task(scope, job, view.paths, _expected_steps(scope, number + view.num_replayed))
+    found = flow.run([task])[task.key]
+    if DIVERGED in found:
+        raise DivergenceError(found[DIVERGED])
+    outcome = UpdateOutcome.model_validate(found)
+    if clock := flow.clocks.get(task.name):  # else it was finished already
+        scope.run.events.emit(
+            EventKind.THROUGHPUT,
+            round_index=scope.index,
+            phase="train",
+            stages={"train": {"tokens": outcome.num_tokens, "seconds": round(clock.seconds, 3)}},
+            timings=task.timings,
+        )
     return outcome
 
 
@@ -128,13 +131,3 @@ def _expected_steps(scope: RoundScope, num_examples: int) -> int:
     """Steps of the update, unless examples are dropped."""
     options = scope.stage.training
     return max(1, -(-num_examples // options.batch_size)) * options.epochs
-
-
-def _without_clock(outcome: UpdateOutcome) -> UpdateOutcome:
-    """The journal holds no clocks, and no NaN, which JSON has no word for; the trainer's log has both."""
-    kept = {
-        name: value
-        for name, value in outcome.metrics.items()
-        if "second" not in name and math.isfinite(value)
-    }
-    return outcome.model_copy(update={"metrics": kept})

@@ -47,11 +47,23 @@ class Manifest(Record):
     """Where the files are; for versions above 0 the name of the folder of this manifest, so that equal versions of two
     runs have equal manifests."""
     source: dict[str, str] = Field(default_factory=dict)
+    inputs: dict[str, str] = Field(default_factory=dict, exclude_if=lambda digests: not digests)
+    """Digest of each thing that the version was made from. Empty: the starting model, or by an older Pawl."""
     contents: tuple[VersionFile, ...] | None = None
     """Every file of the version, its weights too; of a model that is not ours, those that are read. None: by an older
     Pawl, which recorded the weights alone."""
     seal: str = ""
     """sha256 of the rest of the manifest, so that a changed digit in it is noticed. Empty: by an older Pawl."""
+
+    @property
+    def content_digest(self) -> str:
+        """One digest over the weights."""
+        return self.digest
+
+    @property
+    def summary(self) -> dict[str, str]:
+        """Nothing is told of it but what it holds."""
+        return {}
 
     @property
     def companions(self) -> tuple[VersionFile, ...] | None:
@@ -160,7 +172,7 @@ class PolicyStore:
         Raises:
             PolicyStoreError: it changed since the run began, or what was recorded of it is gone.
         """
-        if self._manifest(0) is not None:
+        if self.manifest(0) is not None:
             version = self.get(0).model_copy(update={"path": str(model_dir)})
             self._compare_initial(version)
             return self.get(0)
@@ -197,20 +209,31 @@ class PolicyStore:
             ) from None
 
     def publish(
-        self, candidate: Path, *, number: int, round_index: int, parent: int
+        self,
+        candidate: Path,
+        *,
+        number: int,
+        round_index: int,
+        parent: int,
+        inputs: Mapping[str, str] | None = None,
     ) -> PolicyVersion:
-        """Move a finished candidate folder into the store and return its version.
+        """Move a finished candidate folder into the store and return its version; `inputs`: what it was made from.
 
         Doing it again for a version that was published already returns that version.
         """
         with committing(self.guard):
-            return self._publish(candidate, number, round_index, parent)
+            return self._publish(candidate, number, round_index, parent, inputs or {})
 
     def _publish(
-        self, candidate: Path, number: int, round_index: int, parent: int
+        self,
+        candidate: Path,
+        number: int,
+        round_index: int,
+        parent: int,
+        inputs: Mapping[str, str],
     ) -> PolicyVersion:
         target = self.directory(number)
-        if self._manifest(number) is not None:
+        if self.manifest(number) is not None:
             return self.get(number)
         if (
             target.exists() and candidate.exists()
@@ -231,6 +254,7 @@ class PolicyStore:
                 files=files,
                 digest=digest_of(files),
                 path=target.name,
+                inputs=dict(inputs),
                 contents=_contents(target, files, ours=True),
             )
         )
@@ -242,7 +266,7 @@ class PolicyStore:
         Raises:
             PolicyStoreError: it was never published.
         """
-        manifest = self._manifest(number)
+        manifest = self.manifest(number)
         if manifest is None:
             raise PolicyStoreError(f"policy version {number} was never published in {self.root}")
         path = manifest.path if number == 0 else str(self.directory(number))
@@ -255,7 +279,8 @@ class PolicyStore:
             companions=manifest.companions,
         )
 
-    def _manifest(self, number: int) -> Manifest | None:
+    def manifest(self, number: int) -> Manifest | None:
+        """Return the manifest of a version, or None when it was not published."""
         return read_manifest(self.directory(number), number)
 
     def _ask_guard(self) -> None:

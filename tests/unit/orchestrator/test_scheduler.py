@@ -1,16 +1,20 @@
-"""The shard pipeline: streams, resumes at the stage, retries lost workers a bounded number of times."""
+"""The scheduler on shards: streams, resumes at the stage, retries lost workers a bounded number of times."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.flow.scheduler import Pipeline, Task
+from orchestrator.flow.scheduler import Scheduler
+from orchestrator.flow.shard_task import ShardWork, key_of, shard_tasks
 from orchestrator.flow.stopping import InterruptedRun, StopRequest
+from orchestrator.flow.task import Summary
+from orchestrator.flow.waiting import Patience
 from orchestrator.runs.folder import RoundFolder, RunFolder, ShardPaths
 from orchestrator.runs.quarantine import Quarantine
 from policies.base.errors import (
@@ -57,6 +61,19 @@ class Recorder:
         return Written(files=(draft,), summary={"n": 1})
 
 
+@dataclass
+class Pipeline:
+    """Work on shards."""
+
+    scheduler: Scheduler
+    work: list[ShardWork]
+
+    def run(self, shards: list[ShardPaths]) -> dict[str, list[Summary]]:
+        """Return summaries by work, in shard order."""
+        found = self.scheduler.run(shard_tasks(self.work, shards, Patience(5)))
+        return {w.name: [found[key_of(shard, w.name)] for shard in shards] for w in self.work}
+
+
 def build(
     tmp_path: Path,
     calls: list[str],
@@ -69,8 +86,8 @@ def build(
     told = {"calls": calls, "fail": fail, "lies": lies}
     group = cluster.start_group(GroupSpec("w", Recorder, told))
 
-    def stage(name: str, kind: Any, after: tuple[str, ...] = (), reads: Any = ()) -> Task:
-        return Task(
+    def stage(name: str, kind: Any, after: tuple[str, ...] = (), reads: Any = ()) -> ShardWork:
+        return ShardWork(
             name=name,
             group=group,
             method="work",
@@ -79,7 +96,6 @@ def build(
             reads=reads,
             input_digests={"settings": "s"},
             after=after,
-            starts_shard=not after,
             items=items,
         )
 
@@ -92,12 +108,11 @@ def build(
         "stop": StopRequest(),
         "max_in_flight": 2,
         "max_attempts": 3,
-        "timeout_seconds": 5,
         "quarantine": Quarantine(RunFolder(tmp_path)),
         "epoch": 1,
         "guard": lambda: None,
     }
-    pipeline = Pipeline(cluster=cluster, tasks=stages, **(arguments | settings))
+    pipeline = Pipeline(Scheduler(cluster=cluster, **(arguments | settings)), stages)
     folder = RoundFolder(tmp_path)
     return pipeline, [folder.shard(i) for i in range(3)]
 

@@ -8,8 +8,11 @@ import pytest
 
 from orchestrator.config.files import load_config
 from orchestrator.config.run_config import RunConfig
+from orchestrator.flow.task import RecordFile
+from orchestrator.flow.waiting import Patience
 from orchestrator.plan.network import seen_by
-from orchestrator.rounds.transfers import group_files, models_of, run_files, update_files
+from orchestrator.rounds.training import UpdateTask
+from orchestrator.rounds.transfers import group_files, models_of, policy_files, run_files
 from orchestrator.runs.folder import RunFolder
 from policies.base.records import PolicyVersion
 from policies.objectives.reference import ReferencePart, ReferencePlan
@@ -82,13 +85,23 @@ def test_all_training_workers_read_and_the_first_writes() -> None:
         log_path="/run/rounds/0003/attempts/t/steps.jsonl",
         checkpoint_dir=str(folder.checkpoints),
     )
+    assert job.optimizer_state is not None
+    weights = policy_files(job.policy, *job.reference_versions).reads
+    task = UpdateTask(
+        key="update",
+        name="update",
+        reads=(RecordFile("e", Path("/run/rounds/0003/examples/shard-0000.parquet")),),
+        folders=(*weights, job.optimizer_state, str(folder.checkpoints)),
+        job=job,
+        folder=folder,
+        patience=Patience(1.0),
+        meeting=Patience(1.0),
+    )
     first, second = (
-        update_files(
+        task.files_of(
             job.model_copy(
                 update={"process_group": ProcessGroup(address="a", port=1, rank=rank, world_size=2)}
-            ),
-            ["/run/rounds/0003/examples/shard-0000.parquet"],
-            folder,
+            )
         )
         for rank in (0, 1)
     )

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.flow.stopping import StopRequest
-from orchestrator.flow.waiting import wait_for_any, wait_for_result
+from orchestrator.flow.waiting import Patience, wait_for_any
 from orchestrator.flow.watchdog import Watch, WatchedCluster
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.worker_activity import activity_lines, read_activity
@@ -118,10 +117,15 @@ def watched(
     return cluster, group, said
 
 
+def wait(cluster: WatchedCluster, call: Call, patience: Patience) -> list[Call]:
+    """Wait for a call from now on."""
+    return wait_for_any(cluster, {call: patience}, {patience: time.monotonic()})
+
+
 def look(cluster: WatchedCluster, call: Call, seconds: float) -> list[Call]:
     """What finishes within `seconds`."""
     try:
-        return wait_for_any(cluster, [call], seconds)
+        return wait(cluster, call, Patience(seconds))
     except WaitTimeoutError:
         return []
 
@@ -235,7 +239,7 @@ def test_nothing_is_left_behind_when_a_run_ends_or_after_a_driver_that_died(
 def test_an_answered_call_is_forgotten_with_its_report(folder: RunFolder) -> None:
     cluster, group, _ = watched(folder, InlineCluster())
     call = group.submit("__repr__")
-    wait_for_any(cluster, [call], 1.0)
+    wait(cluster, call, Patience(1.0))
     assert "object" in cluster.result(call, 1.0)
     time.sleep(1.0)
     second = group.submit("__str__")
@@ -249,9 +253,7 @@ def test_a_wait_that_ends_names_who_waited_for_what_and_the_setting(folder: RunF
     cluster, group, _ = watched(folder, HangingCluster())
     call = group.submit("load_policy", label="version 2")
     with pytest.raises(WaitTimeoutError) as ended:
-        wait_for_result(
-            cluster, call, 0.1, stop=StopRequest(), setting="cluster.sync_timeout_seconds"
-        )
+        wait(cluster, call, Patience(0.1, "cluster.sync_timeout_seconds"))
     text = str(ended.value)
     assert "the driver waited 0.1 s for an answer of rollout 0: load_policy version 2" in text
     assert "running in process 71 of node 10.0.0.2" in text
