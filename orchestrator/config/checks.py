@@ -79,10 +79,16 @@ def _stage(config: RunSections, stage: Stage) -> Iterator[str]:
             f"{at}training.loss {training.loss.type!r} or preferences {stage.preferences.type!r} learns from judged "
             "steps, and nothing judges steps. Fix: give a verifier or a judge `level: step`"
         )
+    rollout = stage.sections.rollout
+    if rollout.temperature == 0 and rollout.samples_per_prompt > 1:
+        yield (
+            f"{at}rollout.temperature is 0: all samples of a prompt would be equal. Fix: "
+            "raise it, or set samples_per_prompt: 1"
+        )
     fewest = builder.fewest_sequences
     if config.total_samples_of(stage.first_round) < fewest:
         yield (
-            f"rollout.samples_per_prompt is {config.rollout.samples_per_prompt}: a {builder.kind_name} needs at least "
+            f"{at}rollout.samples_per_prompt is {rollout.samples_per_prompt}: a {builder.kind_name} needs at least "
             f"{fewest} attempts. "
             "Fix: raise it, or use a thresholded builder with loss kto"
         )
@@ -107,11 +113,6 @@ def _sampling(config: RunSections) -> Iterator[str]:
             f"rollout.strategy is {config.rollout.strategy.type!r}, whose attempts are not all answers of the policy: "
             "held-out prompts are attempted with rollout.strategy, and the policy would not be measured. Fix: give it "
             "to a stage (stages: [{name: warm_up, strategy: ...}]) and let rollout.strategy sample"
-        )
-    if config.rollout.temperature == 0 and config.rollout.samples_per_prompt > 1:
-        yield (
-            "rollout.temperature is 0: all samples of a prompt would be equal. Fix: "
-            "raise it, or set samples_per_prompt: 1"
         )
 
 

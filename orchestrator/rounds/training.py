@@ -249,10 +249,14 @@ def _made_from(scope: RoundScope, job: UpdateJob) -> dict[str, str]:
     """Digests of an update's job without its paths; the engine's own settings do not decide what it makes."""
     options = scope.stage.training.model_dump(mode="json", exclude={"engine"})
     paths = {"output_dir", "log_path", "optimizer_output", "checkpoint_dir", "optimizer_state"}
-    facts = job.model_dump(mode="json", exclude=paths | {"policy", "reference_versions"})
+    rounds = scope.run.folder.path / "rounds"
+    rows = {Path(p).relative_to(rounds).as_posix(): kept for p, kept in job.example_rows.items()}
+    facts = job.model_dump(
+        mode="json", exclude=paths | {"policy", "reference_versions", "example_rows"}
+    )
     engine = scope.stage.training.engine.type
     found = input_digests(
-        [facts, options, str(engine)],
+        [facts, options, str(engine), {"example_rows": rows}],
         job.policy,
         *job.reference_versions,
         plug_ins=scope.run.plug_ins,

@@ -83,15 +83,15 @@ def rounds_to_reuse(
     config: RunConfig, results: Sequence[RoundResult], index: int, serving: int
 ) -> list[int]:
     """Earlier rounds that `serving` sampled, in the stage that round `index` belongs to."""
-    if not config.on_rejection.keep_examples:
+    stage = config.stage_of(index)
+    if not stage.sections.on_rejection.keep_examples:
         return []
-    stage = config.stage_of(index).index
     return [
         result.round
         for result in results
         if 0 < result.round < index
         and result.before == serving
-        and config.stage_of(result.round).index == stage
+        and config.stage_of(result.round).index == stage.index
     ]
 
 
