@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from orchestrator.config.groups import GroupOutline, group_outlines
+from orchestrator.config.roles import group_of
 from policies.base.errors import ConfigurationError, explain
 
 if TYPE_CHECKING:
@@ -106,6 +107,10 @@ def _replaced(config: RunConfig, chosen: dict[str, float]) -> RunConfig:
                 "judge_resources": own(verify.judge_resources, "judge"),
             }
         ),
+        "roles": {
+            name: role.model_copy(update={"resources": own(role.resources, group_of(name))})
+            for name, role in config.roles.items()
+        },
         "training": config.training.model_copy(
             update={"resources": own(config.training.resources, "train")}
         ),

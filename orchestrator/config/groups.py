@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.config.roles import group_of
 from orchestrator.config.sections import ResourceSettings
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def group_outlines(config: RunConfig) -> list[GroupOutline]:
         asked.insert(2, ("grade", "verify", verify.workers, verify.resources))
     if config.judges:
         asked.append(("judge", "judge", verify.judge_workers, verify.judge_resources))
+    for name, settings in config.roles.items():
+        group = group_of(name)
+        asked.append((group, group, settings.workers, settings.resources))
     role_of = {name: role for name, role, _, _ in asked}
     wanted: dict[str, int] = {}
     for each in config.components:

@@ -48,6 +48,8 @@ class Placed:
     def group(self) -> str:
         """The worker group that makes it; empty for the driver."""
         inner = self.place[2:] if self.place[0] == "stages" else self.place
+        if inner[0] == "roles":
+            return f"role-{inner[1]}"
         return "rollout" if inner[0] == "strategy" else _GROUPS.get(str(inner[0]), "")
 
     @property

@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr
 
 from orchestrator.acceptance.rule import ACCEPTANCE
 from orchestrator.config.requirements import Placed, placed_components
+from orchestrator.config.roles import RoleName, RoleSettings
 from orchestrator.config.sections import (
     ClusterSettings,
     EvaluationSettings,
@@ -51,6 +52,9 @@ class RunSections(Settings):
     """Where tasks come from."""
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
     """How attempts are sampled."""
+    roles: dict[RoleName, RoleSettings] = Field(default_factory=dict)
+    """Models besides the policy, by the name that they are asked by, e.g. a teacher whose answers become attempts
+    (`rollout.mixture`)."""
     verifiers: tuple[Annotated[Verifier.Config, VERIFIERS.field()], ...] = ()
     """Rule-based checks."""
     judges: tuple[Annotated[Judge.Config, JUDGES.field()], ...] = ()

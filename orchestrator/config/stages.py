@@ -135,6 +135,16 @@ class Stage:
         return () if self.repeats_itself else self.sections.rollout.mixture
 
     @property
+    def earlier(self) -> tuple[MixtureSettings, ...]:
+        """Shares of the mixture that earlier policies sample."""
+        return tuple(share for share in self.mixture if share.role is None)
+
+    @property
+    def role_samples(self) -> MixtureSettings | None:
+        """The share of the mixture that a role answers, if one does."""
+        return next((share for share in self.mixture if share.role is not None), None)
+
+    @property
     def repeats_itself(self) -> bool:
         """Tell whether its strategy gives one text per prompt, however often it is asked."""
         return cast("type[RolloutStrategy]", type(self.strategy).component).repeats_itself

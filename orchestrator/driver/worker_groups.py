@@ -9,6 +9,7 @@ from functools import partial
 
 from orchestrator.config.gpu_counts import check_gpus, with_gpu_counts
 from orchestrator.config.groups import group_outlines
+from orchestrator.config.roles import group_of
 from orchestrator.config.run_config import RunConfig, strategies
 from orchestrator.rounds.context import Groups
 from orchestrator.rounds.judge_versions import judging_policies
@@ -22,6 +23,7 @@ from workers.cluster.pinned import PinnedWorker
 from workers.cluster.seam import Cluster, Group, GroupSpec, Resources, Restarts, WorkerSeed
 from workers.judge.judge import BackendContext
 from workers.judge.worker import JudgeWorker
+from workers.roles.worker import RoleWorker
 from workers.rollout.chat.chat_settings import ChatSettings
 from workers.rollout.worker import RolloutWorker
 from workers.training.worker import TrainWorker
@@ -71,8 +73,9 @@ def start_groups(
     timeout_seconds = config.cluster.start_timeout_seconds
     cluster.wait_ready(list(started.values()), timeout_seconds)
     groups = Groups(started)
-    if groups.judge is not None:
-        _check_judges(cluster, groups.judge, timeout_seconds)
+    for name in ("judge", *map(group_of, config.roles)):
+        if name in groups:
+            _check_answers(cluster, groups[name], timeout_seconds)
     return groups
 
 
@@ -80,6 +83,10 @@ def group_specs(made: RunSoFar) -> list[GroupSpec]:
     """The specification of every group: its outline, with the class of its workers and what they are given."""
     cluster = made.config.cluster
     restarts = Restarts(cluster.max_restarts, cluster.start_timeout_seconds)
+    makers: dict[str, Callable[[RunSoFar, int], GroupSpec]] = {
+        **_WORKERS,
+        **{group_of(name): partial(_role, name) for name in made.config.roles},
+    }
     specs = []
     for outline in group_outlines(made.config):
         asked = outline.resources
@@ -92,7 +99,7 @@ def group_specs(made: RunSoFar) -> list[GroupSpec]:
         )
         specs.append(
             dataclasses.replace(
-                _WORKERS[outline.name](made, outline.workers),
+                makers[outline.name](made, outline.workers),
                 size=outline.workers,
                 resources=resources,
                 restarts=restarts,
@@ -155,18 +162,23 @@ def _grade(made: RunSoFar, size: int) -> GroupSpec:
     return GroupSpec("grade", VerifyWorker, arguments, files=files, reports=frozenset({"verify"}))
 
 
+def _context(made: RunSoFar) -> BackendContext:
+    """Facts of the run for backends."""
+    return BackendContext(
+        policy_version=made.store.get,
+        model_version=partial(model_as_recorded, made.judge_models),
+        dtype=made.config.policy.dtype,
+        seed=made.config.seed,
+        chat=made.chat,
+    )
+
+
 def _judge(made: RunSoFar, size: int) -> GroupSpec:
     config = made.config
     policies = judging_policies(config, made.results, made.store)
     arguments = {
         "judges": config.judges,
-        "context": BackendContext(
-            policy_version=made.store.get,
-            model_version=partial(model_as_recorded, made.judge_models),
-            dtype=config.policy.dtype,
-            seed=config.seed,
-            chat=made.chat,
-        ),
+        "context": _context(made),
         "cache_dir": str(made.folder.judge_cache),
         "policies": policies,
         "seed": WorkerSeed((config.seed, "judge", made.epoch)),
@@ -187,6 +199,21 @@ def _train(made: RunSoFar, size: int) -> GroupSpec:
     return GroupSpec("train", TrainWorker, arguments, files=files, reports=frozenset({"update"}))
 
 
+def _role(name: str, made: RunSoFar, size: int) -> GroupSpec:
+    config, group = made.config, group_of(name)
+    role = config.roles[name]
+    arguments = {
+        "name": name,
+        "asking": role.asking(),
+        "context": _context(made),
+        "seed": WorkerSeed((config.seed, group, made.epoch)),
+        "threads": role.threads,
+        "shared_by": size,
+    }
+    files = group_files(config, group)
+    return GroupSpec(group, RoleWorker, arguments, files=files, reports=frozenset({"answer"}))
+
+
 _WORKERS: Mapping[str, Callable[[RunSoFar, int], GroupSpec]] = {
     "rollout": _rollout,
     "verify": _verify,
@@ -197,8 +224,8 @@ _WORKERS: Mapping[str, Callable[[RunSoFar, int], GroupSpec]] = {
 """The makers of the groups that `orchestrator.config.groups` outlines."""
 
 
-def _check_judges(cluster: Cluster, judge: Group, timeout_seconds: float) -> None:
-    """Let every judge worker ask its servers a trial question: one that does not answer is found before sampling."""
-    calls = [judge.submit("check", worker=i, label="trial question") for i in judge.ready()]
+def _check_answers(cluster: Cluster, group: Group, timeout_seconds: float) -> None:
+    """Let every worker ask its servers a trial question: one that does not answer is found before sampling."""
+    calls = [group.submit("check", worker=i, label="trial question") for i in group.ready()]
     for call in calls:
         cluster.result(call, timeout_seconds)

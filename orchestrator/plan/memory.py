@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.config.model_files import folder_of
+from orchestrator.config.roles import group_of
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import ResourceSettings
 from orchestrator.config.stages import Stage
@@ -38,6 +39,8 @@ def memory_of_run(config: RunConfig, model: ModelFacts, counts: TokenCounts) -> 
     }
     for group, name in _SHARES.items():
         parts[name] = parts.get(name, 0) + estimate.of_group(group)
+    if config.roles:
+        parts["roles"] = sum(estimate.of_group(group_of(name)) for name in config.roles)
     return parts
 
 
@@ -53,6 +56,7 @@ class _Estimate:
             "verify": (verify.workers, verify.resources),
             "grade": (verify.workers, verify.resources),
             "rollout": (config.rollout.workers, config.rollout.resources),
+            **{group_of(n): (r.workers, r.resources) for n, r in config.roles.items()},
         }
 
     def of_group(self, group: str) -> int:

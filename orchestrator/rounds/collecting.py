@@ -16,10 +16,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from orchestrator.config.run_config import strategies, strategy_index
+from orchestrator.config.sections import MixtureSettings
 from orchestrator.flow.fingerprint import input_digests
 from orchestrator.flow.shard_task import ShardTask, ShardWork, key_of, shard_tasks
 from orchestrator.flow.task import Summary, Task
 from orchestrator.flow.waiting import Patience
+from orchestrator.rounds.answering import answer_work, role_samples
 from orchestrator.rounds.context import RoundScope, Run
 from orchestrator.rounds.drawing import repair_prompts
 from orchestrator.rounds.judge_versions import judging_policies
@@ -50,6 +52,8 @@ def collect(scope: RoundScope, drawn: Drawn) -> Collected:
     check_collection(run, scope.index, counts, summaries)
     measured = measured_numbers(scope, summaries)
     kinds: list[ShardKind] = ["trajectories", "examples", "feedback"]
+    if scope.stage.role_samples is not None:
+        kinds.append("answers")
     if run.config.verifiers:
         kinds.append("verdicts")
     if run.groups.judge is not None:
@@ -108,7 +112,9 @@ def run_on_shards(
 
 def _work(scope: RoundScope) -> list[ShardWork]:
     run, config = scope.run, scope.run.config
-    work = [
+    share = scope.stage.role_samples
+    work = [] if share is None else [answer_work(scope, share)]
+    work.append(
         rollout_work(
             run,
             scope.policy,
@@ -117,8 +123,9 @@ def _work(scope: RoundScope) -> list[ShardWork]:
             prefix=f"r{scope.index}",
             strategy=strategy_index(config, scope.index),
             earlier=_earlier(scope),
+            share=share,
         )
-    ]
+    )
     before_prefer: list[str] = ["rollout"]
     if config.verifiers:
         settings = [*config.verifiers, config.feedback]
@@ -141,7 +148,7 @@ def _earlier(scope: RoundScope) -> tuple[EarlierSamples, ...]:
             policy=run.store.get(served[max(0, len(served) - 1 - share.rounds_ago)]),
             samples=share.samples,
         )
-        for share in scope.stage.mixture
+        for share in scope.stage.earlier
     )
 
 
@@ -154,8 +161,9 @@ def rollout_work(
     prefix: str,
     strategy: int = 0,
     earlier: tuple[EarlierSamples, ...] = (),
+    share: MixtureSettings | None = None,
 ) -> ShardWork:
-    """Sample a shard with `policy`, and with the earlier ones of a mixture."""
+    """Sample a shard with `policy`, and with the earlier ones of a mixture; a role's answers join their attempts."""
     files = group_files(run.config, "rollout", [policy])
     run.groups.rollout.restart_with(files, policy=policy)
     rollout = run.config.rollout.model_dump(
@@ -176,6 +184,7 @@ def rollout_work(
                 seed=run.config.seed,
                 strategy=strategy,
                 earlier=earlier,
+                role=role_samples(shard, share),
                 item_filter=item_filter,
             ),
         )
@@ -186,6 +195,8 @@ def rollout_work(
         method="sample",
         arguments=arguments,
         writes=("trajectories",),
+        reads=() if share is None else ("answers",),
+        after=() if share is None else ("answer",),
         input_digests=input_digests(
             [rollout, strategies(run.config)[strategy], samples, sampling, prefix, run.config.seed],
             policy,

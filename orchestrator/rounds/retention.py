@@ -70,7 +70,7 @@ def needed_policies(config: RunConfig, results: Sequence[RoundResult]) -> set[in
                 config, stage.training.reference, history[stage.first_round - 1 :]
             )
             wanted |= {part.version for part in plan.parts}
-            for share in stage.mixture:
+            for share in stage.earlier:
                 wanted.add(history[max(0, len(history) - 1 - share.rounds_ago)])
             wanted |= judges_of_coming_rounds(config, history)
     return {number for number in wanted if number >= 0}

@@ -30,7 +30,7 @@ from policies.storage.checksums import read_sealed
 from policies.storage.folder_names import numbered, numbered_folders
 
 ShardKind = Literal[
-    "trajectories", "verdicts", "judge_verdicts", "comparisons", "feedback", "examples"
+    "answers", "trajectories", "verdicts", "judge_verdicts", "comparisons", "feedback", "examples"
 ]
 SHARD_KINDS: tuple[ShardKind, ...] = get_args(ShardKind)
 """Kinds of shards, in the order in which they are made."""

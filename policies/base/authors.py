@@ -15,6 +15,8 @@ class Author(StrEnum):
     """The version that the attempt names sampled them, after the tokens that stand before them."""
     LOG = "log"
     """They were recorded elsewhere: a demonstration, an answer of a data set."""
+    ROLE = "role"
+    """A role of the config gave them: another model, asked by its name."""
     EDIT = "edit"
     """They are a change of another attempt, or were sampled after a prompt that the attempt does not show."""
 

@@ -146,6 +146,8 @@ class Trajectory(Record):
     only where there is one, so that the digests of records without it stay what they were; absent is empty."""
     author: AuthorField = Author.POLICY
     """Who wrote the policy turns; written only where it was not the policy."""
+    role: Annotated[str, BeforeValidator(lambda x: x or ""), Field(exclude_if=lambda x: not x)] = ""
+    """Name of the role that wrote them, where the author is one."""
     derived_from: str | None = Field(default=None, exclude_if=lambda x: x is None)
     """Id of the attempt that this one revises."""
 

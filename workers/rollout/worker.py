@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from policies.base.errors import RolloutError, boundary
 from policies.base.records import (
     Author,
     Ending,
+    Message,
     PolicyVersion,
     Prompt,
     Record,
@@ -25,6 +27,7 @@ from policies.base.records import (
     TrajectoryStatus,
     Turn,
 )
+from policies.base.role_answers import RoleAnswer
 from policies.storage.artifacts import Written, read_records, write_draft
 from workers.cluster.compute_threads import set_threads
 from workers.cluster.item_filter import WHOLE, ItemFilter
@@ -32,6 +35,8 @@ from workers.rollout.chat.chat_settings import ChatSettings
 from workers.rollout.chat.reasoning_steps import with_steps
 from workers.rollout.chat.thought_marks import with_thought_marks
 from workers.rollout.engine import RolloutEngine
+from workers.rollout.recorded_turns import Written as WrittenTurns
+from workers.rollout.recorded_turns import recorded_trajectory, write
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
 
 StepKind = Literal["turn", "line", "sentence"]
@@ -42,6 +47,14 @@ class EarlierSamples(Record):
     """Attempts that another policy makes at each prompt. Example: `EarlierSamples(policy=..., samples=2)`."""
 
     policy: PolicyVersion
+    samples: int
+
+
+class RoleSamples(Record):
+    """Answers of a role that become attempts. Example: `RoleSamples(answers_path="...", role="teacher", samples=2)`."""
+
+    answers_path: str
+    role: str
     samples: int
 
 
@@ -60,6 +73,8 @@ class ShardJob(Record):
     """Which of the worker's strategies."""
     earlier: tuple[EarlierSamples, ...] = ()
     """Further attempts by earlier policies; their sample indices follow those of `policy`."""
+    role: RoleSamples | None = None
+    """Answers that another model gave; their sample indices follow those of all policies."""
     item_filter: ItemFilter = WHOLE
     """Which prompts to sample."""
 
@@ -141,7 +156,9 @@ class RolloutWorker:
             ) + _not_sampled(job, prompts)
         place = {prompt.id: index for index, prompt in enumerate(prompts)}
         trajectories.sort(key=lambda t: (place[t.prompt_id], t.sample_index))
-        trajectories = [_sound(t) if t.author is not Author.LOG else t for t in trajectories]
+        trajectories = [
+            _sound(t) if t.author not in _WRITTEN_ELSEWHERE else t for t in trajectories
+        ]
         summary = summarize(trajectories)
         if job.item_filter.skip:
             summary["quarantined"] = len(job.item_filter.skip)
@@ -168,8 +185,44 @@ class RolloutWorker:
                 ),
                 self.engine,
             )
+        if job.role is not None:
+            self.load_policy(job.policy)  # beside which the role's answers stand
+            found += _of_role(job, job.role, prompts, self.engine)
         chat = self.engine.chat
         return [with_thought_marks(with_steps(t, chat, self.steps), chat) for t in found]
+
+
+def _of_role(
+    job: ShardJob, role: RoleSamples, prompts: Sequence[Prompt], engine: RolloutEngine
+) -> list[Trajectory]:
+    """The answers of a role as attempts, written on the policy's own tokens."""
+    asked = RolloutJob(
+        prompts=tuple(prompts),
+        samples_per_prompt=role.samples,
+        sampling=job.sampling,
+        scope=job.scope,
+        seed=job.seed,
+        first_sample=_num_sampled(job),
+    )
+    answers: dict[str, list[RoleAnswer]] = {}
+    for answer in read_records(Path(role.answers_path), RoleAnswer):
+        answers.setdefault(answer.prompt_id, []).append(answer)
+    found = []
+    for prompt in prompts:
+        for answer in answers.get(prompt.id, ()):
+            written: WrittenTurns = ((), (), answer.error)
+            if answer.text is not None:
+                said = [Message(role="assistant", content=answer.text)]
+                written = write(prompt, partial(list, said), engine, "keep")
+            index = asked.first_sample + answer.index
+            trajectory = recorded_trajectory(asked, prompt, index, written, engine)
+            update = {"author": Author.ROLE, "role": role.role}
+            found.append(trajectory.model_copy(update=update))
+    return found
+
+
+_WRITTEN_ELSEWHERE = (Author.LOG, Author.ROLE)
+"""Authors whose turns are no sampled ones: what holds for an engine's answers need not hold for them."""
 
 
 def _shares(job: ShardJob) -> list[tuple[PolicyVersion, int, int]]:
@@ -179,6 +232,15 @@ def _shares(job: ShardJob) -> list[tuple[PolicyVersion, int, int]]:
         _, samples, first = shares[-1]
         shares.append((each.policy, each.samples, first + samples))
     return shares
+
+
+def _share_of_role(job: ShardJob) -> list[tuple[PolicyVersion, int, int]]:
+    return [] if job.role is None else [(job.policy, job.role.samples, _num_sampled(job))]
+
+
+def _num_sampled(job: ShardJob) -> int:
+    """Attempts of all policies at one prompt."""
+    return sum(samples for _, samples, _ in _shares(job))
 
 
 def _not_sampled(job: ShardJob, prompts: Sequence[Prompt]) -> list[Trajectory]:
@@ -199,7 +261,7 @@ def _not_sampled(job: ShardJob, prompts: Sequence[Prompt]) -> list[Trajectory]:
         )
         for prompt in prompts
         if prompt.id in job.item_filter.skip
-        for policy, samples, first in _shares(job)
+        for policy, samples, first in _shares(job) + _share_of_role(job)
         for index in range(first, first + samples)
     ]
 

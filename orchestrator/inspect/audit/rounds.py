@@ -192,7 +192,7 @@ class RoundAudit:
         before = [served[i] for i in range(self.index) if i in served]
         if not before:
             return {0}
-        shares = self.config.stage_of(self.index).mixture if self.config else ()
+        shares = self.config.stage_of(self.index).earlier if self.config else ()
         earlier = {before[max(0, len(before) - 1 - share.rounds_ago)] for share in shares}
         result = self._result(Phase.ACCEPT, RoundResult)
         return {before[-1] if result is None else result.before} | earlier

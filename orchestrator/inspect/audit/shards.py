@@ -24,6 +24,7 @@ from policies.base.records import (
     TrajectoryStatus,
     Verdict,
 )
+from policies.base.role_answers import RoleAnswer
 from policies.examples.stored import is_sequence, read_examples
 from policies.storage.artifacts import (
     Marker,
@@ -35,6 +36,7 @@ from policies.storage.artifacts import (
 
 _RECORDS: dict[str, type[Record]] = {
     "prompts": Prompt,
+    "answers": RoleAnswer,
     "trajectories": Trajectory,
     "verdicts": Verdict,
     "judge_verdicts": Verdict,
@@ -43,6 +45,7 @@ _RECORDS: dict[str, type[Record]] = {
 }
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "prompts": ("id",),
+    "answers": ("id", "prompt_id"),
     "trajectories": (
         "id",
         "prompt_id",
@@ -249,7 +252,13 @@ class ShardAudit:
         self, path: Path, kind: str, rows: Sequence[Row], prompts: set[str] | None
     ) -> None:
         self._remember(kind, (_key(kind, row) for row in rows))
-        if kind == "trajectories":
+        if kind == "answers":
+            foreign = sorted({row["prompt_id"] for row in rows} - (prompts or set()))
+            self.report["sources"].expect(
+                prompts is None or not foreign,
+                f"{path} has answers to prompts that its shard has not: {foreign[:3]}",
+            )
+        elif kind == "trajectories":
             self._trajectories(path, rows, prompts)
         elif kind in ("verdicts", "judge_verdicts"):
             self._known(path, {row["trajectory_id"] for row in rows})

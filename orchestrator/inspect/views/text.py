@@ -113,7 +113,7 @@ def _example(
         if is_mixed:
             facts[side]["policy_version"] = sequence.policy_version
         if trajectory is not None and trajectory.author is not Author.POLICY:
-            facts[side] |= {"author": trajectory.author.value}
+            facts[side] |= {"author": trajectory.author.value, "role": trajectory.role}
             facts[side] |= {"derived_from": trajectory.derived_from}
         if trajectory is not None and is_conversation(trajectory):
             facts[side] |= _conversation(trajectory)
@@ -255,6 +255,7 @@ def _writer(facts: Mapping[str, Any], word: str = "version") -> str:
     if author == Author.POLICY:
         return f"{word} {facts['policy_version']}"
     origin = facts.get("derived_from")
+    author = facts.get("role") or author
     return f"{author}{'' if origin is None else f' of {one_line(origin)}'}"
 
 

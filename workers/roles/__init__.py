@@ -1,0 +1,1 @@
+"""Models that are asked by the name of their role."""
