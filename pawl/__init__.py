@@ -32,6 +32,7 @@ from policies.examples.kinds import (
     UnpairedExample,
 )
 from policies.examples.pairs import pair_of
+from policies.examples.scored_batch import TokenScores
 from policies.objectives.loss import (
     DifferenceLoss,
     Loss,
@@ -61,7 +62,16 @@ from workers.rollout.environment import Environment, Observation
 from workers.rollout.multi_turn.strategy import ConversationStrategy
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
 from workers.rollout.tool import Tool, ToolOutput, ToolSession
-from workers.training.engine import TrainingEngine, TrainingOptions, UpdateJob, UpdateOutcome
+from workers.training.checkpoints.trained_state import TrainedState
+from workers.training.engine import (
+    StepBatch,
+    StepEngine,
+    TrainingEngine,
+    TrainingOptions,
+    UpdateJob,
+    UpdateOutcome,
+)
+from workers.training.step_loss import StepLoss
 from workers.verify.answer_verifier import AnswerVerifier
 from workers.verify.verifier import Verifier
 
@@ -112,15 +122,20 @@ __all__ = [
     "RowSource",
     "Sampling",
     "ScoredGroup",
+    "StepBatch",
+    "StepEngine",
+    "StepLoss",
     "StepScore",
     "StepTensors",
     "SupervisedExample",
     "SupervisedLoss",
     "SupervisedTensors",
+    "TokenScores",
     "TokenSequence",
     "Tool",
     "ToolOutput",
     "ToolSession",
+    "TrainedState",
     "TrainingEngine",
     "TrainingOptions",
     "Trajectory",

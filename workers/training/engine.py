@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from policies.base.component import Component, Family
 from policies.base.requirements import Hosting, Requirements
 from policies.examples.kind import Example
+from policies.examples.scored_batch import TokenScores
 from policies.objectives.loss import Loss
 from workers.training.checkpoints.trained_state import TrainedState
 from workers.training.distributed.process_group import WorkerGroup
@@ -22,8 +23,6 @@ from workers.training.step_loss import StepLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from policies.objectives.logprobs import TokenScores
 
 
 class TrainingEngine(Component):

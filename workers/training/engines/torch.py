@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from policies.base.component import Component
 from policies.base.errors import ConfigurationError, explain
 from policies.examples.kind import Example
+from policies.examples.scored_batch import TokenScores
 from policies.objectives.loss import Loss
 from workers.training.checkpoints.trained_state import (
     TrainedState,
@@ -37,7 +38,6 @@ from workers.training.step_loss import StepLoss
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from policies.objectives.logprobs import TokenScores
 
 _NO_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
 """Names of parameters without weight decay, as in transformers 5's `Trainer.get_decay_parameter_names`."""
