@@ -35,6 +35,7 @@ from workers.training.batches.reference_logprobs import (
     check_mask,
     check_recorded,
     score_reference,
+    told,
 )
 from workers.training.checkpoints.candidate import check_candidate, check_finite
 from workers.training.checkpoints.optimizer_state import read_moments
@@ -263,11 +264,7 @@ def _scorer(engine: StepEngine, *, reference: bool) -> Scorer:
         tokens = {"input_ids": ids, "attention_mask": attention, "completion_mask": mask}
         return engine.logprobs(moved(tokens, engine.device), reference=reference)
 
-    return lambda sequences: (
-        scored_in_batches(
-            score, sequences, on_batch=lambda rows: report_progress(scored_sequences=rows)
-        ).per_token
-    )
+    return lambda sequences: scored_in_batches(score, sequences, on_batch=told).per_token
 
 
 def _go_on(engine: StepEngine, update: Update, start: Checkpoint | None) -> None:

@@ -111,7 +111,8 @@ def test_a_run_trains_with_a_file_of_ones_own_named_by_its_path(
         "loss": {"type": "dpo"},
         "reference": {"type": "refresh", "logprobs": "recompute"},
         "batch_size": 4,
-        "learning_rate": 0.5,
+        "epochs": 8,
+        "learning_rate": 5.0,
     }
     (tmp_path / "config.yaml").write_text(
         json.dumps(fake_tree(tmp_path, training=training, limits={"max_logprob_gap": 10.0}))
