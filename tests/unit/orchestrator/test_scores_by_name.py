@@ -258,6 +258,18 @@ def test_a_combiner_that_needs_a_source_that_does_not_measure_is_refused(tmp_pat
     RunConfig.model_validate(fake_tree(tmp_path, **changes))
 
 
+def test_tiers_that_would_leave_all_steps_without_a_score_are_refused(tmp_path: Path) -> None:
+    steps = [{"type": "format_rules", "must_match": ["[0-9]"], "level": "step"}]
+    changes: dict[str, Any] = {
+        "verifiers": [{"type": "numeric_match"}, *steps],
+        "feedback": {"combine": {"type": "tiers", "sources": ["numeric_match", "format_rules"]}},
+    }
+    with pytest.raises(ValueError, match="which does not grade steps as format_rules does"):
+        RunConfig.model_validate(fake_tree(tmp_path, **changes))
+    changes["feedback"]["combine"] = {"type": "mean"}
+    RunConfig.model_validate(fake_tree(tmp_path, **changes))
+
+
 def test_a_verifier_and_a_reward_model_in_tiers_train_and_tell_how_far_sources_are_apart(
     tmp_path: Path,
 ) -> None:
