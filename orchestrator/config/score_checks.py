@@ -48,7 +48,7 @@ def _raw(graders: Iterable[Verifier.Config | Judge.Config]) -> dict[str, bool]:
 
 def _levels(config: RunConfig) -> Iterator[str]:
     """Contradictions of steps and whole attempts, which are combined apart."""
-    graders = [*config.verifiers, *config.judges]
+    graders: list[Verifier.Config | Judge.Config] = [*config.verifiers, *config.judges]
     for level, what in (("trajectory", "whole attempts"), ("step", "steps")):
         sources = [grader.source for grader in graders if grader.level == level]
         missing = [name for name in config.feedback.combine.needs() if name not in sources]

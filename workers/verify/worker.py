@@ -56,7 +56,7 @@ class VerifyWorker:
         preferences: Sequence[PreferenceBuilder.Config] = (),
         weights: Mapping[str, float] | None = None,
         *,
-        measured: FeedbackSettings | None = None,
+        held_out: FeedbackSettings | None = None,
     ) -> None:
         """Take settings; processes start with the first trajectory.
 
@@ -65,9 +65,9 @@ class VerifyWorker:
             feedback: threshold and treatment of errors.
             preferences: builders by stage of the run; needed by `prefer` only.
             weights: share by source, judges included; verifiers' own weights where a source is left out.
-            measured: the same as `feedback` for held-out attempts; None takes it.
+            held_out: the same as `feedback` for held-out attempts; None takes it.
         """
-        self._feedback, self._measured = feedback, measured or feedback
+        self._feedback, self._held_out = feedback, held_out or feedback
         self._weights = {v.source: v.weight for v in verifiers} | dict(weights or {})
         self._verifiers = [IsolatedVerifier(config) for config in verifiers]
         self._builders: list[PreferenceBuilder] = [create(config) for config in preferences]
@@ -216,7 +216,7 @@ class VerifyWorker:
         """
         groups = self._groups(trajectories_path, prompts_path)
         verdicts = _read_all(Verdict, verdicts_path, judgement_path)
-        scored = self._score(groups, verdicts, (), self._measured)
+        scored = self._score(groups, verdicts, (), self._held_out)
         feedback = [f for group in scored for f in group.feedback]
         sampled = [
             t

@@ -120,9 +120,9 @@ def test_pairs_follow_raw_rewards_and_turn_around_with_the_sign_of_the_model(
         done = run(path, tmp_path / f"run{sign:g}")
         attempts = {t.id: t for t in records(done, Trajectory, "trajectories")}
         pairs = records(done, PreferencePair, "examples")
+        size = {i: len(t.completion) for i, t in attempts.items()}
         lengths[sign] = [
-            tuple(len(attempts[s.trajectory_id].completion) for s in (p.chosen, p.rejected))
-            for p in pairs
+            (size[p.chosen.trajectory_id], size[p.rejected.trajectory_id]) for p in pairs
         ]
         verdicts = records(done, Verdict, "judge_verdicts")
         assert all(v.raw and v.source == "brevity" for v in verdicts)
