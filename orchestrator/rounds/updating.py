@@ -15,7 +15,7 @@ from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.logprob_gap import must_recompute, was_forced
 from orchestrator.rounds.reuse import Reused, learning_rate_factor, reused_examples
 from orchestrator.rounds.scheduling import scheduler
-from orchestrator.rounds.training import DIVERGED, update_task
+from orchestrator.rounds.training import DIVERGED, OUTCOME, update_task
 from orchestrator.runs.events import EventKind
 from orchestrator.runs.phases import Collected, Trained
 from policies.base.errors import DivergenceError
@@ -91,7 +91,7 @@ def _timed(scope: RoundScope, job: UpdateJob, reused: Reused, number: int) -> Up
     found = flow.run([task])[task.key]
     if DIVERGED in found:
         raise DivergenceError(found[DIVERGED])
-    outcome = UpdateOutcome.model_validate(found)
+    outcome = UpdateOutcome.model_validate_json(found[OUTCOME])
     if clock := flow.clocks.get(task.name):  # else it was finished already
         scope.run.events.emit(
             EventKind.THROUGHPUT,
