@@ -46,7 +46,7 @@ def _raw(graders: Iterable[Verifier.Config | Judge.Config]) -> dict[str, bool]:
     return {grader.source: stated_requirements(grader).raw_scores for grader in graders}
 
 
-def _levels(config: RunConfig) -> Iterator[str]:
+def _levels(config: RunSections) -> Iterator[str]:
     """Contradictions of steps and whole attempts, which are combined apart."""
     graders: list[Verifier.Config | Judge.Config] = [*config.verifiers, *config.judges]
     for level, what in (("trajectory", "whole attempts"), ("step", "steps")):

@@ -14,12 +14,8 @@ from orchestrator.config.plug_ins.asked import objective_of, reference_plan
 from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.logprob_gap import must_recompute, was_forced
 from orchestrator.rounds.scheduling import scheduler
-<<<<<<< HEAD
-from orchestrator.rounds.training import DIVERGED, update_task
-from orchestrator.rounds.update_view import UpdateView, learning_rate_factor, view_of
-=======
 from orchestrator.rounds.training import DIVERGED, OUTCOME, update_task
->>>>>>> flow
+from orchestrator.rounds.update_view import UpdateView, learning_rate_factor, view_of
 from orchestrator.runs.events import EventKind
 from orchestrator.runs.phases import Collected, Trained
 from policies.base.errors import DivergenceError
