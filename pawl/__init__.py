@@ -35,6 +35,7 @@ from policies.examples.kinds import (
     UnpairedExample,
 )
 from policies.examples.pairs import pair_of
+from policies.examples.scored_batch import TokenScores
 from policies.objectives.loss import (
     DifferenceLoss,
     Loss,
@@ -68,7 +69,16 @@ from workers.rollout.strategy import RolloutJob, RolloutStrategy
 from workers.rollout.tool import Tool, ToolOutput, ToolSession
 from workers.scoring.combiner import Combiner, Scores
 from workers.scoring.metric import Metric
-from workers.training.engine import TrainingEngine, TrainingOptions, UpdateJob, UpdateOutcome
+from workers.training.checkpoints.trained_state import TrainedState
+from workers.training.engine import (
+    StepBatch,
+    StepEngine,
+    TrainingEngine,
+    TrainingOptions,
+    UpdateJob,
+    UpdateOutcome,
+)
+from workers.training.step_loss import StepLoss
 from workers.verify.answer_verifier import AnswerVerifier
 from workers.verify.verifier import Verifier
 
@@ -128,16 +138,21 @@ __all__ = [
     "Scores",
     "ScoringJudge",
     "SourceScore",
+    "StepBatch",
+    "StepEngine",
+    "StepLoss",
     "StepScore",
     "StepTensors",
     "SupervisedExample",
     "SupervisedLoss",
     "SupervisedTensors",
     "ToScore",
+    "TokenScores",
     "TokenSequence",
     "Tool",
     "ToolOutput",
     "ToolSession",
+    "TrainedState",
     "TrainingEngine",
     "TrainingOptions",
     "Trajectory",

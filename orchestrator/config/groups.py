@@ -47,7 +47,7 @@ def group_outlines(config: RunConfig) -> list[GroupOutline]:
         ("verify", "verify", verify.workers, verify.resources),
         ("train", "train", config.training.workers, config.training.resources),
     ]
-    if config.evaluation.verifiers is not None or config.evaluation.desirable_at is not None:
+    if config.evaluation.verifiers is not None:
         asked.insert(2, ("grade", "verify", verify.workers, verify.resources))
     if config.judges:
         asked.append(("judge", "judge", verify.judge_workers, verify.judge_resources))

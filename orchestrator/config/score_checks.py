@@ -31,6 +31,7 @@ def problems(config: RunSections, stages: Iterable[Stage]) -> Iterator[str]:
     if refused is not None:
         yield refused
         return
+    yield from _levels(config)
     raw = feedback.combine.gives_raw(sources)
     yield from _threshold(config, [name for name, is_raw in sources.items() if is_raw], raw=raw)
     for stage in stages:
@@ -43,6 +44,22 @@ def problems(config: RunSections, stages: Iterable[Stage]) -> Iterator[str]:
 def _raw(graders: Iterable[Verifier.Config | Judge.Config]) -> dict[str, bool]:
     """Sources by name, and whether their scores may be any finite number."""
     return {grader.source: stated_requirements(grader).raw_scores for grader in graders}
+
+
+def _levels(config: RunSections) -> Iterator[str]:
+    """Contradictions of steps and whole attempts, which are combined apart."""
+    graders: list[Verifier.Config | Judge.Config] = [*config.verifiers, *config.judges]
+    for level, what in (("trajectory", "whole attempts"), ("step", "steps")):
+        sources = [grader.source for grader in graders if grader.level == level]
+        missing = [name for name in config.feedback.combine.needs() if name not in sources]
+        if sources and missing:
+            yield explain(
+                f"feedback.combine gives no score without {missing[0]}, which does not grade {what} as "
+                f"{', '.join(sources)} does",
+                value=missing[0],
+                where="feedback.combine",
+                fix="use combine: {type: mean}, or give all of them one level",
+            )
 
 
 def _unknown_scale(name: str, sources: dict[str, bool]) -> str:

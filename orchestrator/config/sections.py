@@ -249,7 +249,7 @@ class TrainingSettings(TrainingOptions):
     engine: Annotated[Component.Config, TRAINING_ENGINES.field()] = Field(
         default_factory=lambda: TRAINING_ENGINES.parse("trl")
     )
-    """What applies the update: trl, or the shipped fake."""
+    """What applies the update: trl, torch, or the shipped fake."""
     loss: Annotated[Component.Config, LOSSES.field()] = Field(
         default_factory=lambda: LOSSES.parse("dpo")
     )

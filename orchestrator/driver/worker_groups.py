@@ -143,6 +143,7 @@ def _verify(made: RunSoFar, size: int) -> GroupSpec:
     arguments = {
         "verifiers": config.verifiers,
         "feedback": config.feedback,
+        "held_out": config.evaluation_feedback,
         "preferences": [stage.preferences for stage in config.resolved_stages],
         "weights": weights,
         "metrics": config.metrics,

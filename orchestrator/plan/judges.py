@@ -61,7 +61,10 @@ def _scoring(judge: Judge.Config, plan: Plan, index: int) -> None:
         return
     needs = requirements_of(judge)
     for model in needs.models:
-        add_model(plan, model, ("judge", judge.source), f"judges.{index}.{model.set_by}")
+        if model.name == POLICY:
+            plan.add("judge", f"{judge.source}: {_when(model.version)}")
+        else:
+            add_model(plan, model, ("judge", judge.source), f"judges.{index}.{model.set_by}")
     if not needs.models:
         plan.add("judge", f"{judge.source} is {judge.type}")
 

@@ -49,11 +49,14 @@ from workers.training.engine import ProcessGroup, UpdateJob, UpdateOutcome
 
 DIVERGED = "diverged"
 """In the summary of an update that was abandoned: the reason."""
+OUTCOME = "outcome"
+"""In the summary of an update: its `UpdateOutcome` without clocks, as text. A marker would lose the order of the
+metrics, and the journal has it."""
 
 
 @dataclass(kw_only=True, eq=False)
 class UpdateTask(Task):
-    """An update. Its summary is the `UpdateOutcome` without clocks, or says why it was abandoned (`DIVERGED`)."""
+    """An update. Its summary has its `OUTCOME`, or says why it was abandoned (`DIVERGED`)."""
 
     job: UpdateJob
     """With the places where its outputs lie afterwards."""
@@ -116,8 +119,8 @@ class UpdateTask(Task):
         self, attempt: Attempt, answer: UpdateOutcome, inputs: dict[str, str], guard: Guard
     ) -> Sequence[UpdateFiles]:
         self.timings = {name: v for name, v in answer.metrics.items() if "second" in name}
-        outcome = _without_clock(answer).model_dump(mode="json")
-        return [self._move(attempt, guard, inputs=inputs, summary=outcome)]
+        summary = {OUTCOME: _without_clock(answer).model_dump_json()}
+        return [self._move(attempt, guard, inputs=inputs, summary=summary)]
 
     def settled(self, attempt: Attempt, error: PawlError, guard: Guard) -> Summary | None:
         """Numbers that are not finite are an outcome: the round goes on with the log of the steps before."""

@@ -37,7 +37,7 @@ class UpdateFiles(Record):
     inputs: dict[str, str] = Field(default_factory=dict)
     """Digest of each thing that the update was made from. Empty: it left no weights, or an older Pawl made it."""
     summary: dict[str, JsonValue] = Field(default_factory=dict)
-    """The `UpdateOutcome`, without clocks."""
+    """Of its task."""
     seal: str = ""
     """sha256 of the rest of the record."""
 

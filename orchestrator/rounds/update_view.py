@@ -101,8 +101,8 @@ def rounds_to_replay(config: RunConfig, index: int) -> list[tuple[int, int]]:
     if replay is None:
         return []
     kind = config.builder_of(index).kind_name
-    window = ((age, index - age) for age in range(replay.rounds, 0, -1))
-    return [(age, r) for age, r in window if r > 0 and config.builder_of(r).kind_name == kind]
+    window = ((age, index - age) for age in range(min(replay.rounds, index - 1), 0, -1))
+    return [(age, r) for age, r in window if config.builder_of(r).kind_name == kind]
 
 
 def plan_replay(
@@ -137,11 +137,12 @@ def rounds_still_read(config: RunConfig, results: Sequence[RoundResult]) -> set[
     """Finished rounds whose examples a coming round may read."""
     last = results[-1].round
     wanted = set(rounds_to_reuse(config, results, last + 1, results[-1].after))
-    furthest = max(
-        (s.training.replay.rounds for s in config.resolved_stages if s.training.replay), default=0
-    )
-    for index in range(last + 1, min(config.rounds, last + furthest) + 1):
-        wanted |= {r for _, r in rounds_to_replay(config, index) if r <= last}
+    for (
+        stage
+    ) in config.resolved_stages:  # of a stage's coming rounds, the first reads furthest back
+        first = max(last + 1, stage.first_round)
+        if first <= min(stage.last_round, config.rounds):
+            wanted |= {r for _, r in rounds_to_replay(config, first) if r <= last}
     return wanted
 
 
@@ -157,7 +158,7 @@ def learning_rate_factor(scope: RoundScope) -> float:
 
 
 def _collected(scope: RoundScope, index: int) -> Collected | None:
-    """What an earlier round collected, where that were any examples."""
+    """Find what an earlier round collected; None without examples."""
     found = scope.run.journal.find(index, Phase.COLLECT, Collected)
     return found if found is not None and found.num_examples else None
 

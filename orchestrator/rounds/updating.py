@@ -14,7 +14,7 @@ from orchestrator.config.plug_ins.asked import objective_of, reference_plan
 from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.logprob_gap import must_recompute, was_forced
 from orchestrator.rounds.scheduling import scheduler
-from orchestrator.rounds.training import DIVERGED, update_task
+from orchestrator.rounds.training import DIVERGED, OUTCOME, update_task
 from orchestrator.rounds.update_view import UpdateView, learning_rate_factor, view_of
 from orchestrator.runs.events import EventKind
 from orchestrator.runs.phases import Collected, Trained
@@ -93,7 +93,7 @@ def _timed(scope: RoundScope, job: UpdateJob, view: UpdateView, number: int) -> 
     found = flow.run([task])[task.key]
     if DIVERGED in found:
         raise DivergenceError(found[DIVERGED])
-    outcome = UpdateOutcome.model_validate(found)
+    outcome = UpdateOutcome.model_validate_json(found[OUTCOME])
     if clock := flow.clocks.get(task.name):  # else it was finished already
         scope.run.events.emit(
             EventKind.THROUGHPUT,

@@ -136,7 +136,7 @@ class _Needed:
         """Take the journal, and the config as a tree: it may name plug-ins that are not here."""
         results = journal.results()
         self._round = len(results)
-        self._learned_again = _learned_again(results, config)
+        self._learned_again = learned_again(results, config)
         served = [r.after for r in results]
         self._accepted = next(
             (
@@ -165,7 +165,7 @@ class _Needed:
         return True
 
 
-def _learned_again(results: Sequence[RoundResult], config: Mapping[str, Any]) -> frozenset[int]:
+def learned_again(results: Sequence[RoundResult], config: Mapping[str, Any]) -> frozenset[int]:
     """Finished rounds whose examples may join a coming update: the serving version's, and those to be replayed."""
     sections = [config.get("training"), *(s.get("training") for s in config.get("stages") or ())]
     replays = [(section or {}).get("replay") or {} for section in sections]

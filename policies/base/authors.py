@@ -1,4 +1,4 @@
-"""Who wrote the policy turns of an attempt."""
+"""The author of an attempt's policy turns."""
 
 from __future__ import annotations
 

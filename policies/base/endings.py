@@ -1,4 +1,4 @@
-"""How turns and attempts end."""
+"""Endings of turns and attempts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scored batch: all that a loss sees of a microbatch, whatever the kind of its examples."""
+"""The scores of tokens, and the scored batch: all that a loss sees of a microbatch, whatever its kind of example."""
 
 from __future__ import annotations
 
@@ -8,6 +8,28 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Scores of a model for the next tokens of a batch; 0 wherever the mask is 0.
+
+    Everything is [N, T-1]: column t speaks of token t+1.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor | None = None
+    """Entropy of the distribution that the token was drawn from, in nats; no gradient."""
+    top1: Tensor | None = None
+    """Whether the token was the likeliest one. bool"""
+    mean_logits: Tensor | None = None
+    log_sum_squares: Tensor | None = None
+    """log of the sum of squared probabilities (for WPO); no gradient."""
+
+    @property
+    def sums(self) -> Tensor:
+        """Log-prob of each sequence's scored tokens. [N]"""
+        return self.log_probs.sum(dim=1)
 
 
 @dataclass(frozen=True)

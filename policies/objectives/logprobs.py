@@ -18,6 +18,7 @@ from torch import Tensor
 
 from policies.base.errors import PawlError, TrainingError, boundary
 from policies.examples.kinds import TokenSequence
+from policies.examples.scored_batch import TokenScores as TokenScores
 
 logger = logging.getLogger(__name__)
 
@@ -31,28 +32,6 @@ _COMPARED_TOKENS = 64
 """Most tokens of the sequence on which the two are compared."""
 _TOLERANCES = ((False, 1e-3), (True, 0.05))
 """Largest difference in nats that is rounding: in the weights' own format, and where a kernel refuses that, bf16."""
-
-
-@dataclass(frozen=True)
-class TokenScores:
-    """Scores of a model for the next tokens of a batch; 0 wherever the mask is 0.
-
-    Everything is [N, T-1]: column t speaks of token t+1.
-    """
-
-    log_probs: Tensor
-    entropy: Tensor | None = None
-    """Entropy of the distribution that the token was drawn from, in nats; no gradient."""
-    top1: Tensor | None = None
-    """Whether the token was the likeliest one. bool"""
-    mean_logits: Tensor | None = None
-    log_sum_squares: Tensor | None = None
-    """log of the sum of squared probabilities (for WPO); no gradient."""
-
-    @property
-    def sums(self) -> Tensor:
-        """Log-prob of each sequence's scored tokens. [N]"""
-        return self.log_probs.sum(dim=1)
 
 
 def token_scores(

@@ -30,7 +30,6 @@ LONG_SIGNATURES = {
     "workers/judge/worker.py: judge": "until calls are request records",
     "workers/rollout/strategies/independent.py: _trajectory": "until attempts have an author",
     "workers/scoring/aggregate.py: aggregate": "until scores are named and combined",
-    "workers/training/engines/trl.py: __init__": "until there is one procedure of an update",
     "workers/verify/worker.py: prefer": "until calls are request records",
 }
 """Functions with more parameters, each with its reason. This list may only shrink."""

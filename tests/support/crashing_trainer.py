@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal, cast
 
 from policies.base.errors import WorkerLostError, WorkerMemoryError
-from workers.training.engine import UpdateJob, UpdateOutcome
+from workers.training.engine import StepBatch
 from workers.training.engines.fake import FakeTrainingEngine
+from workers.training.step_loss import StepLoss
 
 
 class CrashingTrainer(FakeTrainingEngine):
@@ -27,16 +28,13 @@ class CrashingTrainer(FakeTrainingEngine):
         rank: int = 0
         """Which of several workers dies."""
 
-    def update(self, job: UpdateJob, examples: object) -> UpdateOutcome:
-        self.rank = 0 if job.process_group is None else job.process_group.rank
-        return super().update(job, examples)  # type: ignore[arg-type]
-
-    def _step(self, step: int, job: UpdateJob) -> dict[str, float]:
+    def forward_backward(self, batch: StepBatch, loss: StepLoss) -> dict[str, float]:
+        step, rank = batch.number, self.group.rank
         config = cast(CrashingTrainer.Config, self.config)
         notes = Path(config.notes)
         deaths = len(list(notes.glob("death-*")))
         if (
-            self.rank == config.rank
+            rank == config.rank
             and deaths < len(config.die_at)
             and step + 1 == config.die_at[deaths]
         ):
@@ -48,6 +46,6 @@ class CrashingTrainer(FakeTrainingEngine):
             if config.how == "memory":
                 raise WorkerMemoryError("train 0: its node ran out of memory")
             raise WorkerLostError("train 0: the worker died")
-        with (notes / f"steps-{self.rank}").open("a") as handle:
+        with (notes / f"steps-{rank}").open("a") as handle:
             handle.write(f"{step + 1}\n")
-        return super()._step(step, job)
+        return super().forward_backward(batch, loss)

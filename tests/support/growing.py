@@ -13,7 +13,7 @@ from pathlib import Path
 
 from policies.base.errors import PawlError
 from policies.examples.kinds import Example
-from workers.training.engine import UpdateJob, UpdateOutcome
+from workers.training.engine import UpdateJob
 from workers.training.engines.fake import FakeTrainingEngine
 
 VARIABLE = "PAWL_FAULT_GROWING_NUM_THREADS"
@@ -55,7 +55,7 @@ def verifier(prompt: object, completion: str, answer: object) -> bool:
 class Trainer(FakeTrainingEngine):
     """The fake one."""
 
-    def update(self, job: UpdateJob, examples: Sequence[Example]) -> UpdateOutcome:
-        """Make the update."""
+    def load(self, job: UpdateJob, examples: Sequence[Example]) -> dict[str, float]:
+        """Begin the update."""
         grow("trainer")
-        return super().update(job, examples)
+        return super().load(job, examples)

@@ -25,6 +25,7 @@ from tests.support.training_cases import (
 from workers.training.checkpoints.store import newest_step
 from workers.training.distributed.process_group import LOOPBACK, listen
 from workers.training.engine import AdapterSettings, ProcessGroup, UpdateJob
+from workers.training.update import run_update
 
 OPTIONS: dict[str, Any] = {"learning_rate": 1e-4, "epochs": 2, "group_timeout_seconds": 120.0}
 SHARDED = {"sharding": "fsdp", "workers": 2}
@@ -35,7 +36,9 @@ CASES: dict[str, tuple[str, str, AdapterSettings | None, dict[str, Any]]] = {
     "dpo_adapter": ("dpo", "pair", LORA, {}),
     "dpo_sharded": ("dpo", "pair", None, {**SHARDED, "micro_batch_size": 2, "checkpoint_steps": 2}),
     "dpo_adapter_sharded": ("dpo", "pair", LORA, SHARDED),
+    "dpo_torch": ("dpo", "pair", None, {"micro_batch_size": 2, "checkpoint_steps": 2}),
     "kto": ("kto", "unpaired", None, {}),
+    "kto_torch": ("kto", "unpaired", LORA, {}),
     "step_kto": ("step_kto", "steps", None, {"micro_batch_size": 2}),
     "sft": ("sft", "supervised", None, {}),
 }
@@ -57,7 +60,9 @@ def update(name: str, folder: Path, place: ProcessGroup | None, **changes: Any) 
         **changes,
     )
     examples = turn_singles() if kind == "steps" else examples_of(kind)
-    make_engine("trl", make_loss(loss), adapter, **{**OPTIONS, **options}).update(job, examples)
+    engine = "torch" if name.endswith("_torch") else "trl"
+    made = make_engine(engine, make_loss(loss), adapter, **{**OPTIONS, **options})
+    run_update(made, job, examples)
     return job
 
 

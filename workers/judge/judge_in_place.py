@@ -58,7 +58,7 @@ class JudgeInPlace:
 
     def serve(self, policy: PolicyVersion) -> None:
         """Judge with this version of the policy from now on."""
-        raise JudgeError(f"judge {self.config.source!r} runs on no version of the policy")
+        raise NotImplementedError
 
     def probe(self) -> Unavailable | None:
         """Tell why it could not judge now; None when it can."""
@@ -208,8 +208,11 @@ class AskingInPlace(JudgeInPlace):
 class ScoringInPlace(JudgeInPlace):
     """One judge that computes its scores, with what it loaded for it."""
 
-    def __init__(self, config: Judge.Config, context: BackendContext) -> None:
+    def __init__(
+        self, config: Judge.Config, context: BackendContext, policy: PolicyVersion | None
+    ) -> None:
         super().__init__(config)
+        self.policy = policy
         with boundary(JudgeError, f"judge {config.source!r} could not start"):
             judge: object = create(config, context=context)
             if not isinstance(judge, ScoringJudge):
@@ -221,6 +224,8 @@ class ScoringInPlace(JudgeInPlace):
                         fix="let its class inherit AskingJudge (with a backend) or ScoringJudge",
                     )
                 )
+            if policy is not None:
+                judge.serve(policy)
             judge.start()
             self.judge, self._scoring = judge, judge
             self.identity = judge.identity()
@@ -228,6 +233,10 @@ class ScoringInPlace(JudgeInPlace):
     @property
     def usage(self) -> Counter[str]:
         return self._scoring.usage
+
+    def serve(self, policy: PolicyVersion) -> None:
+        self._scoring.serve(policy)
+        self.policy, self.identity = policy, self._scoring.identity()
 
 
 def started_backend(

@@ -10,7 +10,7 @@ from policies.base.attempt_answer import answer_of
 from policies.base.bounds import MAX_SCORE
 from policies.base.component_walk import stated_requirements
 from policies.base.errors import JudgeError, PawlError, boundary, explain
-from policies.base.records import Message, Prompt, Trajectory, Verdict, VerdictStatus
+from policies.base.records import Message, PolicyVersion, Prompt, Trajectory, Verdict, VerdictStatus
 from workers.judge.judge import BackendContext, Judge, JudgeJob, Judgement
 from workers.judge.parse import cleaned
 
@@ -43,6 +43,14 @@ class ScoringJudge(Judge):
         self.context = context
         self.usage: Counter[str] = Counter()
         """The cost so far: `calls`, `prompt_tokens`; whatever it counts here reaches the metrics of the judge."""
+
+    def serve(self, policy: PolicyVersion) -> None:
+        """Score with this version of the run's policy from now on; asked where `requires()` names the policy.
+
+        Raises:
+            JudgeError: it cannot be loaded.
+        """
+        raise JudgeError(f"judge {self.config.source!r} runs on no version of the policy")
 
     def start(self) -> None:
         """Load what scores; called once, before the first attempt."""

@@ -85,7 +85,7 @@ class JudgeWorker:
         for config in judges:
             policy = policies.get(config.source)
             if not isinstance(config, AskingJudge.Config):
-                self._judges.append(ScoringInPlace(config, context))
+                self._judges.append(ScoringInPlace(config, context, policy))
                 continue
             key = config.backend.model_dump_json()
             if key not in backends:

@@ -79,18 +79,17 @@ class _Scoring:
     ) -> ScoredGroup:
         """The attempts at a prompt with their feedback."""
         reasons: dict[str, str | None] = {}
+        said: dict[str, Scores] = {}
         for trajectory in trajectories:
             # A verdict on a span is a step score: it says nothing of the outcome, nor does its failure.
             on_outcome = [v for v in by_trajectory[trajectory.id] if v.span is None]
-            reasons[trajectory.id] = _reason_to_leave_out(on_outcome, self._settings)
+            reason = _reason_to_leave_out(on_outcome, self._settings)
             if trajectory.status is TrajectoryStatus.ERROR:
-                reasons[trajectory.id] = "rollout_error"
-        usable = [t.id for t in trajectories if reasons[t.id] is None]
-        outcome = [
-            scores_by_source((v for v in by_trajectory[i] if v.span is None), self._weights)
-            for i in usable
-        ]
-        scores = dict(zip(usable, self._combined(outcome), strict=True))
+                reason = "rollout_error"
+            reasons[trajectory.id] = reason
+            if reason is None:
+                said[trajectory.id] = scores_by_source(on_outcome, self._weights)
+        scores = dict(zip(said, self._combined(list(said.values())), strict=True))
         reasons |= {i: "not_combined" for i, score in scores.items() if score is None}
         steps = self._step_scores(by_trajectory)
         return ScoredGroup(

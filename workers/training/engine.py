@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from policies.base.component import Component, Family
+from policies.base.errors import ConfigurationError
 from policies.base.requirements import Hosting, Requirements
 from policies.examples.kind import Example
+from policies.examples.scored_batch import TokenScores
 from policies.objectives.loss import Loss
 from workers.training.checkpoints.trained_state import TrainedState
 from workers.training.distributed.process_group import WorkerGroup
@@ -18,12 +20,11 @@ from workers.training.job import ProcessGroup as ProcessGroup
 from workers.training.job import TrainingOptions as TrainingOptions
 from workers.training.job import UpdateJob as UpdateJob
 from workers.training.job import UpdateOutcome as UpdateOutcome
+from workers.training.refusals import refused_because
 from workers.training.step_loss import StepLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from policies.objectives.logprobs import TokenScores
 
 
 class TrainingEngine(Component):
@@ -45,6 +46,9 @@ class TrainingEngine(Component):
         self.loss = loss
         self.options = options
         self.adapter = adapter
+        refused = self.refused(loss, options, adapter)
+        if refused is not None:
+            raise ConfigurationError(refused)
 
     @classmethod
     def usual_requirements(cls, config: Component.Config) -> Requirements:
@@ -96,6 +100,12 @@ class StepEngine(TrainingEngine):
     """Sequences that it scores before training, to compare its log-probs with the sampler's."""
     group: WorkerGroup = WorkerGroup()
     """The workers that make the update together; set by `load`."""
+
+    @classmethod
+    def refused(
+        cls, loss: Loss, options: TrainingOptions, adapter: AdapterSettings | None
+    ) -> str | None:
+        return None if cls.scripted else refused_because(loss, options, adapter)
 
     def load(self, job: UpdateJob, examples: Sequence[Example]) -> dict[str, float]:
         """Load the policy that training starts from; `examples` are all of the update's.

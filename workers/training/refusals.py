@@ -10,7 +10,7 @@ from workers.training.job import AdapterSettings, TrainingOptions
 def refused_because(
     loss: Loss, options: TrainingOptions, adapter: AdapterSettings | None
 ) -> str | None:
-    """Tell why the trl engine cannot train with these settings, or None."""
+    """Tell why no engine that computes can train with these settings, or None."""
     return _loss(loss) or _sizes(options) or _routers(options) or _optimizer(options, adapter)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from policies.objectives.loss import Loss, ScoredBatch
+from policies.examples.scored_batch import ScoredBatch, TokenScores
+from policies.objectives.loss import Loss
 from workers.cluster.heartbeat import report_progress
 from workers.training.batches.scored import scored_batch, step_logratios, step_tensors
 from workers.training.distributed.process_group import WorkerGroup
@@ -15,10 +16,9 @@ from workers.training.whole_step import reference_point, values_of_step
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from policies.objectives.logprobs import TokenScores
     from workers.training.batches.collate import Collator
 
-Score = Callable[[Mapping[str, Any]], "TokenScores"]
+Score = Callable[[Mapping[str, Any]], TokenScores]
 """Scores the tokens of a microbatch without gradient."""
 Prepare = Callable[[dict[str, Any]], dict[str, Any]]
 """Puts the tensors of a microbatch on the model's device."""

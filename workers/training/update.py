@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from policies.base.errors import TrainingError, boundary
 from policies.base.seeds import derive_seed
 from policies.examples.kind import Example, TokenSequence
+from policies.examples.scored_batch import TokenScores
 from policies.objectives.loss import ReferencedLoss
 from workers.cluster.heartbeat import report_progress
 from workers.training.batches.plan import (
@@ -34,6 +35,7 @@ from workers.training.batches.reference_logprobs import (
     check_mask,
     check_recorded,
     score_reference,
+    told,
 )
 from workers.training.checkpoints.candidate import check_candidate, check_finite
 from workers.training.checkpoints.optimizer_state import read_moments
@@ -51,7 +53,6 @@ from workers.training.step_loss import Objective, StepLoss
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from policies.objectives.logprobs import TokenScores
     from workers.training.batches.collate import Collator
 
 
@@ -92,7 +93,7 @@ class Update:
     """With the masks that they are trained with."""
     dropped: dict[str, int]
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long the parts of the update took, by name."""
+    """That the parts of the update took, by name."""
     _mark: float = field(default_factory=time.perf_counter)
 
     def lap(self, name: str) -> None:
@@ -188,7 +189,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an update is."""
+    """Place that an update has come to."""
 
     checkpoints: Checkpoints
     start: Checkpoint | None
@@ -263,11 +264,7 @@ def _scorer(engine: StepEngine, *, reference: bool) -> Scorer:
         tokens = {"input_ids": ids, "attention_mask": attention, "completion_mask": mask}
         return engine.logprobs(moved(tokens, engine.device), reference=reference)
 
-    return lambda sequences: (
-        scored_in_batches(
-            score, sequences, on_batch=lambda rows: report_progress(scored_sequences=rows)
-        ).per_token
-    )
+    return lambda sequences: scored_in_batches(score, sequences, on_batch=told).per_token
 
 
 def _go_on(engine: StepEngine, update: Update, start: Checkpoint | None) -> None:

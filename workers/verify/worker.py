@@ -56,6 +56,8 @@ class VerifyWorker:
         feedback: FeedbackSettings,
         preferences: Sequence[PreferenceBuilder.Config] = (),
         weights: Mapping[str, float] | None = None,
+        *,
+        held_out: FeedbackSettings | None = None,
         metrics: Sequence[Metric.Config] = (),
     ) -> None:
         """Take settings; processes start with the first trajectory.
@@ -65,9 +67,10 @@ class VerifyWorker:
             feedback: threshold and treatment of errors.
             preferences: builders by stage of the run; needed by `prefer` only.
             weights: share by source, judges included; verifiers' own weights where a source is left out.
+            held_out: the same as `feedback` for held-out attempts; None takes it.
             metrics: what is measured of scored attempts besides.
         """
-        self._feedback = feedback
+        self._feedback, self._held_out = feedback, held_out or feedback
         self._weights = {v.source: v.weight for v in verifiers} | dict(weights or {})
         self._verifiers = [IsolatedVerifier(config) for config in verifiers]
         self._builders: list[PreferenceBuilder] = [create(config) for config in preferences]
@@ -216,7 +219,8 @@ class VerifyWorker:
         graded and wrong; what nothing graded (`unusable`) is our failure, and is kept apart.
         """
         groups = self._groups(trajectories_path, prompts_path)
-        scored = self._score(groups, _read_all(Verdict, verdicts_path, judgement_path), ())
+        verdicts = _read_all(Verdict, verdicts_path, judgement_path)
+        scored = self._score(groups, verdicts, (), self._held_out)
         feedback = [f for group in scored for f in group.feedback]
         sampled = [
             t
@@ -277,6 +281,7 @@ class VerifyWorker:
         groups: Sequence[tuple[Prompt, Sequence[Trajectory]]],
         verdicts: Sequence[Verdict],
         comparisons: Sequence[Comparison],
+        feedback: FeedbackSettings | None = None,
     ) -> list[ScoredGroup]:
         prompt_of = {t.id: prompt.id for prompt, trajectories in groups for t in trajectories}
         verdicts_of: dict[str, list[Verdict]] = {prompt.id: [] for prompt, _ in groups}
@@ -291,7 +296,7 @@ class VerifyWorker:
                 trajectories,
                 verdicts_of[prompt.id],
                 comparisons_of[prompt.id],
-                self._feedback,
+                feedback or self._feedback,
                 self._weights,
             )
             for prompt, trajectories in groups

@@ -250,7 +250,7 @@ def summary_text(folder: RunFolder, index: int) -> str:
 
 
 def _writer(facts: Mapping[str, Any], word: str = "version") -> str:
-    """Who wrote an attempt: a version of the policy, a log, or an edit with what it revises."""
+    """Name who wrote an attempt: a version of the policy, a log, or an edit with what it revises."""
     author = facts.get("author") or Author.POLICY
     if author == Author.POLICY:
         return f"{word} {facts['policy_version']}"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
+from orchestrator.config.run_config import RunConfig
 from orchestrator.driver.launch import run_experiment
 from orchestrator.inspect.audit.run import audit
 from orchestrator.inspect.views.trace import trace
@@ -18,7 +21,7 @@ from orchestrator.runs.report import write_report
 from orchestrator.runs.state import results_of, stream, stream_examples
 from policies.base.records import Author, Trajectory
 from policies.examples.kinds import PreferencePair
-from tests.support.fake_runs import arithmetic, fake_config
+from tests.support.fake_runs import arithmetic, fake_config, fake_tree
 
 
 def finished(tmp_path: Path, **changes: Any) -> RunFolder:
@@ -125,3 +128,17 @@ def test_strategies_that_do_not_measure_the_policy_are_refused_for_held_out_prom
         rollout = {"engine": {"type": "fake"}, "strategy": {"type": name}}
         with pytest.raises(ValueError, match="the policy would not be measured"):
             fake_config(tmp_path, rollout=rollout)
+
+
+def test_the_examples_of_the_documentation_can_be_pasted(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs/learning-data.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        tree = fake_tree(tmp_path)
+        for section, values in yaml.safe_load(block).items():
+            old = tree.get(section)
+            tree[section] = (
+                {**old, **values} if isinstance(old, dict) and isinstance(values, dict) else values
+            )
+        RunConfig.model_validate(tree)

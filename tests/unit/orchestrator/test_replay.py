@@ -19,11 +19,13 @@ from orchestrator.inspect.audit.earlier_examples import check_reuse
 from orchestrator.inspect.audit.run import audit
 from orchestrator.inspect.views.learned_in import learned_in
 from orchestrator.inspect.views.trace import trace
-from orchestrator.rounds.update_view import taken_positions
+from orchestrator.rounds.update_view import rounds_still_read, taken_positions
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.journal import Journal
 from orchestrator.runs.phases import Collected, Phase, Trained
 from orchestrator.runs.state import results_of, stream_examples
+from orchestrator.storage.fetch import learned_again
+from policies.base.records import RoundResult, RoundStatus
 from policies.storage.artifacts import marker_path
 from policies.storage.policy_store import PolicyStore
 from tests.support.cut_journals import cut_journal
@@ -250,3 +252,41 @@ def test_verify_finds_a_replay_that_the_journal_does_not_bear_out(
     check = Report()["training"]
     check_reuse(settings, entries, check)
     assert not check.problems
+
+
+def test_a_fetched_run_has_what_a_coming_round_reads() -> None:
+    def result(index: int, before: int, after: int) -> RoundResult:
+        return RoundResult(
+            round=index, status=RoundStatus.KEPT, before=before, after=after, reference=""
+        )
+
+    accepted = [result(i, max(i - 1, 0), i) for i in range(6)]
+    assert not learned_again(accepted, {})
+    assert learned_again(accepted, {"training": {"replay": {"rounds": 2}}}) == {4, 5}
+    late = {
+        "training": {},
+        "stages": [{"training": None}, {"training": {"replay": {"share": 0.5}}}],
+    }
+    assert learned_again(accepted, late) == {5}
+    rejected = [*accepted[:3], result(3, 2, 2), result(4, 2, 2)]
+    assert learned_again(rejected, {}) == {3, 4}
+
+
+def test_retention_looks_ahead_to_the_stages_that_come(tmp_path: Path) -> None:
+    late = {"name": "late", "training": {"replay": {"rounds": 3, "share": 0.4}}}
+    settings = config(
+        tmp_path,
+        rounds=6,
+        stages=[{"name": "early", "rounds": 3}, late],
+        training={"engine": {"type": "fake"}},
+    )
+    finished = [
+        RoundResult(round=i, status=RoundStatus.KEPT, before=max(i - 1, 0), after=i, reference="")
+        for i in range(3)
+    ]
+    assert rounds_still_read(settings, finished) == {1, 2}
+    more = [
+        finished[-1].model_copy(update={"round": i, "before": i - 1, "after": i}) for i in (3, 4, 5)
+    ]
+    assert rounds_still_read(settings, [*finished, *more[:2]]) == {2, 3, 4}
+    assert rounds_still_read(settings, [*finished, *more]) == {3, 4, 5}

@@ -29,6 +29,7 @@ from policies.base.requirements import ModelRequirement, Requirements
 from policies.plug_ins.stand_ins import is_stand_in
 from policies.storage.fake_model import write_fake_model
 from tests.support.fake_runs import fake_tree
+from workers.judge.judge import AskingJudge
 from workers.verify.isolated_verifier import IsolatedVerifier
 from workers.verify.probe import probe_attempts
 
@@ -134,10 +135,17 @@ def judged(tmp_path: Path) -> RunConfig:
     return loaded(tmp_path, judges=judges, verify={"judge_workers": 2})
 
 
+def backend_of(config: RunConfig) -> Component.Config:
+    """The backend of the only judge."""
+    judge = config.judges[0]
+    assert isinstance(judge, AskingJudge.Config)
+    return judge.backend
+
+
 def test_the_plan_counts_the_memory_of_a_model_that_a_plug_in_loads(
     judged: RunConfig, tmp_path: Path
 ) -> None:
-    assert is_stand_in(judged.judges[0].backend), "its class is not imported here"
+    assert is_stand_in(backend_of(judged)), "its class is not imported here"
     plan = planned(judged, tmp_path)
     assert "judges 7.0 GB" in found(plan, "memory")  # two workers with 3 GB and 0.5 GB each
     assert f"rubric is the model {tmp_path / 'reward'}" in found(plan, "judge")
@@ -254,4 +262,4 @@ def test_a_component_is_found_before_those_in_its_settings(judged: RunConfig) ->
     assert places == [(0,), (0, "backend")]
     (model,) = requirements_of(judged.judges[0]).models
     assert model.set_by == "backend.weights"
-    assert issubclass(type(judged.judges[0].backend), Component.Config)
+    assert issubclass(type(backend_of(judged)), Component.Config)

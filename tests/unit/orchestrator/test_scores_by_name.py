@@ -120,9 +120,9 @@ def test_pairs_follow_raw_rewards_and_turn_around_with_the_sign_of_the_model(
         done = run(path, tmp_path / f"run{sign:g}")
         attempts = {t.id: t for t in records(done, Trajectory, "trajectories")}
         pairs = records(done, PreferencePair, "examples")
+        size = {i: len(t.completion) for i, t in attempts.items()}
         lengths[sign] = [
-            tuple(len(attempts[s.trajectory_id].completion) for s in (p.chosen, p.rejected))
-            for p in pairs
+            (size[p.chosen.trajectory_id], size[p.rejected.trajectory_id]) for p in pairs
         ]
         verdicts = records(done, Verdict, "judge_verdicts")
         assert all(v.raw and v.source == "brevity" for v in verdicts)
@@ -255,6 +255,18 @@ def test_a_combiner_that_needs_a_source_that_does_not_measure_is_refused(tmp_pat
     with pytest.raises(ValueError, match="gives no score without fake_reward"):
         RunConfig.model_validate(fake_tree(tmp_path, **changes))
     changes["feedback"]["combine"]["sources"].reverse()
+    RunConfig.model_validate(fake_tree(tmp_path, **changes))
+
+
+def test_tiers_that_would_leave_all_steps_without_a_score_are_refused(tmp_path: Path) -> None:
+    steps = [{"type": "format_rules", "must_match": ["[0-9]"], "level": "step"}]
+    changes: dict[str, Any] = {
+        "verifiers": [{"type": "numeric_match"}, *steps],
+        "feedback": {"combine": {"type": "tiers", "sources": ["numeric_match", "format_rules"]}},
+    }
+    with pytest.raises(ValueError, match="which does not grade steps as format_rules does"):
+        RunConfig.model_validate(fake_tree(tmp_path, **changes))
+    changes["feedback"]["combine"] = {"type": "mean"}
     RunConfig.model_validate(fake_tree(tmp_path, **changes))
 
 

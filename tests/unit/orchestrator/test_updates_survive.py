@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.driver.launch import RunSummary, resume_experiment, run_experiment
-from orchestrator.runs.events import EventKind, read_events
+from orchestrator.runs.events import Event, EventKind, read_events
 from orchestrator.runs.folder import RunFolder
 from policies.base.errors import TrainingError, WorkerMemoryError
 from policies.base.records import RoundStatus
@@ -98,6 +98,24 @@ def test_a_resumed_run_goes_on_inside_the_update_that_its_driver_left(tmp_path: 
     resume_experiment(RunFolder(tmp_path / "cut"))
     assert left(tmp_path / "cut") == left(tmp_path / "whole")
     assert steps_made(tmp_path, "cut") == [1, 2, 3, 4, 5, *steps_made(tmp_path, "whole")[4:]]
+
+
+def test_an_update_that_was_committed_is_not_made_again_when_its_driver_dies_before_the_journal(
+    tmp_path: Path,
+) -> None:
+    def die(event: Event) -> None:
+        if (event.kind, event.phase) == (EventKind.THROUGHPUT, "train"):
+            raise KeyboardInterrupt
+
+    run(tmp_path, "whole")
+    config = settings(tmp_path, "cut")
+    folder = RunFolder(tmp_path / "cut")
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config, folder, source="", observers=[die])
+    assert folder.round(1).candidate.exists()
+    resume_experiment(folder)
+    assert steps_made(tmp_path, "cut") == steps_made(tmp_path, "whole")
+    assert left(tmp_path / "cut") == left(tmp_path / "whole")
 
 
 def test_a_round_that_diverges_is_abandoned_and_the_next_one_goes_on(tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ def test_an_attempt_of_the_policy_without_log_probs_is_refused() -> None:
     with pytest.raises(ValueError, match="no log-probs"):
         attempt("56", turns=(UNKNOWN,))
     with pytest.raises(ValueError, match="1 log-probs, expected 2"):
-        Turn(role="policy", token_ids=(1, 2), text="", logprobs=(-1.0,), stop_reason="stop")
+        Turn(
+            role="policy", token_ids=(1, 2), text="", logprobs=(-1.0,), stop_reason=StopReason.STOP
+        )
 
 
 def test_log_probs_of_another_author_never_reach_the_trainer() -> None:

@@ -93,7 +93,12 @@ def test_the_minimum_and_the_product_of_all_sources() -> None:
 
 def test_a_veto_scores_nothing_whatever_the_others_say() -> None:
     combine = {"type": "veto", "sources": {"form": 0.5}}
-    rows = [{"form": 0.4, "right": 1.0}, {"form": 0.5, "right": 0.75}, {"right": 0.25}, {"form": 1}]
+    rows: list[dict[str, float]] = [
+        {"form": 0.4, "right": 1.0},
+        {"form": 0.5, "right": 0.75},
+        {"right": 0.25},
+        {"form": 1},
+    ]
     assert usable(scored(rows, combine=combine)) == [0.0, 0.75, 0.25, 1.0]
 
 

@@ -94,9 +94,8 @@ def test_what_others_wrote_is_scored_anew_though_the_policy_served_then(
         [own, foreign],
         [],
         sampled=[own, foreign],
-        policy_model=model,
+        policy=scorer(model, "fp32"),
         load_reference=lambda: pytest.fail("the reference is the policy"),
-        precision="fp32",
         probe=9,
         group=WorkerGroup(),
     )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from policies.base.attempt_answer import written_by
 from policies.base.bounds import MAX_COUNT, MAX_TOKENS
-from policies.base.errors import JudgeError, boundary
+from policies.base.errors import ConfigurationError, JudgeError, boundary, explain
 from policies.base.records import Trajectory
-from policies.base.requirements import ModelRequirement, Requirements
+from policies.base.requirements import POLICY, ModelRequirement, Requirements
 from workers.judge.judge import BackendContext, Judge
 from workers.judge.scoring_judge import ScoringJudge, ToScore
 from workers.judge.sequence_classifier import SequenceClassifier
@@ -41,6 +41,15 @@ class RewardModel(ScoringJudge):
         """Number format of its weights; null takes the policy's."""
         trust_remote_code: bool = False
         """Run Python code that comes with the model. Off unless you have read that code."""
+
+        @model_validator(mode="after")
+        def _is_no_policy(self) -> Self:
+            if self.model == POLICY:
+                what = "the policy is no sequence classifier"
+                where = f"model of judge {self.source!r}"
+                fix = "name a reward model"
+                raise ConfigurationError(explain(what, value=self.model, where=where, fix=fix))
+            return self
 
         def requires(self) -> Requirements:
             """The model, one copy in each judge worker."""

@@ -78,13 +78,13 @@ def scorer(model: Any, precision: str) -> Scorer:
     from policies.objectives.logprobs import sequence_logprobs
 
     return lambda sequences: (
-        sequence_logprobs(
-            model,
-            sequences,
-            precision=precision,
-            on_batch=lambda rows: report_progress(scored_sequences=rows),
-        ).per_token
+        sequence_logprobs(model, sequences, precision=precision, on_batch=told).per_token
     )
+
+
+def told(rows: int) -> None:
+    """Report sequences that were scored."""
+    report_progress(scored_sequences=rows)
 
 
 def _once_each(

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policies.base.component import Component
-from policies.base.errors import ConfigurationError, explain
+from policies.base.errors import explain
 from policies.examples.kind import Example
+from policies.examples.scored_batch import TokenScores
 from policies.objectives.loss import Loss
 from workers.training.checkpoints.trained_state import (
     TrainedState,
@@ -30,14 +31,12 @@ from workers.training.local_model import (
     set_for_training,
 )
 from workers.training.memory import patient_threads
-from workers.training.refusals import refused_because
 from workers.training.router_loss import router_loss, routers_recorded
 from workers.training.step_loss import StepLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from policies.objectives.logprobs import TokenScores
 
 _NO_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
 """Names of parameters without weight decay, as in transformers 5's `Trainer.get_decay_parameter_names`."""
@@ -51,18 +50,8 @@ class TorchEngine(StepEngine):
 
     config: Config
 
-    def __init__(
-        self,
-        config: Component.Config,
-        *,
-        loss: Loss,
-        options: TrainingOptions,
-        adapter: AdapterSettings | None,
-    ) -> None:
-        super().__init__(config, loss=loss, options=options, adapter=adapter)
-        refused = self.refused(loss, options, adapter)
-        if refused is not None:
-            raise ConfigurationError(refused)
+    def __init__(self, config: Component.Config, **given: Any) -> None:
+        super().__init__(config, **given)
         patient_threads()
         self.probe_sequences = self.config.probe_sequences
         self._open = contextlib.ExitStack()
@@ -79,7 +68,7 @@ class TorchEngine(StepEngine):
                 where="training.sharding and training.engine",
                 fix="set training.sharding to none, or training.engine to trl",
             )
-        return refused_because(loss, options, adapter)
+        return super().refused(loss, options, adapter)
 
     def load(self, job: UpdateJob, examples: Sequence[Example]) -> dict[str, float]:
         import torch

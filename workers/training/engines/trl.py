@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.base.component import Component
-from policies.base.errors import ConfigurationError, TrainingError, boundary
+from policies.base.errors import TrainingError, boundary
 from policies.base.requirements import Requirements
 from policies.examples.kinds import Example
 from policies.objectives.loss import Loss, PairLoss, UnpairedLoss
@@ -63,18 +63,8 @@ class TRLEngine(TrainingEngine):
 
     config: Config
 
-    def __init__(
-        self,
-        config: Component.Config,
-        *,
-        loss: Loss,
-        options: TrainingOptions,
-        adapter: AdapterSettings | None,
-    ) -> None:
-        super().__init__(config, loss=loss, options=options, adapter=adapter)
-        refused = self.refused(loss, options, adapter)
-        if refused is not None:
-            raise ConfigurationError(refused)
+    def __init__(self, config: Component.Config, **given: Any) -> None:
+        super().__init__(config, **given)
         patient_threads()
 
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from policies.examples.scored_batch import TokenScores
 from policies.objectives.loss import PairLoss, UnpairedLoss
 from workers.cluster.heartbeat import report_progress
 from workers.training.step_loss import StepLoss
@@ -17,8 +18,6 @@ from workers.training.trl_parts.resumable import ResumableSteps
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from policies.objectives.logprobs import TokenScores
 
 
 class Steps(ResumableSteps):
@@ -104,8 +103,6 @@ class Steps(ResumableSteps):
 
 
 def _scores(output: Any) -> TokenScores:
-    from policies.objectives.logprobs import TokenScores
-
     return TokenScores(output.log_probs, output.entropy, log_sum_squares=output.log_sum_sq_probs)
 
 
