@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
-from orchestrator.config import remote_code, roles, score_checks
+from orchestrator.config import remote_code, role_checks, score_checks
 from orchestrator.config.bucket_location import Location
 from orchestrator.config.tracking_uri import redact
 from policies.base.component_walk import stated_requirements
@@ -49,7 +49,7 @@ def problems(config: RunSections) -> Iterator[str]:
         yield str(error)
         return
     yield from _judges(config)
-    yield from roles.problems(config, stages)
+    yield from role_checks.problems(config, stages)
     yield from score_checks.problems(config, stages)
     yield from remote_code.problems(config)
     for stage in stages:

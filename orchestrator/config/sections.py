@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Literal, Self, cast
 
-from pydantic import (
-    Field,
-    JsonValue,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, JsonValue, model_validator
 
+from orchestrator.config.mixture import MixtureSettings
 from orchestrator.config.replay import ReplaySettings
 from orchestrator.prompts.source import PROMPT_SOURCES
 from policies.base.bounds import (
@@ -113,34 +108,6 @@ class PromptSettings(Settings):
     def drawn(self, num_train: int) -> int:
         """Tell how many prompts a round draws of a training set of `num_train`."""
         return min(PER_ROUND, num_train) if self.per_round is None else self.per_round
-
-
-class MixtureSettings(Settings):
-    """Samples that an earlier policy, or a role, gives to every prompt of a round."""
-
-    rounds_ago: int = Field(default=1, ge=1, le=MAX_ROUNDS)
-    """Which policy: the one that served so many rounds before; before there is one, the first of the run."""
-    role: str | None = None
-    """Instead of a policy, the role of `roles` that answers: its answers are written on the policy's tokens, and the
-    trainer scores them where a loss wants log-probs."""
-    samples: int = Field(ge=1, le=MAX_COUNT)
-    """Attempts at each prompt by that policy or role."""
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if self.role is not None and "rounds_ago" in self.model_fields_set:
-            raise ValueError(
-                f"rounds_ago and role are both given ({self.rounds_ago} and {self.role!r}): one sampler a line. Fix: "
-                "leave one out, or write two lines"
-            )
-        return self
-
-    @model_serializer(mode="wrap")
-    def _as_older_runs_wrote_it(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Without a role, files of older runs are made from the same settings; with one, no policy is meant.
-        values: dict[str, Any] = dump(self)
-        values.pop("role" if self.role is None else "rounds_ago")
-        return values
 
 
 class RolloutSettings(Settings):

@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar, cast
 from pydantic import BeforeValidator, Field, JsonValue
 
 from orchestrator.acceptance.rule import ACCEPTANCE
+from orchestrator.config.mixture import MixtureSettings
 from orchestrator.config.sections import (
-    MixtureSettings,
     PromptSettings,
     RejectionSettings,
     RolloutSettings,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.config.mixture import MixtureSettings
 from orchestrator.config.roles import group_of
-from orchestrator.config.sections import MixtureSettings
 from orchestrator.flow.fingerprint import input_digests
 from orchestrator.flow.shard_task import ShardWork
 from orchestrator.rounds.context import RoundScope

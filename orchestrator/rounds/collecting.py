@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from orchestrator.config.mixture import MixtureSettings
 from orchestrator.config.run_config import strategies, strategy_index
-from orchestrator.config.sections import MixtureSettings
 from orchestrator.flow.fingerprint import input_digests
 from orchestrator.flow.shard_task import ShardTask, ShardWork, key_of, shard_tasks
 from orchestrator.flow.task import Summary, Task

@@ -242,7 +242,7 @@ class ScoringInPlace(JudgeInPlace):
 def started_backend(
     config: AskingJudge.Config, context: BackendContext, policy: PolicyVersion | None
 ) -> JudgeBackend:
-    """What answers a judge's questions, loaded and serving the version that is due."""
+    """Load what answers a judge's questions; it serves the version that is due."""
     with boundary(
         JudgeError, f"backend {config.backend.type!r} of judge {config.source!r} could not start"
     ):

@@ -22,7 +22,7 @@ from workers.judge.judge import BACKENDS, CUT, BackendContext, JudgeBackend, Que
 
 
 class RoleAsking(Settings):
-    """What a role is and how it is asked."""
+    """Settings that decide what a role answers."""
 
     # A mistyped section can hold a key: messages name the field, never its content.
     model_config = ConfigDict(hide_input_in_errors=True)

@@ -22,7 +22,7 @@ from workers.cluster import gpus
 from workers.cluster.inline import InlineCluster
 from workers.cluster.machine import Machine
 from workers.cluster.seam import GroupSpec
-from workers.training.engines import trl
+from workers.training import local_model
 
 
 def config(root: Path, **changes: Any) -> RunConfig:
@@ -159,7 +159,7 @@ def test_a_run_without_ray_shows_its_trainer_one_of_four_gpus(
 def test_a_trainer_that_sees_several_gpus_stops_before_it_loads_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trl, "visible_gpus", lambda: 2)
+    monkeypatch.setattr(local_model, "visible_gpus", lambda: 2)
     engine = make_engine("trl", make_loss("dpo"))
     job = make_job(version(write_fake_model(tmp_path / "model", skill=0.3)), tmp_path)
     with pytest.raises(TrainingError, match=r"got '2 GPUs'.*training\.resources\.num_gpus=1"):
