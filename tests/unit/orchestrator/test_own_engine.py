@@ -67,7 +67,7 @@ class TableEngine(StepEngine):
     def forward_backward(self, batch, loss):
         for part in batch.parts:
             loss(part, self._scores(self.table, part)).backward()
-        return {**loss.numbers(), "examples": len(batch.examples)}
+        return {**loss.numbers(), "rows_in_step": len(batch.examples)}
 
     def step(self, learning_rate):
         norm = self.table.grad.norm().item()
@@ -129,7 +129,7 @@ def test_a_run_trains_with_a_file_of_ones_own_named_by_its_path(
         assert metrics["train/loss"] < metrics["train/loss_first"]
         assert metrics["rewards/margins"] > 0
         assert metrics["table/size"] == 64
-        assert 0 < metrics["train/examples"] <= 4
+        assert 0 < metrics["train/rows_in_step"] <= 4
 
 
 def test_it_keeps_what_every_engine_promises(engine: str, tmp_path: Path) -> None:
