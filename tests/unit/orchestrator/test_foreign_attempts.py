@@ -118,7 +118,8 @@ def test_revisions_are_paired_with_their_origins(tmp_path: Path) -> None:
     facts = trace(folder, made[0].id)
     assert facts["trajectories"][0]["derived_from"] == facts["trajectories"][1]["id"]
     assert f"edit of {made[0].rejected.trajectory_id}" in shown("trace", folder.path, made[0].id)
-    write_report(folder)
+    report = write_report(folder)[1].read_text()
+    assert "| edit | policy |" in report
 
 
 def test_strategies_that_do_not_measure_the_policy_are_refused_for_held_out_prompts(
