@@ -12,7 +12,6 @@ from orchestrator.prompts.source import PromptSource, chat, digest_of
 from policies.base.errors import InputError, PawlError
 from policies.base.messages import Message
 from policies.base.records import (
-    Author,
     Feedback,
     PolicyVersion,
     Prompt,
@@ -69,7 +68,6 @@ from workers.verify.verifier import Verifier
 __all__ = [
     "AcceptanceRule",
     "AnswerVerifier",
-    "Author",
     "BackendContext",
     "BatchEngine",
     "Built",
