@@ -6,6 +6,7 @@ A prompt that no attempt can be judged on costs its whole budget and teaches not
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from orchestrator.config.plug_ins.asked import judging_of
 from orchestrator.config.run_config import RunConfig
@@ -13,6 +14,8 @@ from orchestrator.plan.lines import Plan
 from policies.base.errors import PawlError, explain
 from policies.base.records import Prompt
 from policies.base.requirements import POLICY
+from policies.plug_ins.stand_ins import is_stand_in
+from workers.rollout.strategy import RolloutStrategy
 from workers.verify.verifier import Verifier
 
 NUM_SHOWN = 3
@@ -28,10 +31,12 @@ def plan_answers(
 ) -> None:
     """Add a line for every verifier that cannot judge some prompts, and for every judge that is the policy itself.
 
+    So for a stage's strategy that cannot attempt some prompts, because their rows lack what it reads.
     The former is a problem when they are a larger share than `limits.max_verdict_errors` allows, else a warning.
     """
     if train:
         _own_judges(config, plan)
+        _recorded_answers(config, plan, train)
     allowed = config.limits.max_verdict_errors
     for where, verifiers, prompts in (
         ("prompts.train", config.verifiers, train),
@@ -67,6 +72,23 @@ def _own_judges(config: RunConfig, plan: Plan) -> None:
                     fix="give another model, or keep it and watch eval/pass@1, which verifiers alone decide",
                 ),
                 "warning",
+            )
+
+
+def _recorded_answers(config: RunConfig, plan: Plan, train: Sequence[Prompt]) -> None:
+    """Add a line for every stage whose strategy finds no attempt in the rows of some prompts."""
+    for stage in config.resolved_stages:
+        if is_stand_in(stage.strategy):
+            continue
+        strategy = cast("type[RolloutStrategy]", type(stage.strategy).component)
+        found = (strategy.refused_prompt(stage.strategy, prompt) for prompt in train)
+        if reasons := [reason for reason in found if reason]:
+            share = config.limits.max_failed_trajectories
+            plan.add(
+                "prompts.train",
+                f"{len(reasons)} of {len(train)} prompts cannot be attempted by {stage.strategy.type} (stage "
+                f"{stage.name}):\n  " + "\n  ".join(reasons[:NUM_SHOWN]),
+                "problem" if len(reasons) > share * len(train) else "warning",
             )
 
 

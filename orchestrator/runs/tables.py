@@ -149,17 +149,29 @@ def _example_row(shown: ShownExample, sides: Sequence[str]) -> Row:
 
 
 def _differences(found: Sequence[ShownExample], names: Sequence[str]) -> dict[str, list[Value]]:
-    """Columns that only some rounds need: policy versions where they are mixed, and what sequences share."""
+    """Columns that only some rounds need: policy versions and authors where they are mixed, what sequences share."""
     columns: dict[str, list[Value]] = {}
     every = [shown.example.sides() for shown in found]
     if len({s.policy_version for sides in every for s in sides.values()}) > 1:
         for name in names:
             key = "policy_version" if name == "completion" else f"{name}_policy_version"
             columns[key] = [sides[name].policy_version if name in sides else None for sides in every]
+    authors = [_authors(shown) for shown in found]
+    if any(who is not Author.POLICY for each in authors for who in each.values()):
+        for name in names:
+            key = "author" if name == "completion" else f"{name}_author"
+            columns[key] = [each[name].value if name in each else None for each in authors]
     shared = [shared_tokens(shown.example, shown.trajectories) for shown in found]
     if any(shared):
         columns["shared_tokens"] = list(shared)
     return columns
+
+
+def _authors(shown: ShownExample) -> dict[str, Author]:
+    """Who wrote each side, as far as its trajectory is there."""
+    sides = shown.example.sides().items()
+    known = {name: shown.trajectories.get(side.trajectory_id) for name, side in sides}
+    return {name: trajectory.author for name, trajectory in known.items() if trajectory}
 
 
 def shared_tokens(example: Example, trajectories: Mapping[str, Trajectory]) -> int:

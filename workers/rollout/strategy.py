@@ -56,6 +56,11 @@ class RolloutStrategy(Component):
         limits = {name: dict(config).get(name) for name in ("max_turns", "max_trajectory_tokens")}
         return super().usual_requirements(config) + Requirements.model_validate(limits)
 
+    @classmethod
+    def refused_prompt(cls, config: Component.Config, prompt: Prompt) -> str | None:
+        """Tell why every attempt at a prompt of the training set would be an error, or None; asked before a run."""
+        return None
+
     def __init__(self, config: Component.Config) -> None:
         self.config = config
 

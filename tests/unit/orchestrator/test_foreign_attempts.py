@@ -16,10 +16,12 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.driver.launch import run_experiment
 from orchestrator.inspect.audit.run import audit
 from orchestrator.inspect.views.trace import trace
+from orchestrator.plan.answers import plan_answers
+from orchestrator.plan.lines import Plan
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.report import write_report
 from orchestrator.runs.state import results_of, stream, stream_examples
-from policies.base.records import Author, Trajectory
+from policies.base.records import Author, Message, Prompt, Trajectory
 from policies.examples.kinds import PreferencePair
 from tests.support.fake_runs import arithmetic, fake_config, fake_tree
 
@@ -93,6 +95,18 @@ def test_offline_pairs_are_learned_from_a_file_of_chosen_and_rejected(
     assert "  log\n" in shown("trace", folder.path, made[0].id)
 
 
+def test_a_log_without_the_answers_is_refused_before_the_run(tmp_path: Path) -> None:
+    offline = {"name": "offline", "strategy": {"type": "logged_answers", "columns": ["choosen"]}}
+    plan = Plan()
+    train = [Prompt(id="a", messages=(Message(role="user", content="?"),), answer=1)]
+    plan_answers(fake_config(tmp_path, stages=[offline]), plan, train, [])
+    (line,) = plan.lines
+    assert line.verdict == "problem"
+    assert "1 of 1 prompts cannot be attempted by logged_answers (stage offline)" in line.found
+    assert "0 of 2 answers" in line.found
+    assert "Fix: " in line.found
+
+
 def test_revisions_are_paired_with_their_origins(tmp_path: Path) -> None:
     folder = finished(
         tmp_path,
@@ -118,7 +132,8 @@ def test_revisions_are_paired_with_their_origins(tmp_path: Path) -> None:
     facts = trace(folder, made[0].id)
     assert facts["trajectories"][0]["derived_from"] == facts["trajectories"][1]["id"]
     assert f"edit of {made[0].rejected.trajectory_id}" in shown("trace", folder.path, made[0].id)
-    write_report(folder)
+    report = write_report(folder)[1].read_text()
+    assert "| edit | policy |" in report
 
 
 def test_strategies_that_do_not_measure_the_policy_are_refused_for_held_out_prompts(

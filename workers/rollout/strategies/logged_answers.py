@@ -52,6 +52,17 @@ class LoggedAnswers(RolloutStrategy):
 
     config: Config
 
+    @classmethod
+    def refused_prompt(cls, config: Component.Config, prompt: Prompt) -> str | None:
+        assert isinstance(config, cls.Config)
+        try:
+            number = len(answers_of(prompt, config.columns))
+        except InputError as error:
+            return str(error)
+        if number >= config.answers or config.missing == "sample":
+            return None
+        return str(refused(prompt, config.columns, f"{number} of {config.answers} answers"))
+
     def run(self, job: RolloutJob, engine: RolloutEngine) -> Sequence[Trajectory]:
         found: list[Trajectory] = []
         rest: list[tuple[Prompt, int]] = []
@@ -88,7 +99,11 @@ class LoggedAnswers(RolloutStrategy):
             written = write(prompt, partial(list, answer), engine, history)
             found.append(recorded_trajectory(job, prompt, index, written, engine))
         if self.config.missing == "error":
-            lacks = ((), (), str(refused(prompt, self.config.columns, f"{len(answers)} answers")))
+            lacks = (
+                (),
+                (),
+                str(refused(prompt, self.config.columns, f"{len(answers)} of {wanted} answers")),
+            )
             for index in range(len(answers), wanted):
                 found.append(recorded_trajectory(job, prompt, index, lacks, engine))
         return found
