@@ -1,4 +1,4 @@
-"""How far a task is: the try under way with the calls that it waits for, and what is counted over all tries."""
+"""The state of a task: the try under way with the calls that it waits for, and what is counted over all tries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Try:
 
 @dataclass(eq=False)
 class State:
-    """How far a task is."""
+    """A task, and what has come of it so far."""
 
     task: Task
     summary: Summary | None = None

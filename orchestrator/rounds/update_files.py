@@ -50,7 +50,7 @@ class UpdateFiles(Record):
 
 @dataclass(frozen=True)
 class UpdateFolder:
-    """What an update makes: its `train` folder, the weights of which move into `version` when they are published."""
+    """The `train` folder that an update makes; its weights move into `version` when they are published."""
 
     folder: RoundFolder
     version: Path
