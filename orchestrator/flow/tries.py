@@ -29,11 +29,7 @@ class Try:
 
 @dataclass(eq=False)
 class State:
-<<<<<<< HEAD
-    """The state of a task."""
-=======
     """A task, and what has come of it so far."""
->>>>>>> flow
 
     task: Task
     summary: Summary | None = None

@@ -50,11 +50,7 @@ class UpdateFiles(Record):
 
 @dataclass(frozen=True)
 class UpdateFolder:
-<<<<<<< HEAD
-    """The artifact of an update: its `train` folder, whose weights move into `version` when they are published."""
-=======
     """The `train` folder that an update makes; its weights move into `version` when they are published."""
->>>>>>> flow
 
     folder: RoundFolder
     version: Path

@@ -242,11 +242,7 @@ class ScoringInPlace(JudgeInPlace):
 def started_backend(
     config: AskingJudge.Config, context: BackendContext, policy: PolicyVersion | None
 ) -> JudgeBackend:
-<<<<<<< HEAD
-    """Load what answers a judge's questions; it serves the version that is due."""
-=======
     """The backend of a judge, loaded and serving the version that is due."""
->>>>>>> feedback
     with boundary(
         JudgeError, f"backend {config.backend.type!r} of judge {config.source!r} could not start"
     ):
