@@ -168,7 +168,7 @@ def _differences(found: Sequence[ShownExample], names: Sequence[str]) -> dict[st
 
 
 def _authors(shown: ShownExample) -> dict[str, Author]:
-    """Who wrote each side, as far as its trajectory is there."""
+    """The writer of each side, as far as its trajectory is there."""
     sides = shown.example.sides().items()
     known = {name: shown.trajectories.get(side.trajectory_id) for name, side in sides}
     return {name: trajectory.author for name, trajectory in known.items() if trajectory}
