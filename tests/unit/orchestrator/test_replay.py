@@ -51,13 +51,20 @@ class Noting(FakeTrainingEngine):
     config: Config
 
     def update(self, job, examples):
+        self.note(job, examples)
+        return super().update(job, examples)
+
+    def load(self, job, examples):
+        self.note(job, examples)
+        return super().load(job, examples)
+
+    def note(self, job, examples):
         facts = {
             "logprobs": job.logprobs,
             "policy": job.policy.number,
             "examples": [[e.id, e.chosen.policy_version] for e in examples],
         }
         (Path(self.config.notes) / f"{job.round}.json").write_text(json.dumps(facts))
-        return super().update(job, examples)
 '''
 
 
