@@ -1,1 +1,1 @@
-"""Work on workers: shards through their stages, the search for poison items, waits, stops and silence."""
+"""Tasks and the one scheduler that runs them; the search for poison items, waits, stops and silence."""

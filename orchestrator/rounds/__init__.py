@@ -1,1 +1,1 @@
-"""The rounds of a run: the loop, its phases, and the pipeline of shards."""
+"""The rounds of a run: the loop, its phases, and their tasks."""

@@ -124,7 +124,7 @@ def _grade_work(scope: RoundScope) -> ShardWork:
 def _grade_anew(shard: ShardPaths, guard: Callable[[], None]) -> None:
     """Take back what an older Pawl graded, which did not count by prompt; the samples and verdicts stay."""
     feedback = shard.of("feedback")
-    with contextlib.suppress(ArtifactError):  # damaged: the pipeline sets it aside
+    with contextlib.suppress(ArtifactError):  # damaged: the scheduler sets it aside
         marker = read_marker(feedback)
         if marker is not None and "by_prompt" not in marker.summary:
             discard(feedback, guard)

@@ -38,7 +38,7 @@ def ready_to_train(scope: RoundScope, drawn: Drawn, collected: Collected) -> Col
     _check_carried(scope)
     places = [scope.folder.shard(i).of("examples") for i in range(drawn.num_shards)]
     damaged = [str(path) for path in places if find_damage(path) is not None]
-    # The pipeline puts damaged files aside and makes them again.
+    # The scheduler puts damaged files aside and makes them again.
     if damaged and collect(scope, drawn) != collected:
         raise CorruptStateError(
             f"{', '.join(damaged)} was damaged, is in quarantine, and came out differently when made again: "

@@ -248,9 +248,20 @@ def update_task(
     )
 
 
+_HOW = {
+    "engine",
+    "workers",
+    "sharding",
+    "group_timeout_seconds",
+    "checkpoint_steps",
+    "checkpoint_seconds",
+}
+"""Settings that say how an update is made and not what it makes; of the engine only its type is compared."""
+
+
 def _made_from(scope: RoundScope, job: UpdateJob) -> dict[str, str]:
-    """Digests of an update's job without its paths; the engine's own settings do not decide what it makes."""
-    options = scope.stage.training.model_dump(mode="json", exclude={"engine"})
+    """Digests of an update's job, without its paths, and of the settings that decide what it makes."""
+    options = scope.stage.training.model_dump(mode="json", exclude=_HOW)
     paths = {"output_dir", "log_path", "optimizer_output", "checkpoint_dir", "optimizer_state"}
     rounds = scope.run.folder.path / "rounds"
     rows = {Path(p).relative_to(rounds).as_posix(): kept for p, kept in job.example_rows.items()}
