@@ -13,6 +13,7 @@ from policies.base.errors import InputError, PawlError
 from policies.base.measured import Reduction
 from policies.base.messages import Message
 from policies.base.records import (
+    Author,
     Feedback,
     PolicyVersion,
     Prompt,
@@ -86,6 +87,7 @@ __all__ = [
     "AcceptanceRule",
     "AnswerVerifier",
     "AskingJudge",
+    "Author",
     "BackendContext",
     "BatchEngine",
     "Built",

@@ -25,7 +25,7 @@ _PLACES = {
     "environment": "rollout.strategy.environment",
     "verifier": "verifiers",
     "judge": "judges",
-    "judge backend": "judges.N.backend",
+    "judge backend": "judges.N.backend, roles.NAME.backend",
     "metric": "metrics",
     "combiner": "feedback.combine",
     "preference builder": "preferences",
