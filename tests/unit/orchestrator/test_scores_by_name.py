@@ -321,7 +321,10 @@ def test_the_components_of_the_contributors_guide_work_as_they_stand(tmp_path: P
     path = write(
         tmp_path,
         rounds=1,
-        judges=[{"type": f"{tmp_path}/brevity.py:Brevity", "name": "brevity"}],
+        judges=[
+            {"type": f"{tmp_path}/brevity.py:Brevity", "name": "brevity"},
+            {"type": "rubric", "backend": {"type": "fake"}},
+        ],
         feedback={
             "combine": {"type": f"{tmp_path}/loudest.py:Loudest"},
             "normalize": {"brevity": "min_max"},
