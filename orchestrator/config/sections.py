@@ -146,6 +146,10 @@ class RolloutSettings(Settings):
     """What a step is, for step-level verifiers and losses: a policy turn, or the lines or sentences in it."""
     mixture: tuple[MixtureSettings, ...] = ()
     """Samples of earlier policies, besides the `samples_per_prompt` of the serving one."""
+    ahead: int = Field(default=0, ge=0, le=1)
+    """Rounds that sampling runs ahead of training. 1: while an update runs, the version that it starts from samples the
+    next round, so samplers and trainer are busy at once and every example (but of the first round) is one version old;
+    the trainer scores them under the policy."""
     template_arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Variables for the model's chat template wherever the policy's prompts are made, measurements included, e.g.
     {enable_thinking: false}; `pawl plan` warns of one that changes nothing."""

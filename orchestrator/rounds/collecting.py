@@ -33,6 +33,7 @@ from orchestrator.runs.events import EventKind
 from orchestrator.runs.folder import RoundFolder, ShardKind, ShardPaths
 from orchestrator.runs.phases import Collected, Drawn
 from orchestrator.runs.plug_in_changes import PlugIns
+from orchestrator.runs.samplers import sampling_version
 from policies.base.errors import ArtifactError
 from policies.base.records import PolicyVersion, Prompt, Sampling, Trajectory
 from policies.base.seeds import derive_seed
@@ -51,6 +52,9 @@ def collect(scope: RoundScope, drawn: Drawn) -> Collected:
     counts = totals(summaries)
     check_collection(run, scope.index, counts, summaries)
     measured = measured_numbers(scope, summaries)
+    if run.config.rollout.ahead:
+        behind = scope.policy.number != _sampler(scope).number
+        measured["rollout/versions_behind"] = float(behind)
     kinds: list[ShardKind] = ["trajectories", "examples", "feedback"]
     if scope.stage.role_samples is not None:
         kinds.append("answers")
@@ -110,14 +114,15 @@ def run_on_shards(
     return {w.name: [found[key_of(shard, w.name)] for shard in shards] for w in work}
 
 
-def _work(scope: RoundScope) -> list[ShardWork]:
+def sampling_work(scope: RoundScope) -> list[ShardWork]:
+    """Return what brings a shard to trajectories: the answers of a role, if one is asked, and the samples."""
     run, config = scope.run, scope.run.config
     share = scope.stage.role_samples
     work = [] if share is None else [answer_work(scope, share)]
     work.append(
         rollout_work(
             run,
-            scope.policy,
+            _sampler(scope),
             samples=scope.stage.samples,
             sampling=scope.stage.sections.rollout.sampling,
             prefix=f"r{scope.index}",
@@ -126,6 +131,18 @@ def _work(scope: RoundScope) -> list[ShardWork]:
             share=share,
         )
     )
+    return work
+
+
+def _sampler(scope: RoundScope) -> PolicyVersion:
+    """The version that samples the round."""
+    number = sampling_version(scope.run.config, scope.run.served(), scope.index)
+    return scope.policy if number == scope.policy.number else scope.run.store.get(number)
+
+
+def _work(scope: RoundScope) -> list[ShardWork]:
+    run, config = scope.run, scope.run.config
+    work = sampling_work(scope)
     before_prefer: list[str] = ["rollout"]
     if config.verifiers:
         settings = [*config.verifiers, config.feedback]
@@ -145,7 +162,7 @@ def _earlier(scope: RoundScope) -> tuple[EarlierSamples, ...]:
     run, served = scope.run, scope.run.served()
     return tuple(
         EarlierSamples(
-            policy=run.store.get(served[max(0, len(served) - 1 - share.rounds_ago)]),
+            policy=run.store.get(served[max(0, scope.index - 1 - share.rounds_ago)]),
             samples=share.samples,
         )
         for share in scope.stage.earlier
@@ -167,7 +184,7 @@ def rollout_work(
     files = group_files(run.config, "rollout", [policy])
     run.groups.rollout.restart_with(files, policy=policy)
     rollout = run.config.rollout.model_dump(
-        mode="json", exclude={"workers", "resources", "threads"}
+        mode="json", exclude={"workers", "resources", "threads", "ahead"}
     )
 
     def arguments(

@@ -17,6 +17,7 @@ from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.evidence import rejected_in_a_row
 from orchestrator.runs.folder import RoundFolder
 from orchestrator.runs.phases import Collected, Phase, Replayed
+from orchestrator.runs.samplers import sampling_version
 from policies.base.errors import ArtifactError
 from policies.base.records import RoundResult
 from policies.base.seeds import derive_rng
@@ -86,11 +87,12 @@ def rounds_to_reuse(
     stage = config.stage_of(index)
     if not stage.sections.on_rejection.keep_examples:
         return []
+    served = [result.after for result in results]
     return [
         result.round
         for result in results
         if 0 < result.round < index
-        and result.before == serving
+        and sampling_version(config, served, result.round) == serving
         and config.stage_of(result.round).index == stage.index
     ]
 

@@ -169,11 +169,14 @@ def learned_again(results: Sequence[RoundResult], config: Mapping[str, Any]) -> 
     """Finished rounds whose examples may join a coming update: the serving version's, and those to be replayed."""
     sections = [config.get("training"), *(s.get("training") for s in config.get("stages") or ())]
     replays = [(section or {}).get("replay") or {} for section in sections]
+    served = [r.after for r in results]
+    ahead = (config.get("rollout") or {}).get("ahead", 0)
+    samplers = {r.round: served[max(0, r.round - 1 - min(ahead, r.round - 1))] for r in results}
     furthest = max((replay.get("rounds", 1) for replay in replays if replay), default=0)
     return frozenset(
         r.round
         for r in results
-        if r.before == results[-1].after or r.round >= len(results) - furthest
+        if samplers[r.round] == results[-1].after or r.round >= len(results) - furthest
     )
 
 

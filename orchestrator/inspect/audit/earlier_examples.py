@@ -9,26 +9,28 @@ from orchestrator.inspect.audit.check import Check
 from orchestrator.rounds.update_view import plan_replay
 from orchestrator.runs.journal import JournalEntry
 from orchestrator.runs.phases import Collected, Phase, Trained
+from orchestrator.runs.samplers import sampling_version
 from policies.base.records import RoundResult
 
 
 def check_reuse(config: RunConfig | None, entries: Sequence[JournalEntry], check: Check) -> None:
     """Examples that joined a later update: those that the journal and the config say, of the digests that they had."""
     before: dict[int, int] = {}
-    serving = 0
+    served = [0]
     made: dict[int, int] = {}
     collected: dict[int, Collected] = {}
     for entry in entries:
         if entry.phase is Phase.COLLECT:
-            before[entry.round] = serving
+            sampler = sampling_version(config, served, entry.round) if config else served[-1]
+            before[entry.round] = sampler
             collected[entry.round] = Collected.model_validate(entry.result)
             made[entry.round] = collected[entry.round].num_examples
         elif entry.phase is Phase.TRAIN:
             trained = Trained.model_validate(entry.result)
-            others = [r for r in trained.reused if before.get(r) != serving or r >= entry.round]
+            others = [r for r in trained.reused if before.get(r) != served[-1] or r >= entry.round]
             check.expect(
                 not others,
-                f"round {entry.round} took examples of rounds {others}, which version {serving} did not sample",
+                f"round {entry.round} took examples of rounds {others}, which version {served[-1]} did not sample",
             )
             have = sum(made.get(r, 0) for r in trained.reused)
             check.expect(
@@ -37,7 +39,8 @@ def check_reuse(config: RunConfig | None, entries: Sequence[JournalEntry], check
             )
             _check_replay(config, entry.round, trained, collected, check)
         elif entry.phase is Phase.ACCEPT:
-            serving = RoundResult.model_validate(entry.result).after
+            after = RoundResult.model_validate(entry.result).after
+            served = [*served[: entry.round], after]
 
 
 def _check_replay(

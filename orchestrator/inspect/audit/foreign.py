@@ -9,7 +9,7 @@ from orchestrator.inspect.audit.check import Check
 from orchestrator.runs.folder import RunFolder
 
 _SHARDS = (
-    r"(prompts\.parquet|(prompts|trajectories|verdicts|judge_verdicts|comparisons|feedback|examples)/"
+    r"(prompts\.parquet|(prompts|answers|trajectories|verdicts|judge_verdicts|comparisons|feedback|examples)/"
     r"shard-\d+\.parquet)(\.json)?"
 )
 _MEASURED = r"((evaluate|final|test|again-\d+)/)?"

@@ -95,6 +95,8 @@ def test_answers_of_a_teacher_enter_pairs_and_the_run_is_whole(tmp_path: Path) -
     assert {a.answered_by for a in answers} == {"teacher 1"}
     report = audit(folder, deep=True)
     assert [check for check in report if check.verdict == "wrong"] == []
+    notes = [note for check in report for note in check.notes]
+    assert not [note for note in notes if "nobody's" in note]
 
     chosen = next(p for p in pairs if p.chosen.trajectory_id in taught)
     code, said = pawl("trace", folder.path, chosen.id)
