@@ -276,3 +276,13 @@ def test_install_refuses_a_python_without_venv_and_says_so(tmp_path: Path) -> No
     done = run_install(tmp_path / "tree", PAWL_PYTHON=str(bare))
     assert done.returncode == 1
     assert "cannot make virtual environments. Install its venv module" in done.stderr
+
+
+def test_git_ignores_no_module_of_ours() -> None:
+    """A new file in `orchestrator/runs/` was once taken for a run folder, and missing in a clone."""
+    command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "--"]
+    packages = ["pawl", "orchestrator", "workers", "policies", "tests", "benchmarks", "scripts"]
+    done = subprocess.run(
+        [*command, *packages], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert [name for name in done.stdout.splitlines() if name.endswith(".py")] == []
