@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.output import guarded, say, say_json, show_rounds
 from policies.base.errors import ConfigurationError, InputError, PawlError
+
+if TYPE_CHECKING:
+    from orchestrator.runs.folder import RunFolder
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -79,7 +83,7 @@ def show(
         raise InputError(
             f"{folder.path} has no round yet. Fix: wait for round 0, or see `pawl status`"
         )
-    index = begun[-1] if round_index is None else round_index
+    index = _last_round(folder, begun) if round_index is None else round_index
     if not (trajectories or pairs or feedback):
         if as_json:
             say_json(round_summary(folder, index))
@@ -166,3 +170,11 @@ def ui(
     code = tracking_server.serve(uri, port, say)
     if code:
         raise PawlError(f"MLflow's server ended with code {code}; its own message is above")
+
+
+def _last_round(folder: RunFolder, begun: Sequence[int]) -> int:
+    """The newest round that the journal names: the one after it may only have been sampled ahead."""
+    from orchestrator.runs.reader import read_entries
+
+    named = [entry.round for entry in read_entries(folder)]
+    return min(begun[-1], max(named, default=begun[-1]))

@@ -49,6 +49,7 @@ def problems(config: RunSections) -> Iterator[str]:
         yield str(error)
         return
     yield from _judges(config)
+    yield from _ahead(config)
     yield from role_checks.problems(config, stages)
     yield from score_checks.problems(config, stages)
     yield from remote_code.problems(config)
@@ -75,6 +76,13 @@ def _stage(config: RunSections, stage: Stage) -> Iterator[str]:
     if refused is not None:
         yield f"{at}training: {refused}" if at else refused
     wants_steps = objective.reads_steps or stated_requirements(stage.preferences).judged_steps
+    wanted = stated_requirements(stage.preferences).revisions
+    if wanted and not stated_requirements(stage.strategy).revisions:
+        yield (
+            f"{at}preferences {stage.preferences.type!r} learns from revisions, and strategy {stage.strategy.type!r} "
+            "makes none: there would be no example. Fix: give the rounds a strategy that does, e.g. "
+            "stages=[{name: refine, strategy: {type: revise}}]"
+        )
     if wants_steps and "step" not in _levels(config):
         yield (
             f"{at}training.loss {training.loss.type!r} or preferences {stage.preferences.type!r} learns from judged "
@@ -104,6 +112,14 @@ def _stage(config: RunSections, stage: Stage) -> Iterator[str]:
         yield (
             f"{at}training.loss_mask is 'completion', but the sampler has no log-probs of tokens that it did not "
             "write. Fix: set training.reference.logprobs: recompute (or loss_mask: policy, which is right)"
+        )
+
+
+def _ahead(config: RunSections) -> Iterator[str]:
+    if config.rollout.ahead and config.limits.on_logprob_gap == "refuse":
+        yield (
+            "limits.on_logprob_gap is 'refuse', but with rollout.ahead no example is sampled by the version that "
+            "trains: there is no gap to measure. Fix: set rollout.ahead=0, or limits.on_logprob_gap=recompute"
         )
 
 

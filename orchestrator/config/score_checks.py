@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from policies.base.component_walk import stated_requirements
@@ -92,12 +92,28 @@ def _threshold(config: RunSections, raw_sources: list[str], *, raw: bool) -> Ite
         )
 
 
+def _agreement(verifiers: Sequence[Verifier.Config]) -> Iterator[str]:
+    """Held-out attempts would be graded by what they agree on, and not by what is right."""
+    agreeing = [v.source for v in verifiers if stated_requirements(v).agreement]
+    if agreeing:
+        yield explain(
+            f"{agreeing[0]} would grade held-out prompts by what the attempts agree on: a policy that says the same "
+            "wrong thing every time would measure 1",
+            value=agreeing,
+            where="verifiers, and evaluation.verifiers (not set)",
+            fix="set evaluation.verifiers=[{type: numeric_match}] and give held-out prompts their answers; or name "
+            f"{agreeing[0]} there, if agreement is what you want to measure",
+        )
+
+
 def _evaluation(config: RunSections, *, raw: bool) -> Iterator[str]:
     """Contradictions of the measurement, which has the verifiers alone."""
     feedback, own = config.feedback, config.evaluation.desirable_at
     given = _raw(v for v in config.evaluation_verifiers if v.level == "trajectory")
     if not given:
         return  # told elsewhere
+    if config.evaluation.verifiers is None:
+        yield from _agreement(config.evaluation_verifiers)
     sources = feedback.scales(given)
     by_place = [name for name in sources if feedback.normalize.get(name) in GROUP_SCALES]
     if by_place:

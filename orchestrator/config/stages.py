@@ -224,6 +224,14 @@ def _merged(
             why = _FIXED.get(name, f"a stage may change {', '.join(sorted(allowed or ()))}")
             raise ValueError(f"{at}.{name} cannot be set: {why}")
     try:
-        return type(base).model_validate({**base.model_dump(mode="json"), **changes})
+        own = base.model_dump(mode="json")
+        changed = {name: _inside(own.get(name), value) for name, value in changes.items()}
+        return type(base).model_validate({**own, **changed})
     except ValueError as error:
         raise ValueError(f"{at}: {error}") from error
+
+
+def _inside(own: JsonValue, change: JsonValue) -> JsonValue:
+    """Keys of a plain section (`replay`) are changed one by one; a component is given whole, with its `type`."""
+    plain = isinstance(own, dict) and isinstance(change, dict) and "type" not in {*own, *change}
+    return {**own, **change} if plain else change  # type: ignore[dict-item]

@@ -79,13 +79,13 @@ class Scheduler:
                 self._digests[artifact.path] = "" if marker is None else marker.content_digest
         for state in self._states.values():
             self._recall(state)
-        while not all(state.done for state in self._states.values()):
+        while not all(state.settled for state in self._states.values()):
             self._begin_what_can()
             self._stop_when_idle()
             if self._calls:
                 self._take(self._wait())
             else:
-                left = [s.task for s in self._states.values() if not s.done]
+                left = [s.task for s in self._states.values() if not s.settled]
                 assert not left or any(map(self._may_begin, left)), "tasks wait for each other"
         return {key: dict(state.summary or {}) for key, state in self._states.items()}
 
@@ -173,7 +173,7 @@ class Scheduler:
         open_chains = len((begun & unfinished) - {""})
         for state in self._states.values():
             task = state.task
-            if state.done or state.running is not None or not self._may_begin(task):
+            if state.settled or state.running is not None or not self._may_begin(task):
                 continue
             if task.chain not in begun or not task.chain:
                 if self.stop.requested:
@@ -302,7 +302,8 @@ class Scheduler:
         except ArtifactError as error:  # the draft is not what its worker reported
             state.repaired += 1
             if state.repaired >= self.max_attempts:
-                raise
+                self._give_up(task, error)
+                return
             self.on_warning(f"{error}; it is made again")
             return
         self._remember(state, made, None if made else answer)
@@ -321,8 +322,17 @@ class Scheduler:
             return
         summary = task.settled(now.attempt, error, self.guard)
         if summary is None:
-            raise error
+            self._give_up(task, error)
+            return
         state.summary = summary
+
+    def _give_up(self, task: Task, error: PawlError) -> None:
+        """Raise the error; of a task that may wait, leave it and its like undone."""
+        if not task.may_wait:
+            raise error
+        self.on_warning(f"{task.title}: {task.name} is put off: {error}")
+        for state in self._states.values():
+            state.left = state.left or (state.task.may_wait and not state.done)
 
     def _repair(self, state: State) -> bool:
         """Put damaged input of a task into quarantine, so that it is made again; False when all of it is whole."""
@@ -361,7 +371,10 @@ class Scheduler:
             return
         items = task.items() if search is None else None
         if items is None:
-            raise task.given_up(error, state.deaths) from error
+            final = task.given_up(error, state.deaths)
+            final.__cause__ = error
+            self._give_up(task, final)
+            return
         state.search = PoisonSearch(items)
         self.on_warning(
             f"{error}. {task.title} lost its worker {state.deaths} times at {task.name}: its items are tried one by one"

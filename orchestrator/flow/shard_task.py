@@ -105,9 +105,13 @@ def key_of(shard: ShardPaths, name: str) -> str:
 
 
 def shard_tasks(
-    work: Sequence[ShardWork], shards: Sequence[ShardPaths], patience: Patience
+    work: Sequence[ShardWork],
+    shards: Sequence[ShardPaths],
+    patience: Patience,
+    *,
+    may_wait: bool = False,
 ) -> list[ShardTask]:
-    """Every piece of work on every shard; each shard is a chain of its own."""
+    """Every piece of work on every shard; each shard is a chain of its own. `may_wait`: it is wanted later."""
     return [
         ShardTask(
             key=key_of(shard, each.name),
@@ -121,6 +125,7 @@ def shard_tasks(
             input_digests=each.input_digests,
             after=tuple(key_of(shard, name) for name in each.after),
             chain=key_of(shard, ""),
+            may_wait=may_wait,
             folders=each.folders,
             work=each,
             shard=shard,

@@ -152,6 +152,9 @@ class Task:
     """Tasks of one chain bring one shard through. Few chains are begun at once; begun ones end before a stop."""
     folders: tuple[str, ...] = ()
     """Folders that its workers read besides artifacts: policies, models."""
+    may_wait: bool = False
+    """What it makes is wanted later: when it fails it is left undone, with a warning, and whoever needs it meets the
+    error in its own name."""
     takes_others: bool = False
     """Artifacts that were made from other inputs are replaced; else they stop the run."""
 

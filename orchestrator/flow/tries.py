@@ -41,10 +41,17 @@ class State:
     milestone: int = 0
     repaired: int = 0
     search: PoisonSearch | None = None
+    left: bool = False
+    """It may wait, and is left undone."""
 
     @property
     def done(self) -> bool:
         return self.summary is not None
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether nothing more is to be done about it."""
+        return self.done or self.left
 
 
 @dataclass

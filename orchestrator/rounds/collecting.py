@@ -33,7 +33,7 @@ from orchestrator.runs.events import EventKind
 from orchestrator.runs.folder import RoundFolder, ShardKind, ShardPaths
 from orchestrator.runs.phases import Collected, Drawn
 from orchestrator.runs.plug_in_changes import PlugIns
-from orchestrator.runs.samplers import sampling_version
+from orchestrator.runs.samplers import earlier_version, sampling_version
 from policies.base.errors import ArtifactError
 from policies.base.records import PolicyVersion, Prompt, Sampling, Trajectory
 from policies.base.seeds import derive_seed
@@ -54,7 +54,7 @@ def collect(scope: RoundScope, drawn: Drawn) -> Collected:
     measured = measured_numbers(scope, summaries)
     if run.config.rollout.ahead:
         behind = scope.policy.number != _sampler(scope).number
-        measured["rollout/versions_behind"] = float(behind)
+        measured["rollout/off_policy"] = float(behind)
     kinds: list[ShardKind] = ["trajectories", "examples", "feedback"]
     if scope.stage.role_samples is not None:
         kinds.append("answers")
@@ -162,7 +162,9 @@ def _earlier(scope: RoundScope) -> tuple[EarlierSamples, ...]:
     run, served = scope.run, scope.run.served()
     return tuple(
         EarlierSamples(
-            policy=run.store.get(served[max(0, scope.index - 1 - share.rounds_ago)]),
+            policy=run.store.get(
+                earlier_version(run.config, served, scope.index, share.rounds_ago)
+            ),
             samples=share.samples,
         )
         for share in scope.stage.earlier

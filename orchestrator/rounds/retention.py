@@ -19,7 +19,7 @@ from orchestrator.rounds.update_view import rounds_still_read
 from orchestrator.runs.events import EventKind
 from orchestrator.runs.folder import SHARD_KINDS, RunFolder
 from orchestrator.runs.removal_notes import Kind, Removed, note_path, write_note
-from orchestrator.runs.samplers import sampling_version
+from orchestrator.runs.samplers import earlier_version, sampling_version
 from policies.base.records import RoundResult
 from policies.storage import files
 from policies.storage.artifacts import marker_path
@@ -73,7 +73,7 @@ def needed_policies(config: RunConfig, results: Sequence[RoundResult]) -> set[in
             wanted |= {part.version for part in plan.parts}
             wanted.add(sampling_version(config, history, index))
             for share in stage.earlier:
-                wanted.add(history[max(0, len(history) - 1 - share.rounds_ago)])
+                wanted.add(earlier_version(config, history, index, share.rounds_ago))
             wanted |= judges_of_coming_rounds(config, history)
     return {number for number in wanted if number >= 0}
 

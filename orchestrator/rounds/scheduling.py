@@ -13,7 +13,9 @@ def scheduler(
     scope: RoundScope, on_task: Callable[[Task, Summary], None] = lambda task, summary: None
 ) -> Scheduler:
     """Return what runs the tasks of this round."""
-    run = scope.run
+    run, changed = scope.run, scope.run.plug_ins.changed_in
+    # The round after the change may have been sampled before it.
+    affected = changed is not None and changed <= scope.index <= changed + run.config.rollout.ahead
     return Scheduler(
         cluster=run.cluster,
         stop=run.stop,
@@ -23,6 +25,6 @@ def scheduler(
         epoch=run.fence.epoch,
         guard=run.fence,
         on_task=on_task,
-        plug_ins_changed=run.plug_ins.changed_in == scope.index,
+        plug_ins_changed=affected,
         on_warning=lambda message: run.events.warn(message, round_index=scope.index),
     )

@@ -145,7 +145,10 @@ class UpdateTask(Task):
             remove_file(self.folder.update_files)
             for name, made in self._outputs(attempt).items():
                 final = finals[name]
-                if made is None or final is None or (only_log and name != "log_path"):
+                if made is None or final is None:
+                    continue
+                if only_log and name != "log_path":  # of an update that this one was to replace
+                    _remove(Path(final))
                     continue
                 if Path(final).is_dir():  # from before a crash between here and the marker
                     remove_tree(Path(final))
@@ -288,6 +291,10 @@ def _without_clock(outcome: UpdateOutcome) -> UpdateOutcome:
         if "second" not in name and math.isfinite(value)
     }
     return outcome.model_copy(update={"metrics": kept})
+
+
+def _remove(path: Path) -> None:
+    remove_tree(path) if path.is_dir() else remove_file(path)
 
 
 def _logged_steps(path: Path) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.config.plug_ins.asked import objective_of, reference_plan
-from orchestrator.rounds.ahead import tasks_ahead, tell_speed
+from orchestrator.rounds.ahead import Ahead
 from orchestrator.rounds.context import RoundScope
 from orchestrator.rounds.logprob_gap import must_recompute, was_forced
 from orchestrator.rounds.scheduling import scheduler
@@ -89,11 +89,11 @@ def update(scope: RoundScope, collected: Collected) -> Trained:
 
 def _timed(scope: RoundScope, job: UpdateJob, view: UpdateView, number: int) -> UpdateOutcome:
     """Make the update, and tell how fast it was: the journal has no clocks."""
-    flow = scheduler(scope)
+    ahead = Ahead(scope)
+    flow = scheduler(scope, ahead.finished)
     task = update_task(scope, job, view.paths, _expected_steps(scope, number + view.num_replayed))
-    ahead = tasks_ahead(scope)
-    found = flow.run([task, *ahead])[task.key]
-    tell_speed(scope, flow, ahead)
+    found = flow.run([task, *ahead.tasks])[task.key]
+    ahead.tell(flow)
     if DIVERGED in found:
         raise DivergenceError(found[DIVERGED])
     outcome = UpdateOutcome.model_validate_json(found[OUTCOME])

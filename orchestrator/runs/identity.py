@@ -6,9 +6,9 @@ import hashlib
 
 from pydantic import Field
 
-from orchestrator.runs.stored_config import read_object
-from orchestrator.runs.journal_reading import identity_digest, read_heads
 from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal_reading import identity_digest, read_heads
+from orchestrator.runs.stored_config import read_object
 from policies.base.errors import CorruptStateError, ResumeError, explain
 from policies.base.records import Record
 from policies.plug_ins.plugin_code import PlugInCode

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 
+from orchestrator.config.model_files import model_as_version, resolve_model
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.sections import PolicySettings
-from orchestrator.config.model_files import model_as_version, resolve_model
 from orchestrator.runs.phases import Drawn
 from policies.base.errors import CorruptStateError, InputError, explain
 from policies.base.records import PolicyVersion

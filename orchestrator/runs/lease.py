@@ -1,4 +1,4 @@
-"""The right to drive a run: a lease with an epoch that only grows, its heartbeat, and the one judgement of who is alive.
+"""The right to drive a run: a lease with an epoch that only grows, its heartbeat, and the judgement of who is alive.
 
 `<run>/epochs/000003.json` is the claim of epoch 3: made exclusively, once, and never changed, so two processes never
 hold one epoch. `000003.beat` beside it is its heartbeat, which only its driver writes; `<run>/driver.json` repeats it
@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Self
 
 from orchestrator.runs.claim_lock import locked
-from orchestrator.runs.journal_reading import BEAT_SUFFIX, HEAD_SUFFIX
 from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.journal_reading import BEAT_SUFFIX, HEAD_SUFFIX
 from policies.base.errors import LeaseError, StorageError
 from policies.base.machine_identity import boot_id, pid_namespace, seconds_since_boot
 from policies.base.process_identity import process_start

@@ -27,7 +27,8 @@ def remove_leftovers(folder: RunFolder, next_round: int) -> None:
     for top in (folder.path, folder.policies, folder.tracking):
         if top.is_dir():
             files.remove_temporaries(top)
-    recent = [folder.round(i).path for i in (next_round - 1, next_round) if i >= 0]
+    around = range(max(0, next_round - 1), next_round + 2)  # the next one may be sampled ahead
+    recent = [folder.round(i).path for i in around]
     recent += [path for _, path in numbered_folders(folder.policies)]
     for path in [*recent, folder.quarantine]:  # it has the run's own folders inside
         _remove_temporaries_below(path)

@@ -61,7 +61,10 @@ class Collected(Record):
 
 
 class Replayed(Record):
-    """Part of an earlier round that joined an update. Example: `Replayed(round=2, digest="9f..", num_examples=12, ...)`."""
+    """Part of an earlier round that joined an update.
+
+    Example: `Replayed(round=2, digest="9f..", num_examples=12, ...)`.
+    """
 
     round: int
     digest: str

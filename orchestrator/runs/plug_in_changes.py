@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pydantic import Field, ValidationError
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.runs.journal import Journal
-from orchestrator.runs.phases import Phase
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.identity import read_identity
+from orchestrator.runs.journal import Journal
+from orchestrator.runs.phases import Phase
 from policies.base.errors import CorruptStateError, PlugInChangedError
 from policies.base.records import Record
 from policies.plug_ins.plugin_code import PlugInCode, changes, codes_of, now

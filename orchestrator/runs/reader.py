@@ -14,11 +14,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.runs.stored_config import read_object
-from orchestrator.runs.journal_reading import JournalEntry, read_heads, read_journal
-from orchestrator.runs.phases import Phase
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.identity import check_witness
+from orchestrator.runs.journal_reading import JournalEntry, read_heads, read_journal
+from orchestrator.runs.phases import Phase
+from orchestrator.runs.stored_config import read_object
 from policies.base.errors import CorruptStateError, ResumeError, explain
 from policies.base.records import RoundResult
 

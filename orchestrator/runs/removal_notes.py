@@ -86,7 +86,10 @@ def _read(path: Path, kind: type[N]) -> N:
 
 
 class LeftInBucket(Record):
-    """Files that a fetch did not bring along. Example: `LeftInBucket(address="s3://b/runs/a", names=("rounds/..",))`."""
+    """Files that a fetch did not bring along.
+
+    Example: `LeftInBucket(address="s3://b/runs/a", names=("rounds/..",))`.
+    """
 
     address: str
     run_id: str = ""

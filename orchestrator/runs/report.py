@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from orchestrator.runs.stored_config import read_object
+from orchestrator.runs.conversation_text import STYLE, Part, as_html, cut, is_conversation, parts_of
 from orchestrator.runs.folder import RoundFolder, RunFolder
-from policies.base.plain_text import clean_text
+from orchestrator.runs.judge_columns import judge_columns
+from orchestrator.runs.scores import final_line, pass_names
+from orchestrator.runs.state import phase_seconds, read_config, results_of
+from orchestrator.runs.stored_config import read_object
 from orchestrator.runs.tables import (
     Row,
     example_table,
@@ -21,11 +24,8 @@ from orchestrator.runs.tables import (
     sample_table,
     samples,
 )
-from orchestrator.runs.conversation_text import STYLE, Part, as_html, cut, is_conversation, parts_of
-from orchestrator.runs.judge_columns import judge_columns
-from orchestrator.runs.state import phase_seconds, read_config, results_of
-from orchestrator.runs.scores import final_line, pass_names
 from policies.base.errors import ArtifactError
+from policies.base.plain_text import clean_text
 from policies.base.records import RoundResult, Trajectory
 from policies.storage.checksums import with_last_line
 from policies.storage.files import write_text

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.runs.events import Event, EventKind, Throughput, read_events
-from orchestrator.runs.lease import is_alive
-from orchestrator.runs.plug_in_changes import accepted_changes, began_with
-from orchestrator.runs.removal_notes import why_gone
-from orchestrator.runs.phases import Collected, Drawn, Phase, Trained
 from orchestrator.runs.folder import SHARD_KINDS, RoundFolder, RunFolder, ShardKind
+from orchestrator.runs.lease import is_alive
+from orchestrator.runs.phases import Collected, Drawn, Phase, Trained
+from orchestrator.runs.plug_in_changes import accepted_changes, began_with
 from orchestrator.runs.reader import read_config_tree, read_entries, read_sound
+from orchestrator.runs.removal_notes import why_gone
 from orchestrator.runs.worker_activity import read_activity
 from policies.base.errors import ArtifactError, InputError, PawlError
 from policies.base.records import Json, Record, RoundResult

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.runs.conversation_text import calls_text, is_conversation, told
 from orchestrator.runs.folder import RoundFolder, ShardKind
 from policies.base.plain_text import clean_text
-from orchestrator.runs.conversation_text import calls_text, is_conversation, told
 from policies.base.records import Author, Feedback, Prompt, Record, Trajectory
 from policies.examples.kind import Example, Value
 from policies.examples.stored import read_examples
@@ -155,7 +155,9 @@ def _differences(found: Sequence[ShownExample], names: Sequence[str]) -> dict[st
     if len({s.policy_version for sides in every for s in sides.values()}) > 1:
         for name in names:
             key = "policy_version" if name == "completion" else f"{name}_policy_version"
-            columns[key] = [sides[name].policy_version if name in sides else None for sides in every]
+            columns[key] = [
+                sides[name].policy_version if name in sides else None for sides in every
+            ]
     authors = [_authors(shown) for shown in found]
     if any(who is not Author.POLICY for each in authors for who in each.values()):
         for name in names:

@@ -1,4 +1,4 @@
-"""Tells what the workers of a run do now, read from the file that its driver keeps: for `pawl status` and `pawl doctor`."""
+"""Tells what the workers of a run do now, from the file that its driver keeps: for `pawl status` and `pawl doctor`."""
 
 from __future__ import annotations
 

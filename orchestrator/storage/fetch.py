@@ -25,7 +25,7 @@ from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.mirror import JOURNAL, SEGMENTS
 from orchestrator.storage.owner import IDENTITY, look, owner_of
 from policies.base.errors import ConfigurationError, CorruptStateError, RunNotFoundError, explain
-from policies.base.records import RoundResult, RoundStatus
+from policies.base.records import RoundResult
 from policies.storage import files
 
 CONFIG = "config.json"
@@ -138,14 +138,8 @@ class _Needed:
         self._round = len(results)
         self._learned_again = learned_again(results, config)
         served = [r.after for r in results]
-        self._accepted = next(
-            (
-                r.round
-                for r in reversed(results)
-                if r.status in (RoundStatus.IMPROVED, RoundStatus.KEPT)
-            ),
-            0,
-        )
+        # Versions are numbered by the round that made them; after a step back it is an older one's moments that go on.
+        self._accepted = served[-1] if served else 0
         self._served = frozenset(served)
         """Any of them may be a reference (initial, rounds ago, moving average) or a share of a mixture."""
 

@@ -42,9 +42,7 @@ class Measured:
         Raises:
             ValueError: it is not finite, or is one name too many.
         """
-        if not math.isfinite(value):
-            fix = "return a finite number, or leave the name out"
-            raise ValueError(explain("a metric is not finite", value=value, where=name, fix=fix))
+        check_finite(name, value)
         if (name, reduction) not in self._found and len(self._found) >= MAX_MEASURED:
             fix = "measure fewer things, or fewer at once"
             what = f"more than {MAX_MEASURED} metrics have names of their own"
@@ -57,6 +55,17 @@ class Measured:
             name: [reduction.value, _joined(values, reduction), len(values)]
             for (name, reduction), values in sorted(self._found.items())
         }
+
+
+def check_finite(name: str, value: float) -> None:
+    """Refuse a number that cannot be joined with others.
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    if not math.isfinite(value):
+        fix = "return a finite number, or leave the name out"
+        raise ValueError(explain("a metric is not finite", value=value, where=name, fix=fix))
 
 
 def reduced(summaries: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -105,6 +105,10 @@ class Requirements(Record):
     """It learns from steps that a verifier or a judge has scored."""
     probabilities: bool = False
     """It learns from how sure a judge is, not only from what it prefers."""
+    agreement: bool = False
+    """Of a verifier: it grades attempts by what the others at the same prompt say, and not by what is right."""
+    revisions: bool = False
+    """Of a builder: it learns from attempts that revise others. Of a strategy: it makes some."""
     raw_scores: bool = False
     """Of a verifier or judge: its scores may be any finite number, such as a reward, instead of [0, 1]."""
 

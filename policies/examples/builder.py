@@ -116,10 +116,12 @@ class PreferenceBuilder(Component):
         ]
         return built
 
-    def candidates(self, group: ScoredGroup, built: Built) -> list[Candidate]:
+    def candidates(
+        self, group: ScoredGroup, built: Built, *, keep_duplicates: bool = False
+    ) -> list[Candidate]:
         """The usable trajectories of `group`; every other one is counted in `built.dropped` with its reason.
 
-        Those with equal tokens are kept once, unless `keep_duplicates` is set. What may lose only is dropped
+        Those with equal tokens are kept once, unless `keep_duplicates` is set or given. What may lose only is dropped
         here when the feedback calls it desirable, and marked `unfit_to_win` when not.
         """
         kept: list[Candidate] = []
@@ -127,7 +129,8 @@ class PreferenceBuilder(Component):
         for trajectory, feedback in zip(group.trajectories, group.feedback, strict=True):
             unfit = self._unfit_to_win(trajectory)
             reason = self._reason_to_drop(trajectory, feedback, unfit)
-            if reason is None and not self.config.keep_duplicates and trajectory.token_ids in seen:
+            once = not (self.config.keep_duplicates or keep_duplicates)
+            if reason is None and once and trajectory.token_ids in seen:
                 reason = "duplicate"
             if reason is not None:
                 built.dropped[reason] += 1

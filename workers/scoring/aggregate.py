@@ -89,7 +89,9 @@ class _Scoring:
             reasons[trajectory.id] = reason
             if reason is None:
                 said[trajectory.id] = scores_by_source(on_outcome, self._weights)
-        scores = dict(zip(said, self._combined(list(said.values())), strict=True))
+        combined = self._combined(list(said.values()))
+        scores = {i: score for i, (score, _) in zip(said, combined, strict=True)}
+        right = {i: bit for i, (_, bit) in zip(said, combined, strict=True)}
         reasons |= {i: "not_combined" for i, score in scores.items() if score is None}
         steps = self._step_scores(by_trajectory)
         return ScoredGroup(
@@ -99,7 +101,7 @@ class _Scoring:
                 Feedback(
                     trajectory_id=t.id,
                     score=scores.get(t.id),
-                    desirable=self._is_desirable(scores.get(t.id)),
+                    desirable=right.get(t.id),
                     unusable_because=reasons[t.id],
                     verdicts=tuple(by_trajectory[t.id]),
                     steps=tuple(steps[t.id]),
@@ -128,17 +130,14 @@ class _Scoring:
                     spans.append((trajectory_id, Span(turn=turn, start=start, end=end)))
                     scores.append(scores_by_source(of_one, self._weights))
         found: defaultdict[str, list[StepScore]] = defaultdict(list)
-        for (trajectory_id, span), score in zip(spans, self._combined(scores), strict=True):
-            if score is not None:
-                desirable = score >= self._settings.desirable_at
+        combined = self._combined(scores)
+        for (trajectory_id, span), (score, desirable) in zip(spans, combined, strict=True):
+            if score is not None and desirable is not None:
                 found[trajectory_id].append(StepScore(span=span, score=score, desirable=desirable))
         return found
 
-    def _is_desirable(self, score: float | None) -> bool | None:
-        return None if score is None else score >= self._settings.desirable_at
-
-    def _combined(self, group: Sequence[Scores]) -> Sequence[float | None]:
-        """The usable scores of attempts or steps at one prompt."""
+    def _combined(self, group: Sequence[Scores]) -> list[tuple[float | None, bool | None]]:
+        """The usable scores of attempts or steps at one prompt, and whether each is right."""
         if not group:
             return []
         group = normalized(group, self._settings.normalize)
@@ -156,7 +155,12 @@ class _Scoring:
                     fix="return as many as `combine` was given, in order; for other scores let `gives_raw` say so",
                 )
             )
-        return found
+        decisive = map(self._combiner.decisive, group, found)
+        return [(s, self._is_desirable(s, d)) for s, d in zip(found, decisive, strict=True)]
+
+    def _is_desirable(self, score: float | None, decisive: float | None) -> bool | None:
+        unknown = score is None or decisive is None
+        return None if unknown or decisive is None else decisive >= self._settings.desirable_at
 
 
 def _fits(score: float | None, may_leave: bool) -> bool:

@@ -57,6 +57,10 @@ class Combiner(Component):
         """
         raise NotImplementedError
 
+    def decisive(self, scores: Scores, combined: float | None) -> float | None:
+        """Return the score that tells right from wrong (`feedback.desirable_at`): the usable one."""
+        return combined
+
 
 COMBINERS = Family("combiner", package="workers.scoring.combiners", base=Combiner)
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from policies.base.component import Component, Family
 from policies.base.errors import PawlError, boundary
-from policies.base.measured import ERRORS, KEY, Measured, Reduction
+from policies.base.measured import ERRORS, KEY, Measured, Reduction, check_finite
 from policies.base.records import ScoredGroup
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,10 @@ def measured(metrics: Sequence[Metric], groups: Sequence[ScoredGroup]) -> dict[s
         for group in groups:
             try:
                 with boundary(PawlError, f"metric {source!r} failed on prompt {group.prompt.id!r}"):
-                    for name, value in _named(source, metric.measure(group)).items():
+                    numbers = _named(source, metric.measure(group))
+                    for name, value in numbers.items():  # all of them, or the prompt is left out
+                        check_finite(name, value)
+                    for name, value in numbers.items():
                         found.add(name, value, metric.reduction)
             except PawlError as error:
                 logger.warning("%s", error)

@@ -57,6 +57,9 @@ class IfBetter(AcceptanceRule):
     def decide(self, evidence: Evidence) -> Decision:
         config = cast(IfBetter.Config, self.config)
         candidate, metric = evidence.candidate, config.metric
+        if metric in candidate and metric not in evidence.serving:
+            version = evidence.serving.version
+            return Decision(True, f"not decided: version {version} has no {metric} to compare with")
         lacking = next((m for m in (candidate, evidence.serving) if metric not in m), None)
         if lacking is not None:
             known = ", ".join(sorted(lacking)) or "nothing"

@@ -15,7 +15,7 @@ from orchestrator.rounds.source_counts import count_sources
 from orchestrator.runs.folder import SHARD_KINDS, RoundFolder
 from orchestrator.runs.journal import JournalEntry
 from orchestrator.runs.phases import Collected, Drawn, Evaluated, Phase, Remeasured
-from orchestrator.runs.samplers import sampling_version
+from orchestrator.runs.samplers import earlier_version, sampling_version
 from policies.base.records import Record, RoundResult
 from policies.storage.artifacts import marker_path
 from policies.storage.folder_names import is_leftover_of_others, numbered, shown
@@ -194,7 +194,12 @@ class RoundAudit:
         if not before:
             return {0}
         shares = self.config.stage_of(self.index).earlier if self.config else ()
-        earlier = {before[max(0, len(before) - 1 - share.rounds_ago)] for share in shares}
+        config = self.config
+        earlier = (
+            {earlier_version(config, before, self.index, s.rounds_ago) for s in shares}
+            if config
+            else set[int]()
+        )
         if self.config is not None:
             return {sampling_version(self.config, before, self.index)} | earlier
         result = self._result(Phase.ACCEPT, RoundResult)

@@ -7,7 +7,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from policies.base.bounds import MAX_SCORE
 from policies.base.records import ScoredGroup
+from policies.base.requirements import Requirements
 from policies.examples.builder import Built, PreferenceBuilder, beats
 from policies.examples.kinds import Example, PreferencePair
 from policies.examples.pairs import pair_of
@@ -17,8 +19,8 @@ class Revisions(PreferenceBuilder):
     """Pairs each revision with its origin: both answer the same prompt tokens, and differ in what was changed.
 
     The verdicts decide: a revision that is not better by the margin makes no pair. Dropped: `not_revised` and
-    `without_origin` (its origin failed or has no score) count trajectories; `not_better`, `identical` and
-    `prefix_differs` count pairs.
+    `without_origin` (its origin failed or has no score) count trajectories; `not_better`, `identical`,
+    `duplicate` and `prefix_differs` count pairs.
     """
 
     kind: ClassVar[type[Example]] = PreferencePair
@@ -26,15 +28,21 @@ class Revisions(PreferenceBuilder):
     class Config(PreferenceBuilder.Config):
         """Settings of `revisions`."""
 
-        margin: float = Field(default=0.0, ge=0, le=1)
+        margin: float = Field(default=0.0, ge=0, le=MAX_SCORE)
         """Least rise of the score; equal scores never make a pair."""
+
+        def requires(self) -> Requirements:
+            """Attempts that revise others."""
+            return super().requires() + Requirements(revisions=True)
 
     config: Config
 
     def build(self, group: ScoredGroup, rng: random.Random) -> Built:
         """Return the pairs of `group`, in the order of its revisions."""
         built = Built()
-        candidates = self.candidates(group, built)
+        # Two revisions may say the same of different answers: what is the same twice is found among pairs.
+        candidates = self.candidates(group, built, keep_duplicates=True)
+        seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
         by_id = {candidate.trajectory.id: candidate for candidate in candidates}
         revised = {c.trajectory.derived_from for c in candidates}
         for candidate in candidates:
@@ -48,6 +56,11 @@ class Revisions(PreferenceBuilder):
             elif not beats(candidate.score, origin.score, self.config.margin):
                 built.dropped["not_better"] += 1
             elif (pair := pair_of(candidate, origin, built)) is not None:
+                sides = (pair.chosen.token_ids, pair.rejected.token_ids)
+                if sides in seen and not self.config.keep_duplicates:
+                    built.dropped["duplicate"] += 1
+                    continue
+                seen.add(sides)
                 built.examples.append(pair)
         built.dropped += type(built.dropped)()  # leaves out reasons that were counted 0 times
         return built

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from typer.testing import CliRunner
 from orchestrator.cli.app import app
 from orchestrator.inspect.audit.run import audit
 from orchestrator.runs.folder import RunFolder
-from policies.base.records import Trajectory
+from policies.base.measured import reduced
+from policies.base.records import Message, Prompt, ScoredGroup, Trajectory
 from policies.storage.artifacts import read_records
 from tests.support.fake_runs import fake_tree
+from workers.scoring.metric import Metric, measured
 
 MINE = '''
 """Numbers of my own."""
@@ -98,6 +101,25 @@ def test_a_metric_that_fails_is_left_out_counted_and_told(tmp_path: Path) -> Non
     events = (tmp_path / "runs" / "broken" / "events.jsonl").read_text(encoding="utf-8")
     assert "metrics: 'mine' could not measure" in events
     assert "KeyError" in events
+
+
+def test_a_prompt_with_one_number_that_is_none_counts_in_no_number() -> None:
+    metric = Halves(Halves.Config(type="halves"))
+    groups = [ScoredGroup(prompt=prompt(i), trajectories=(), feedback=()) for i in (1, 2, 3)]
+    entries = measured([metric], groups)
+    assert reduced([entries]) == {"metric/halves/whole": 1.0, "metric/halves/half": 0.5}
+    assert entries["metric_errors"]["halves"][0] == 2
+
+
+class Halves(Metric):
+    """Measures two numbers of a prompt, of which one is no number for odd prompts."""
+
+    def measure(self, group: ScoredGroup) -> dict[str, float]:
+        return {"whole": 1.0, "half": 0.5 if int(group.prompt.id) % 2 == 0 else math.nan}
+
+
+def prompt(number: int) -> Prompt:
+    return Prompt(id=str(number), messages=(Message(role="user", content="?"),))
 
 
 def test_two_metrics_of_one_name_are_refused(tmp_path: Path) -> None:

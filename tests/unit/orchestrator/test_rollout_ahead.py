@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from orchestrator.driver.launch import resume_experiment, run_experiment
 from orchestrator.inspect.audit.run import audit
@@ -15,6 +16,7 @@ from orchestrator.runs.journal import Journal
 from orchestrator.runs.phases import Phase
 from orchestrator.runs.samplers import sampling_version
 from orchestrator.runs.state import results_of
+from policies.base.errors import PawlError
 from policies.base.records import Trajectory
 from policies.storage.artifacts import marker_path, read_records
 from tests.support.cut_journals import cut_journal
@@ -54,7 +56,7 @@ def test_one_key_samples_the_next_round_while_the_update_runs(tmp_path: Path) ->
     served = [result.after for result in results]
     assert served == [0, 1, 2, 3, 4]
     assert [samplers(folder, i) for i in (1, 2, 3, 4)] == [{0}, {0}, {1}, {2}]
-    behind = [result.metrics["rollout/versions_behind"] for result in results[1:]]
+    behind = [result.metrics["rollout/off_policy"] for result in results[1:]]
     assert behind == [0.0, 1.0, 1.0, 1.0]
     rescored = [result.metrics.get("train/rescored_sequences", 0.0) for result in results[1:]]
     assert problems(folder) == []
@@ -70,7 +72,7 @@ def test_nothing_is_sampled_ahead_of_the_last_round_or_without_the_key(tmp_path:
     assert folder.rounds() == [0, 1, 2]
     plain = run(tmp_path, "plain", rollout={**AHEAD, "ahead": 0})
     assert [samplers(plain, i) for i in (1, 2, 3)] == [{0}, {1}, {2}]
-    assert all("rollout/versions_behind" not in r.metrics for r in results_of(plain))
+    assert all("rollout/off_policy" not in r.metrics for r in results_of(plain))
 
 
 @pytest.mark.parametrize("cut", [Phase.COLLECT, Phase.TRAIN, Phase.PUBLISH, Phase.ACCEPT])
@@ -127,3 +129,61 @@ def test_the_sampler_of_a_round_follows_from_who_served(tmp_path: Path) -> None:
     served = [0, 1, 1, 3]
     assert [sampling_version(ahead, served, i) for i in (1, 2, 3, 4)] == [0, 0, 1, 1]
     assert [sampling_version(plain, served, i) for i in (1, 2, 3, 4)] == [0, 1, 1, 3]
+
+
+def test_a_share_of_an_earlier_policy_is_earlier_than_what_samples(tmp_path: Path) -> None:
+    mixture = [{"rounds_ago": 1, "samples": 1}]
+    folder = run(tmp_path, rollout={**AHEAD, "mixture": mixture}, retention={"policies": "best"})
+    assert [samplers(folder, i) for i in (3, 4)] == [{0, 1}, {1, 2}]
+    assert problems(folder) == []
+
+
+def test_prompts_of_the_next_round_that_were_damaged_are_drawn_again(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    whole = folder.journal.read_bytes()
+    entries = Journal(folder.journal, guard=lambda: None).entries
+    place = next(i for i, e in enumerate(entries) if e.phase is Phase.TRAIN and e.round == 1)
+    cut_journal(folder, place)
+    for kept in (2, 3, 4):
+        for path in folder.round(kept).shards("trajectories"):
+            path.unlink()
+            marker_path(path).unlink()
+    damaged = folder.round(2).shard(1).prompts
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(bytes(content))
+    resume_experiment(folder)
+    assert folder.journal.read_bytes() == whole
+
+
+STUMBLING = """
+from policies.base.errors import RolloutError
+from workers.rollout.strategies.independent import Independent
+
+
+class Stumbling(Independent):
+    def run(self, job, engine):
+        from pathlib import Path
+
+        if job.scope == "r2" and not (Path(__file__).parent / "mended").exists():
+            raise RolloutError("round 2 cannot be sampled")
+        return super().run(job, engine)
+"""
+
+
+def test_an_error_of_sampling_ahead_does_not_cost_the_update(tmp_path: Path) -> None:
+    (tmp_path / "stumbling.py").write_text(STUMBLING, encoding="utf-8")
+    strategy = {"type": f"{tmp_path}/stumbling.py:Stumbling"}
+    with pytest.raises(PawlError, match="round 2 cannot be sampled"):
+        run(tmp_path, rollout={**AHEAD, "strategy": strategy})
+    folder = RunFolder(tmp_path / "run")
+    assert [result.round for result in results_of(folder)] == [0, 1], "round 1 was finished first"
+    assert any("is put off: " in json.dumps(event) for event in events(folder))
+    (tmp_path / "mended").touch()
+    resume_experiment(folder)
+    assert [result.round for result in results_of(folder)] == [0, 1, 2, 3, 4]
+
+
+def test_a_gap_that_cannot_be_measured_is_not_promised(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"rollout\.ahead=0, or limits\.on_logprob_gap"):
+        fake_config(tmp_path, rollout=AHEAD, limits={"on_logprob_gap": "refuse"})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
@@ -338,3 +339,26 @@ def test_the_components_of_the_contributors_guide_work_as_they_stand(tmp_path: P
     assert counted["prefer/spread"] > 0
     assert counted["prefer/dropped/sources_disagree"] > 0
     assert not audit(done, deep=True).num_problems
+
+
+def test_a_veto_of_what_does_not_measure_is_no_veto_there(tmp_path: Path) -> None:
+    judged = {"combine": {"type": "veto", "sources": {"fake_reward": -3.0}}}
+    tree = fake_tree(tmp_path, judges=[{"type": "fake_reward"}], feedback=judged)
+    assert RunConfig.model_validate(tree).judges
+
+
+def test_a_vote_measures_only_where_that_is_said(tmp_path: Path) -> None:
+    vote = [{"type": "majority_vote"}]
+    with pytest.raises(ValidationError, match="would grade held-out prompts by what the attempts"):
+        RunConfig.model_validate(fake_tree(tmp_path, verifiers=vote))
+    for measured in (vote, [{"type": "numeric_match"}]):
+        tree = fake_tree(tmp_path, verifiers=vote, evaluation={"verifiers": measured})
+        assert RunConfig.model_validate(tree).verifiers
+
+
+def test_a_builder_of_revisions_needs_a_strategy_that_makes_them(tmp_path: Path) -> None:
+    builder = {"type": "revisions"}
+    with pytest.raises(ValidationError, match="there would be no example"):
+        RunConfig.model_validate(fake_tree(tmp_path, preferences=builder))
+    stages = [{"name": "refine", "strategy": {"type": "revise"}}]
+    assert RunConfig.model_validate(fake_tree(tmp_path, preferences=builder, stages=stages)).stages

@@ -114,3 +114,17 @@ def test_plan_and_validate_look_at_the_prompts_of_every_stage(tmp_path: Path) ->
         said = " ".join(done.output.split())
         assert done.exit_code == 2, said
         assert "a round draws 4 prompts, but stages[0].prompts.train has 3" in said
+
+
+def test_a_stage_changes_one_key_of_a_section_and_gives_a_component_whole(tmp_path: Path) -> None:
+    training = {
+        "engine": {"type": "fake"},
+        "loss": {"type": "dpo", "beta": 0.3},
+        "replay": {"rounds": 2, "share": 0.1, "decay": 0.5},
+    }
+    late = {"name": "late", "training": {"replay": {"rounds": 4}, "loss": {"type": "ipo"}}}
+    (stage,) = config(tmp_path, [late], training=training).resolved_stages
+    replay = stage.training.replay
+    assert replay is not None
+    assert (replay.rounds, replay.share, replay.decay) == (4, 0.1, 0.5)
+    assert stage.training.loss.type == "ipo"

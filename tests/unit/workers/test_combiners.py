@@ -224,3 +224,13 @@ def test_a_combiner_of_ones_own_is_a_file_and_what_it_returns_is_checked(
     else:
         with pytest.raises(ConfigurationError, match=r"a combiner must return a score in \[0, 1\]"):
             scored(rows, combine=combine)
+
+
+def test_what_orders_equals_makes_none_of_them_right_or_wrong() -> None:
+    rows = [{"right": 1.0, "reward": -3.0}, {"right": 1.0, "reward": 2.0}, {"right": 0.0}]
+    combine = {"type": "tiers", "sources": ["right", "reward"]}
+    for threshold in (0.5, 0.95, 1.0):
+        group = scored(rows, raw=("reward",), combine=combine, desirable_at=threshold)
+        assert [f.desirable for f in group.feedback] == [True, True, False]
+    first, second, _ = usable(group)
+    assert first is not None and second is not None and first < second

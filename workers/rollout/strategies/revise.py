@@ -20,6 +20,7 @@ from policies.base.records import (
     TrajectoryStatus,
     Turn,
 )
+from policies.base.requirements import Requirements
 from workers.rollout.chat.transcript import Transcript
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.strategies.independent import Independent
@@ -59,6 +60,10 @@ class Revise(RolloutStrategy):
             min_length=1,
         )
         """Instruction to which the policy writes the revision; it must ask for an answer that stands by itself."""
+
+        def requires(self) -> Requirements:
+            """Nothing to load; it makes revisions."""
+            return super().requires() + Requirements(revisions=True)
 
     config: Config
 

@@ -42,6 +42,11 @@ class Tiers(Combiner):
 
     config: Config
 
+    def decisive(self, scores: Scores, combined: float | None) -> float | None:
+        """The first source's own score: what later ones add orders equals, and makes none of them right or wrong."""
+        first = scores.get(self.config.sources[0])
+        return None if first is None else first.score
+
     def combine(self, group: Sequence[Scores]) -> list[float | None]:
         first, *later = self.config.sources
         values = {i: scores[first].score for i, scores in enumerate(group) if first in scores}

@@ -37,7 +37,10 @@ class Veto(Combiner):
                     where="feedback.combine",
                     fix=f"set {remedy(raw)}",
                 )
-            wrong = [n for n, least in self.sources.items() if not _can_be(least, sources[n])]
+            given = {
+                n: least for n, least in self.sources.items() if n in sources
+            }  # judges never measure
+            wrong = [n for n, least in given.items() if not _can_be(least, sources[n])]
             if wrong:
                 return explain(
                     f"the threshold of {wrong[0]} lies outside its scores in [0, 1]",

@@ -14,6 +14,7 @@ from policies.base.attempt_answer import explicit_answer
 from policies.base.bounds import MAX_COUNT
 from policies.base.errors import ConfigurationError, explain
 from policies.base.records import Prompt, Trajectory, Verdict
+from policies.base.requirements import Requirements
 from workers.verify.answer_verifier import AnswerVerifier
 from workers.verify.verifiers.numeric_match import find_number, readable
 
@@ -50,6 +51,10 @@ class MajorityVote(AnswerVerifier):
                 fix = "use level: trajectory"
                 raise ConfigurationError(explain(what, value="step", where=where, fix=fix))
             return self
+
+        def requires(self) -> Requirements:
+            """Nothing to load; its grades are what attempts agree on."""
+            return super().requires() + Requirements(agreement=True)
 
     config: Config
 
