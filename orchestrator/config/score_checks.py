@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from policies.base.component_walk import stated_requirements
 from policies.base.errors import explain
 from workers.judge.judge import Judge
-from workers.scoring.combiner import remedy
 from workers.scoring.normalize import GROUP_SCALES
 from workers.verify.verifier import Verifier
 
@@ -75,13 +74,17 @@ def _unknown_scale(name: str, sources: dict[str, bool]) -> str:
 
 def _threshold(config: RunSections, raw_sources: list[str], *, raw: bool) -> Iterator[str]:
     feedback = config.feedback
+    measured = {
+        v.source for v in config.evaluation_verifiers
+    }  # places among attempts measure nothing
+    scales = ", ".join(f"{n}: {'sigmoid' if n in measured else 'rank'}" for n in raw_sources)
     if raw and "desirable_at" not in feedback.model_fields_set:
         yield explain(
             f"the usable score is raw ({', '.join(raw_sources)}), and nothing says from which score on an attempt "
             "counts as right",
             value=feedback.desirable_at,
             where="feedback.desirable_at (not set)",
-            fix=f"set feedback.desirable_at: 0.0, or {remedy(raw_sources)}",
+            fix=f"set feedback.desirable_at: 0.0, or feedback.normalize: {{{scales}}}",
         )
     if not raw and not 0.0 <= feedback.desirable_at <= 1.0:
         yield explain(

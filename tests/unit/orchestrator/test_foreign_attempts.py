@@ -148,7 +148,7 @@ def test_strategies_that_do_not_measure_the_policy_are_refused_for_held_out_prom
 def test_the_examples_of_the_documentation_can_be_pasted(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs/learning-data.md").read_text()
     blocks = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         tree = fake_tree(tmp_path)
         for section, values in yaml.safe_load(block).items():

@@ -233,4 +233,6 @@ def test_what_orders_equals_makes_none_of_them_right_or_wrong() -> None:
         group = scored(rows, raw=("reward",), combine=combine, desirable_at=threshold)
         assert [f.desirable for f in group.feedback] == [True, True, False]
     first, second, _ = usable(group)
-    assert first is not None and second is not None and first < second
+    assert first is not None
+    assert second is not None
+    assert first < second
