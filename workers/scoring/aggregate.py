@@ -159,8 +159,9 @@ class _Scoring:
         return [(s, self._is_desirable(s, d)) for s, d in zip(found, decisive, strict=True)]
 
     def _is_desirable(self, score: float | None, decisive: float | None) -> bool | None:
-        unknown = score is None or decisive is None
-        return None if unknown or decisive is None else decisive >= self._settings.desirable_at
+        if score is None or decisive is None:
+            return None
+        return decisive >= self._settings.desirable_at
 
 
 def _fits(score: float | None, may_leave: bool) -> bool:
