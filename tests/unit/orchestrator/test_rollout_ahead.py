@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,18 @@ def run(home: Path, name: str = "run", **changes: Any) -> RunFolder:
     return folder
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A whole run, which no test changes."""
+    return run(tmp_path_factory.mktemp("ahead"))
+
+
+def copied(finished: RunFolder, home: Path) -> RunFolder:
+    """A copy to cut and spoil."""
+    shutil.copytree(finished.path, home / "run")
+    return RunFolder(home / "run")
+
+
 def samplers(folder: RunFolder, index: int) -> set[int]:
     paths = folder.round(index).shards("trajectories")
     return {t.policy_version for path in paths for t in read_records(path, Trajectory)}
@@ -50,8 +63,8 @@ def problems(folder: RunFolder) -> list[str]:
     return [check.name for check in audit(folder, deep=True) if check.verdict == "wrong"]
 
 
-def test_one_key_samples_the_next_round_while_the_update_runs(tmp_path: Path) -> None:
-    folder = run(tmp_path)
+def test_one_key_samples_the_next_round_while_the_update_runs(finished: RunFolder) -> None:
+    folder = finished
     results = results_of(folder)
     served = [result.after for result in results]
     assert served == [0, 1, 2, 3, 4]
@@ -76,8 +89,10 @@ def test_nothing_is_sampled_ahead_of_the_last_round_or_without_the_key(tmp_path:
 
 
 @pytest.mark.parametrize("cut", [Phase.COLLECT, Phase.TRAIN, Phase.PUBLISH, Phase.ACCEPT])
-def test_a_run_that_is_killed_goes_on_to_the_same_files(tmp_path: Path, cut: Phase) -> None:
-    folder = run(tmp_path)
+def test_a_run_that_is_killed_goes_on_to_the_same_files(
+    finished: RunFolder, tmp_path: Path, cut: Phase
+) -> None:
+    folder = copied(finished, tmp_path)
     whole = folder.journal.read_bytes()
     made = {p: p.read_bytes() for i in (1, 2, 3, 4) for p in folder.round(i).shards("examples")}
     entries = Journal(folder.journal, guard=lambda: None).entries
@@ -90,9 +105,9 @@ def test_a_run_that_is_killed_goes_on_to_the_same_files(tmp_path: Path, cut: Pha
 
 
 def test_samples_ahead_that_were_lost_are_made_again_by_the_version_that_made_them(
-    tmp_path: Path,
+    finished: RunFolder, tmp_path: Path
 ) -> None:
-    folder = run(tmp_path)
+    folder = copied(finished, tmp_path)
     whole = folder.journal.read_bytes()
     entries = Journal(folder.journal, guard=lambda: None).entries
     place = next(i for i, e in enumerate(entries) if e.phase is Phase.COLLECT and e.round == 3)
@@ -138,8 +153,10 @@ def test_a_share_of_an_earlier_policy_is_earlier_than_what_samples(tmp_path: Pat
     assert problems(folder) == []
 
 
-def test_prompts_of_the_next_round_that_were_damaged_are_drawn_again(tmp_path: Path) -> None:
-    folder = run(tmp_path)
+def test_prompts_of_the_next_round_that_were_damaged_are_drawn_again(
+    finished: RunFolder, tmp_path: Path
+) -> None:
+    folder = copied(finished, tmp_path)
     whole = folder.journal.read_bytes()
     entries = Journal(folder.journal, guard=lambda: None).entries
     place = next(i for i, e in enumerate(entries) if e.phase is Phase.TRAIN and e.round == 1)
