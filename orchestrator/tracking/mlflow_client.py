@@ -306,7 +306,7 @@ class MlflowSink:
             with self._answers():
                 self._client.log_batch(run_id, params=params)
             return
-        except TrackingRefused:
+        except TrackingRefused:  # of one of them; below it is found which, and told
             pass
         refused = []
         for param in params:

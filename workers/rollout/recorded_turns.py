@@ -19,6 +19,7 @@ from policies.base.records import (
     TrajectoryStatus,
     Turn,
 )
+from workers.rollout.attempts import attempt_at
 from workers.rollout.chat.transcript import RewrittenHistory, Transcript
 from workers.rollout.engine import RolloutEngine
 from workers.rollout.strategy import RolloutJob
@@ -49,16 +50,14 @@ def recorded_trajectory(
 ) -> Trajectory:
     """The record of one recorded answer, beside the version that serves."""
     prompt_token_ids, turns, error = written
-    return Trajectory(
-        id=job.trajectory_id(prompt, index),
-        prompt_id=prompt.id,
-        sample_index=index,
-        policy_version=engine.serving.number,
-        policy_digest=engine.serving.digest,
+    return attempt_at(
+        job,
+        prompt,
+        index,
+        engine,
         prompt_token_ids=prompt_token_ids,
         turns=turns,
         status=TrajectoryStatus.ERROR if error else TrajectoryStatus.COMPLETE,
-        sampling=job.sampling,
         error=error,
         ending=Ending.FAILED if error else Ending.ANSWERED,
         author=Author.LOG,

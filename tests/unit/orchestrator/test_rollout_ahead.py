@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from orchestrator.cli.app import app
 from orchestrator.driver.launch import resume_experiment, run_experiment
 from orchestrator.inspect.audit.run import audit
 from orchestrator.runs.folder import RunFolder
@@ -50,6 +52,13 @@ def copied(finished: RunFolder, home: Path) -> RunFolder:
     return RunFolder(home / "run")
 
 
+def cut_before(folder: RunFolder, phase: Phase, index: int) -> None:
+    """End the journal before a phase of a round, as if the driver had died in it."""
+    entries = Journal(folder.journal, guard=lambda: None).entries
+    place = next(i for i, e in enumerate(entries) if e.phase is phase and e.round == index)
+    cut_journal(folder, place)
+
+
 def samplers(folder: RunFolder, index: int) -> set[int]:
     paths = folder.round(index).shards("trajectories")
     return {t.policy_version for path in paths for t in read_records(path, Trajectory)}
@@ -71,13 +80,11 @@ def test_one_key_samples_the_next_round_while_the_update_runs(finished: RunFolde
     assert [samplers(folder, i) for i in (1, 2, 3, 4)] == [{0}, {0}, {1}, {2}]
     behind = [result.metrics["rollout/off_policy"] for result in results[1:]]
     assert behind == [0.0, 1.0, 1.0, 1.0]
-    rescored = [result.metrics.get("train/rescored_sequences", 0.0) for result in results[1:]]
     assert problems(folder) == []
     # Round 2's samples were there before round 1's update had been published.
     first = folder.round(2).shards("trajectories")[0]
     published = folder.policies / "0001" / "manifest.json"
     assert marker_path(first).stat().st_mtime_ns < published.stat().st_mtime_ns
-    assert len(rescored) == 4
 
 
 def test_nothing_is_sampled_ahead_of_the_last_round_or_without_the_key(tmp_path: Path) -> None:
@@ -95,9 +102,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_files(
     folder = copied(finished, tmp_path)
     whole = folder.journal.read_bytes()
     made = {p: p.read_bytes() for i in (1, 2, 3, 4) for p in folder.round(i).shards("examples")}
-    entries = Journal(folder.journal, guard=lambda: None).entries
-    place = next(i for i, e in enumerate(entries) if e.phase is cut and e.round == 2)
-    cut_journal(folder, place)
+    cut_before(folder, cut, 2)
     resume_experiment(folder)
     assert folder.journal.read_bytes() == whole
     assert {p: p.read_bytes() for p in made} == made
@@ -109,9 +114,7 @@ def test_samples_ahead_that_were_lost_are_made_again_by_the_version_that_made_th
 ) -> None:
     folder = copied(finished, tmp_path)
     whole = folder.journal.read_bytes()
-    entries = Journal(folder.journal, guard=lambda: None).entries
-    place = next(i for i, e in enumerate(entries) if e.phase is Phase.COLLECT and e.round == 3)
-    cut_journal(folder, place)
+    cut_before(folder, Phase.COLLECT, 3)
     (lost, *_) = folder.round(3).shards("trajectories")
     lost.unlink()
     resume_experiment(folder)
@@ -158,9 +161,7 @@ def test_prompts_of_the_next_round_that_were_damaged_are_drawn_again(
 ) -> None:
     folder = copied(finished, tmp_path)
     whole = folder.journal.read_bytes()
-    entries = Journal(folder.journal, guard=lambda: None).entries
-    place = next(i for i, e in enumerate(entries) if e.phase is Phase.TRAIN and e.round == 1)
-    cut_journal(folder, place)
+    cut_before(folder, Phase.TRAIN, 1)
     for kept in (2, 3, 4):
         for path in folder.round(kept).shards("trajectories"):
             path.unlink()
@@ -204,3 +205,14 @@ def test_an_error_of_sampling_ahead_does_not_cost_the_update(tmp_path: Path) -> 
 def test_a_gap_that_cannot_be_measured_is_not_promised(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=r"rollout\.ahead=0, or limits\.on_logprob_gap"):
         fake_config(tmp_path, rollout=AHEAD, limits={"on_logprob_gap": "refuse"})
+
+
+def test_show_opens_the_last_round_that_was_decided_and_none_that_was_only_sampled(
+    tmp_path: Path,
+) -> None:
+    never = {"type": "if_better", "margin": 5.0}
+    folder = run(tmp_path, acceptance=never, limits={"max_rejected_rounds": 2})
+    assert folder.rounds()[-1] == 3, "sampled ahead, and the run ended before"
+    done = CliRunner().invoke(app, ["show", str(folder.path), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["round"] == 2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.base.records import Ending, Prompt, StopReason, Trajectory, TrajectoryStatus, Turn
+from policies.base.records import Prompt, Trajectory
+from workers.rollout.attempts import FAILED, attempt_at, said_in_one_turn
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.strategy import RolloutJob, RolloutStrategy
 
@@ -34,40 +35,24 @@ def _trajectory(
     prompt: Prompt,
     index: int,
     prompt_token_ids: tuple[int, ...],
-    said: Generation | None,
+    answer: Generation | None,
     engine: RolloutEngine,
 ) -> Trajectory:
     """The record of one attempt; without an answer, of a prompt that does not fit the engine."""
-    status, ending, error = TrajectoryStatus.COMPLETE, Ending.ANSWERED, None
-    turns: tuple[Turn, ...] = ()
-    if said is None:
-        status, ending = TrajectoryStatus.ERROR, Ending.FAILED
+    said, error = FAILED, None
+    if answer is None:
         size, limit = len(prompt_token_ids), engine.max_context
         error = f"the prompt has {size} tokens, the engine takes {limit} in all"
-    elif said.error is not None:
-        status, ending, error = TrajectoryStatus.ERROR, Ending.FAILED, said.error
+    elif answer.error is not None:
+        error = answer.error
     else:
-        if said.stop_reason is StopReason.LENGTH:
-            status, ending = TrajectoryStatus.TRUNCATED, Ending.TOKEN_LIMIT
-        turns = (
-            Turn(
-                role="policy",
-                token_ids=said.token_ids,
-                text=said.text,
-                logprobs=said.logprobs,
-                stop_reason=said.stop_reason,
-            ),
-        )
-    return Trajectory(
-        id=job.trajectory_id(prompt, index),
-        prompt_id=prompt.id,
-        sample_index=index,
-        policy_version=engine.serving.number,
-        policy_digest=engine.serving.digest,
+        said = said_in_one_turn(answer)
+    return attempt_at(
+        job,
+        prompt,
+        index,
+        engine,
         prompt_token_ids=prompt_token_ids,
-        turns=turns,
-        status=status,
-        sampling=job.sampling,
-        ending=ending,
         error=error,
+        **said._asdict(),
     )

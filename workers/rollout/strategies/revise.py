@@ -12,15 +12,14 @@ from policies.base.component import Component
 from policies.base.errors import PawlError
 from policies.base.records import (
     Author,
-    Ending,
     Message,
     Prompt,
     StopReason,
     Trajectory,
     TrajectoryStatus,
-    Turn,
 )
 from policies.base.requirements import Requirements
+from workers.rollout.attempts import FAILED, said_in_one_turn
 from workers.rollout.chat.transcript import Transcript
 from workers.rollout.engine import Generation, GenerationRequest, RolloutEngine
 from workers.rollout.strategies.independent import Independent
@@ -130,29 +129,15 @@ def _trajectory(job: RolloutJob, revision: _Revision) -> Trajectory:
     origin, answer, error = revision.origin, revision.answer, revision.error
     if error is None and (answer is None or answer.stop_reason is StopReason.ERROR):
         error = "the engine broke the revision off"
-    status, ending = TrajectoryStatus.COMPLETE, Ending.ANSWERED
-    turns: tuple[Turn, ...] = ()
-    if error is not None or answer is None:
-        status, ending = TrajectoryStatus.ERROR, Ending.FAILED
-    else:
-        if answer.stop_reason is StopReason.LENGTH:
-            status, ending = TrajectoryStatus.TRUNCATED, Ending.TOKEN_LIMIT
-        turns = (
-            Turn(
-                role="policy",
-                token_ids=answer.token_ids,
-                text=answer.text,
-                stop_reason=answer.stop_reason,
-            ),
-        )
+    said = FAILED
+    if error is None and answer is not None:
+        said = said_in_one_turn(answer, scored=False)
     index = origin.sample_index + 1
     return origin.model_copy(
         update={
             "id": job.trajectory_id(revision.prompt, index),
             "sample_index": index,
-            "turns": turns,
-            "status": status,
-            "ending": ending,
+            **said._asdict(),
             "error": error,
             "author": Author.EDIT,
             "derived_from": origin.id,
