@@ -144,3 +144,9 @@ def test_a_measurement_reads_like_its_metrics() -> None:
     assert found["eval/pass@1"] == 0.75
     assert dict(found)["eval/prompts"] == 2
     assert len(found) == len(list(found))
+
+
+def test_a_serving_version_that_could_not_be_measured_rejects_nothing() -> None:
+    decision = rule(type="if_better").decide(evidence(measured(4, *[1] * 8), named(3)))
+    assert decision.accepted
+    assert decision.reason == "not decided: version 3 has no eval/pass@1 to compare with"
